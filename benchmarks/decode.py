@@ -29,7 +29,7 @@ from mgm.engine.core.token_bytes import TokenBytes
 from mgm.engine.engine import Engine
 from mgm.model.configuration_mgm import MGMConfig
 from mgm.model.modeling_mgm import MGMForConditionalGeneration
-from mgm.model.ops.attention import attending_by
+from mgm.model.ops.attention import override_attention
 
 ROOT = Path(__file__).parents[1]
 NANO = ROOT / "playground" / "mgm-nano"
@@ -163,7 +163,7 @@ def loop(engine: Engine, tokens: int) -> float:
         "do_sample": False, "eos_token_id": None,
     }  # fmt: skip
     times = []
-    with attending_by(model.language_model.config, "eager"):
+    with override_attention(model.language_model.config, "eager"):
         for count in (1, tokens + 1):
             wait(engine)
             begun = time.perf_counter()

@@ -20,7 +20,7 @@ from mgm.model.checkpoint.base_models import base_folders
 from mgm.model.checkpoint.conversion import (
     Conversion,
     generation_config,
-    plan,
+    plan_conversion,
     write_config,
     write_weights,
 )
@@ -49,10 +49,10 @@ def convert(
     if layout == "published":
         values = read_json(source / CONFIG_FILE) if (source / CONFIG_FILE).is_file() else {}
         kind = (values.get("text_config") or {}).get("model_type")
-        if kind is not None:  # else `plan` says what is wrong
+        if kind is not None:  # else `plan_conversion` says what is wrong
             family = family_of(kind, set(load_tokenizer(source).get_vocab()))
             template = family.conversation if family else None
-    conversion = plan(source, layout, base, template)
+    conversion = plan_conversion(source, layout, base, template)
     if dry_run:
         return conversion
     with (

@@ -12,7 +12,7 @@ from mgm.errors import MGMError, prefix_errors
 from mgm.model.checkpoint.base_models import base_folders, is_adapter_checkpoint
 from mgm.model.checkpoint.checkpoint import checkpoint_config
 from mgm.model.families import family_of
-from mgm.model.files.hub import WHERE, checkpoint_folder
+from mgm.model.files.hub import DOWNLOAD_OPTIONS, checkpoint_folder
 from mgm.model.files.json_fields import (
     BOOLEAN,
     TEXT,
@@ -54,7 +54,7 @@ def read_processor(path: str | os.PathLike[str], given: dict[str, Any]) -> dict[
     Raises:
         MGMError: there is no such folder, or it lacks a file or holds a broken one.
     """
-    where = {key: given[key] for key in WHERE if given.get(key) is not None}
+    where = {key: given[key] for key in DOWNLOAD_OPTIONS if given.get(key) is not None}
     folder = checkpoint_folder(path, weights=False, **where)
     base = given.get("base")
     file = folder / "processor_config.json"

@@ -8,7 +8,7 @@ from transformers import PretrainedConfig
 
 from mgm.errors import MGMError
 from mgm.model.config_checks.mgm_config import STEM_STRIDE, check_mgm_config, require
-from mgm.model.config_checks.rules import COMMON_RULES, check_names
+from mgm.model.config_checks.rules import COMMON_RULES, check_field_names
 from mgm.model.files.json_fields import check_fields
 from mgm.model.files.json_file import config_errors, is_present, read_json
 from mgm.model.published_layout.config_fields import (
@@ -183,7 +183,7 @@ class MGMConfig(PretrainedConfig):
         folder = kwargs.get("name_or_path")
         with config_errors(Path(folder or "") / "config.json"):
             check_fields(config_dict, COMMON_RULES, "config")
-            check_names(config_dict)
+            check_field_names(config_dict)
             if is_published_config(config_dict):
                 with published_field_names():
                     values = translate_config(config_dict, folder)

@@ -107,7 +107,11 @@ class ImageFeaturesMixin:
             pixel_values, pixel_values_aux = self._views(pixel_values_aux)
         pixel_values = self._check_pixels(pixel_values, pixel_values_aux)
         tokens = self.low_resolution_tokens(pixel_values)  # (images, crops, N, C)
-        if self.mining is not None and pixel_values_aux is not None and self.fusion.uses_detail:
+        if (
+            self.mining is not None
+            and pixel_values_aux is not None
+            and self.fusion.uses_high_resolution
+        ):
             stages = self.high_resolution_stages(pixel_values_aux)
             mined = self.mined_tokens(tokens, stages)
             tokens = mined if self.fusion.high_resolution_only else tokens + mined

@@ -60,7 +60,7 @@ class MGMForConditionalGeneration(ImageFeaturesMixin, MGMPreTrainedModel, ImageG
         if linear_experts or int8:
             use_linear_experts(self.language_model)
         if int8:
-            use_int8(self.language_model, left_alone=FULL_PRECISION)
+            use_int8(self.language_model, skip_modules=FULL_PRECISION)
         self.vision_tower.requires_grad_(config.optimize_vision_tower)
         if self.vision_tower_aux is not None:
             self.vision_tower_aux.requires_grad_(config.optimize_vision_tower_aux)

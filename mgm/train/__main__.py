@@ -13,7 +13,7 @@ from transformers.utils import logging as transformers_logging
 from mgm.errors import MGMError, run_command
 from mgm.model.ops.deepspeed_log import quiet_deepspeed
 from mgm.train.args.validation import parse_arguments
-from mgm.train.distributed.first_process import ReportedByRank0Error
+from mgm.train.distributed.collectives import ReportedByRank0Error
 from mgm.train.distributed.process_errors import (
     LostProcessError,
     end_process,

@@ -32,7 +32,7 @@ from mgm.train.checkpointing.run_fingerprint import (
     fingerprint_of_flags,
 )
 from mgm.train.data_setup import DataModule
-from mgm.train.distributed.first_process import (
+from mgm.train.distributed.collectives import (
     broadcast_from_rank0,
     check_on_all_ranks,
 )

@@ -22,7 +22,7 @@ from mgm.model.files.tokenizer_files import (
     WHOLE_FILE,
     check_tokenizer_files,
     read_added_tokens,
-    read_settings,
+    read_tokenizer_config,
 )
 
 _LLAMA = "LlamaTokenizer"  # whose tokenizer.model is read without a tokenizer.json
@@ -79,7 +79,7 @@ def _read(path: str | os.PathLike[str], file: str) -> Any:
             raise MGMError(
                 f"{folder}: holds no tokenizer; it needs tokenizer.json or tokenizer.model"
             )
-        kind = read_settings(folder).get("tokenizer_class")
+        kind = read_tokenizer_config(folder).get("tokenizer_class")
         raise MGMError(
             f"{folder / SETTINGS_FILE}: tokenizer_class is {shown(kind)}; valid beside a "
             f"{SENTENCEPIECE_FILE}: {_LLAMA}; correct it, or add a {WHOLE_FILE}"
@@ -182,7 +182,7 @@ def encode_chunk(tokenizer: PreTrainedTokenizerBase, text: str) -> tuple[list[in
 
 def _is_llama_sentencepiece(folder: Path) -> bool:
     # Compat: where both files are there, the published code reads tokenizer.model.
-    kind = read_settings(folder).get("tokenizer_class") or _LLAMA
+    kind = read_tokenizer_config(folder).get("tokenizer_class") or _LLAMA
     return is_present(folder / SENTENCEPIECE_FILE) and kind == _LLAMA
 
 
@@ -195,7 +195,7 @@ def _from_sentencepiece(folder: Path) -> PreTrainedTokenizerFast:
 
     sentencepiece = SentencePieceProcessor(model_file=str(folder / SENTENCEPIECE_FILE))
     vocabulary = {sentencepiece.id_to_piece(i): i for i in range(sentencepiece.vocab_size())}
-    settings = read_settings(folder)
+    settings = read_tokenizer_config(folder)
     backend = Tokenizer(
         BPE(
             vocab=vocabulary,

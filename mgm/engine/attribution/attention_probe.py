@@ -13,7 +13,7 @@ from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from mgm.errors import MGMError
-from mgm.model.ops.attention import attention_of
+from mgm.model.ops.attention import attention_implementation
 
 PROBED_ATTENTION = "mgm_probed"  # its name among transformers' attention implementations
 _probe: ContextVar["_Probe | None"] = ContextVar("probe", default=None)
@@ -88,7 +88,7 @@ def _probing(model: PreTrainedModel, probe: _Probe) -> Generator[None]:
     """Switch a language model to the probed attention for a while."""
     ALL_ATTENTION_FUNCTIONS.register(PROBED_ATTENTION, _probed_attention)
     ALL_MASK_ATTENTION_FUNCTIONS.register(PROBED_ATTENTION, ALL_MASK_ATTENTION_FUNCTIONS["sdpa"])
-    before, token = attention_of(model.config), _probe.set(probe)
+    before, token = attention_implementation(model.config), _probe.set(probe)
     model.set_attn_implementation(PROBED_ATTENTION)
     try:
         yield

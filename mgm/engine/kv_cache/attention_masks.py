@@ -10,7 +10,7 @@ from torch import Tensor
 
 from mgm.errors import MGMError
 from mgm.model.modeling_mgm import MGMForConditionalGeneration
-from mgm.model.ops.attention import attending_by, attention_of
+from mgm.model.ops.attention import attention_implementation, override_attention
 
 FULL, SLIDING = "full_attention", "sliding_attention"
 MASKED_IMPLEMENTATIONS = ("sdpa", "eager")  # which take any mask
@@ -78,7 +78,7 @@ class AttentionMasks:
     def _as_mask(self, visible: Tensor) -> Tensor:
         """As the attention implementation takes it: boolean, or added to the scores."""
         visible = visible[:, None]
-        if attention_of(self._language_model.config) != "eager":
+        if attention_implementation(self._language_model.config) != "eager":
             return visible
         dtype = self._language_model.dtype
         zero = torch.zeros((), dtype=dtype, device=visible.device)
@@ -88,10 +88,10 @@ class AttentionMasks:
     def masked_attention(self) -> Generator[None]:
         """Use sdpa instead of implementations without arbitrary masks, such as flash attention."""
         config = self._language_model.config
-        if attention_of(config) in MASKED_IMPLEMENTATIONS:
+        if attention_implementation(config) in MASKED_IMPLEMENTATIONS:
             yield
             return
-        with attending_by(config, "sdpa"):
+        with override_attention(config, "sdpa"):
             yield
 
 

@@ -16,7 +16,7 @@ from mgm.model.checkpoint.base_models import (
     is_adapter_checkpoint,
     stored_metadata,
 )
-from mgm.model.checkpoint.saved_files import ADAPTER_FILES, OTHERS_FILE, STAGE1_FILE
+from mgm.model.checkpoint.saved_files import ADAPTER_FILES, NON_LORA_FILE, STAGE1_FILE
 from mgm.model.files.json_file import check_readable, is_present
 from mgm.model.files.weight_files import weight_files
 
@@ -76,5 +76,5 @@ def check_base_weights(layers: Sequence[Path], given: bool) -> None:
 def _files(folder: Path) -> list[Path]:
     if not is_adapter_checkpoint(folder):
         return weight_files(folder)[1]
-    names = (*ADAPTER_FILES, OTHERS_FILE, STAGE1_FILE)
+    names = (*ADAPTER_FILES, NON_LORA_FILE, STAGE1_FILE)
     return [folder / name for name in names if is_present(folder / name)]

@@ -18,7 +18,7 @@ from transformers.utils import GENERATION_CONFIG_NAME
 from mgm.errors import MGMError
 from mgm.model.checkpoint.base_digest import check_base_weights
 from mgm.model.checkpoint.base_models import base_folders, is_adapter_checkpoint
-from mgm.model.checkpoint.lora import Adapter, merged, read_adapter, read_others
+from mgm.model.checkpoint.lora import Adapter, merge_adapter, read_adapter, read_non_lora_weights
 from mgm.model.checkpoint.saved_files import (
     ADAPTER_CONFIG,
     CONFIG_FILE,
@@ -109,10 +109,10 @@ def read_checkpoint(
     tensors, adapter = _whole_tensors(whole), None
     for layer in reversed(above):
         if adapter is not None:
-            tensors = merged(tensors, adapter)
+            tensors = merge_adapter(tensors, adapter)
         tensors, adapter = _with_layer(tensors, layer)
     if adapter is not None and merge_lora:
-        tensors, adapter = merged(tensors, adapter), None
+        tensors, adapter = merge_adapter(tensors, adapter), None
     if above:
         tensors = _with_towers(folder, values, tensors)
     if config is None:
@@ -140,7 +140,7 @@ def _with_layer(
     check_one_model(folder)
     if not is_present(folder / ADAPTER_CONFIG):
         return tensors | native_tensors(lazy_tensors(folder / STAGE1_FILE)), None
-    return tensors | read_others(folder), read_adapter(folder)
+    return tensors | read_non_lora_weights(folder), read_adapter(folder)
 
 
 def stored_generation(folder: Path) -> GenerationConfig | None:
@@ -229,8 +229,8 @@ def _with_towers(
 ) -> dict[str, LazyTensor]:
     """Fill in towers from the folders that the config names, where the weights lack them."""
     for part, field, file, names in (
-        ("vision_tower.", "mm_vision_tower", CONFIG_FILE, clip_names),
-        ("vision_tower_aux.", "mm_vision_tower_aux", OPENCLIP_CONFIG, convnext_names),
+        ("vision_tower.", "mm_vision_tower", CONFIG_FILE, clip_tensors),
+        ("vision_tower_aux.", "mm_vision_tower_aux", OPENCLIP_CONFIG, convnext_tensors),
     ):
         reference = values.get(field)
         if not reference or any(name.startswith(part) for name in tensors):
@@ -246,7 +246,7 @@ def _with_towers(
     return tensors
 
 
-def clip_names(tensors: Mapping[str, LazyTensor]) -> dict[str, LazyTensor]:
+def clip_tensors(tensors: Mapping[str, LazyTensor]) -> dict[str, LazyTensor]:
     """The vision part of a CLIP in transformers' layout, by our names."""
     # Compat: with and without the prefix that transformers 5 dropped.
     plain = {name.removeprefix("vision_model."): tensor for name, tensor in tensors.items()}
@@ -258,7 +258,7 @@ def clip_names(tensors: Mapping[str, LazyTensor]) -> dict[str, LazyTensor]:
     }
 
 
-def convnext_names(tensors: Mapping[str, LazyTensor]) -> dict[str, LazyTensor]:
+def convnext_tensors(tensors: Mapping[str, LazyTensor]) -> dict[str, LazyTensor]:
     """The ConvNeXt of an OpenCLIP folder, by our names."""
     return {
         f"vision_tower_aux.{name}": tensor
@@ -280,7 +280,7 @@ def compare_convnext(checkpoint: Checkpoint) -> None:
         )
     if values.get("optimize_vision_tower_aux") or tower is None or not has_weights(tower):
         return
-    for ours, other in convnext_names(read_folder(tower)).items():
+    for ours, other in convnext_tensors(read_folder(tower)).items():
         own = checkpoint.tensors.get(ours)
         if own is None or own.file == other.file:
             continue

@@ -26,14 +26,14 @@ from mgm.model.files.hub import part_folder
 from mgm.model.files.json_file import config_errors, read_json
 from mgm.model.files.weight_files import (
     check_fit,
-    check_names,
+    check_weight_names,
     has_weights,
     read_file,
     read_folder,
     read_weights,
     source_of,
 )
-from mgm.model.ops.attention import attention_of
+from mgm.model.ops.attention import attention_implementation
 from mgm.model.published_layout.weight_names import native_tensors, to_native_key, to_published
 from mgm.model.vision.convnext import load_convnext_tower
 from mgm.model.vision.vit import load_vision_tower
@@ -74,7 +74,7 @@ def from_components(
     model.config.dtype = dtype
     # Building the whole made its parts, which were built before, forget how they attend.
     for part in (vision, language_model):
-        part.set_attn_implementation(attention_of(model.config))
+        part.set_attn_implementation(attention_implementation(model.config))
     model.generation_config = language_model.generation_config
     return model.eval().to(device)
 
@@ -123,7 +123,7 @@ def load_language_model(
             f"({one_line(error)[:300]}); give another folder, or copy it again"
         ) from error
     model, report = loaded
-    check_names(report["missing_keys"], report["unexpected_keys"], source_of(tensors))
+    check_weight_names(report["missing_keys"], report["unexpected_keys"], source_of(tensors))
     return model
 
 
@@ -178,7 +178,7 @@ def load_stage1(model: PreTrainedModel, path: str | os.PathLike[str]) -> None:
     state = model.state_dict()
     needed = {name for name in state if name.startswith(FRESH_PARTS)}
     offered = {name for name in state if name.startswith(STAGE1_PARTS) and name in tensors}
-    check_names(needed | offered, tensors, str(path))
+    check_weight_names(needed | offered, tensors, str(path))
     for name, tensor in tensors.items():
         expected = tuple(state[name].shape)
         if tuple(tensor.shape) != expected:

@@ -99,7 +99,7 @@ class Conversion:
         ]
 
 
-def plan(
+def plan_conversion(
     source: Path, layout: str, base: str | None = None, conversation: str | None = None
 ) -> Conversion:
     """What converting a folder means.

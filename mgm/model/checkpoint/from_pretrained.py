@@ -16,17 +16,17 @@ from mgm.model.checkpoint.checkpoint import (
     read_checkpoint,
     stored_generation,
 )
-from mgm.model.checkpoint.lora import attach
+from mgm.model.checkpoint.lora import attach_adapter
 from mgm.model.checkpoint.saved_files import CONFIG_FILE
 from mgm.model.config_checks.weights import check_text_sizes, check_vision_sizes
 from mgm.model.configuration_mgm import MGMConfig
-from mgm.model.files.hub import WHERE, checkpoint_folder
+from mgm.model.files.hub import DOWNLOAD_OPTIONS, checkpoint_folder
 from mgm.model.files.json_file import config_errors
 from mgm.model.files.lazy_tensor import LazyTensor
-from mgm.model.files.weight_files import check_fit, check_names, source_of
+from mgm.model.files.weight_files import check_fit, check_weight_names, source_of
 from mgm.model.quantization.bitsandbytes import only_linear_layers
 from mgm.model.quantization.int8_linear import int8_tensors
-from mgm.model.quantization.moe_experts import expert_names
+from mgm.model.quantization.moe_experts import with_linear_expert_names
 from mgm.model.vision.convnext_shapes import check_convnext_sizes
 from mgm.model.vision.vit import tower_kind
 
@@ -45,7 +45,7 @@ def resolve_checkpoint(
     Raises:
         MGMError: it is not there, or cannot be loaded in the way that `options` ask for.
     """
-    where = {name: options.pop(name) for name in WHERE if name in options}
+    where = {name: options.pop(name) for name in DOWNLOAD_OPTIONS if name in options}
     folder = checkpoint_folder(path, **where)
     subfolder = options.pop("subfolder", "")
     folder = folder / subfolder
@@ -77,7 +77,7 @@ def build_state_dict(
     _check_sizes(checkpoint)
     with config_errors(checkpoint.folder / CONFIG_FILE), torch.device("meta"):
         whole = model_class(checkpoint.config, linear_experts=True)
-    check_fit(whole, expert_names(checkpoint.tensors), checkpoint.stored_name)
+    check_fit(whole, with_linear_expert_names(checkpoint.tensors), checkpoint.stored_name)
     tensors = dict(checkpoint.tensors)
     if getattr(checkpoint.config.text_config, "tie_word_embeddings", False):
         # Compat: transformers 4 tied them whatever was stored; 5 would leave them apart.
@@ -89,13 +89,13 @@ def build_state_dict(
     else:
         compare_convnext(checkpoint)
     if options.get("int8"):
-        tensors = expert_names(tensors)
+        tensors = with_linear_expert_names(tensors)
         with torch.device("meta"):
             tensors = int8_tensors(model_class(checkpoint.config, int8=True), tensors)
     if options.get("quantization_config") is not None:
         options["quantization_config"] = only_linear_layers(options["quantization_config"])
         options["linear_experts"] = True
-        tensors = expert_names(tensors)
+        tensors = with_linear_expert_names(tensors)
     if options.get("torch_dtype") is not None:  # the name before transformers 5
         options.setdefault("dtype", options.pop("torch_dtype"))
     if options.get("dtype", "auto") in (None, "auto"):
@@ -164,10 +164,10 @@ def finalize(
     """
     lacking = {*report["missing_keys"], *(key for key, *_ in report["mismatched_keys"])}
     source = source_of(checkpoint.tensors)
-    check_names(lacking, report["unexpected_keys"], source, checkpoint.stored_name)
+    check_weight_names(lacking, report["unexpected_keys"], source, checkpoint.stored_name)
     model.name_or_path = model.config.name_or_path = name
     generation = stored_generation(checkpoint.folder)
     if generation is not None:
         model.generation_config = generation
     if checkpoint.adapter is not None:
-        attach(model, checkpoint.adapter)
+        attach_adapter(model, checkpoint.adapter)

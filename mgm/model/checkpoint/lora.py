@@ -18,7 +18,7 @@ from transformers import PreTrainedModel
 from mgm.errors import MGMError
 from mgm.model.checkpoint.base_digest import BASE_DIGEST
 from mgm.model.checkpoint.base_models import stored_metadata
-from mgm.model.checkpoint.saved_files import ADAPTER_CONFIG, ADAPTER_FILES, OTHERS_FILE
+from mgm.model.checkpoint.saved_files import ADAPTER_CONFIG, ADAPTER_FILES, NON_LORA_FILE
 from mgm.model.files.json_fields import (
     BOOLEAN,
     TEXT,
@@ -169,7 +169,7 @@ def _check_target(path: Path, config: dict[str, Any], module: str, tensor: LazyT
             )
 
 
-def read_others(folder: Path) -> dict[str, LazyTensor]:
+def read_non_lora_weights(folder: Path) -> dict[str, LazyTensor]:
     """What was trained besides the adapter, by native names; nothing if there is no such file.
 
     The published training and ours always write that file. An adapter that plain peft trained has
@@ -178,7 +178,7 @@ def read_others(folder: Path) -> dict[str, LazyTensor]:
     Raises:
         MGMError: our training wrote the adapter, and the file is missing or empty.
     """
-    file = folder / OTHERS_FILE
+    file = folder / NON_LORA_FILE
     tensors = lazy_tensors(file) if is_present(file) else {}
     if tensors:
         return {native_name(name): tensor for name, tensor in tensors.items()}
@@ -200,7 +200,7 @@ def native_name(name: str) -> str:
     return to_native_key(name)
 
 
-def merged(tensors: Mapping[str, LazyTensor], adapter: Adapter) -> dict[str, LazyTensor]:
+def merge_adapter(tensors: Mapping[str, LazyTensor], adapter: Adapter) -> dict[str, LazyTensor]:
     """`tensors` with the adapter's change in them, which is computed when they are read.
 
     Raises:
@@ -225,7 +225,7 @@ def merged(tensors: Mapping[str, LazyTensor], adapter: Adapter) -> dict[str, Laz
                 f"{magnitude.file}: {magnitude.name} has shape {magnitude.shape}; expected "
                 f"{b.shape[0]} numbers, copy it again"
             )
-        result[name] = _merged(base, a, b, adapter.scale, magnitude)
+        result[name] = _merged_tensor(base, a, b, adapter.scale, magnitude)
     for name, bias in adapter.biases.items():
         if name not in tensors:
             raise MGMError(
@@ -236,7 +236,7 @@ def merged(tensors: Mapping[str, LazyTensor], adapter: Adapter) -> dict[str, Laz
     return result
 
 
-def attach(model: PreTrainedModel, adapter: Adapter) -> None:
+def attach_adapter(model: PreTrainedModel, adapter: Adapter) -> None:
     """Put an adapter beside a model's weights, by peft: it can be trained, or merged later.
 
     Raises:
@@ -268,7 +268,7 @@ def attach(model: PreTrainedModel, adapter: Adapter) -> None:
     model.load_adapter(peft_config=settings, adapter_state_dict=weights)
 
 
-def _merged(
+def _merged_tensor(
     base: LazyTensor, a: LazyTensor, b: LazyTensor, scale: float, magnitude: LazyTensor | None
 ) -> LazyTensor:
     def read() -> Tensor:

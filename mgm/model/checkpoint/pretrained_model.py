@@ -14,7 +14,7 @@ from mgm.model.checkpoint.from_pretrained import build_state_dict, finalize, res
 from mgm.model.checkpoint.saved_files import replace_model
 from mgm.model.configuration_mgm import MGMConfig
 from mgm.model.ops.deepspeed_log import quiet_deepspeed
-from mgm.model.vision.vit import KINDS
+from mgm.model.vision.vit import TOWER_KINDS
 
 
 class MGMPreTrainedModel(PreTrainedModel):
@@ -39,7 +39,7 @@ class MGMPreTrainedModel(PreTrainedModel):
     ]
     supports_gradient_checkpointing = True
     _no_split_modules: ClassVar[list[str]] = [  # ty: ignore[incompatible-attribute-override]
-        *(kind.tower.__name__ for kind in KINDS),
+        *(kind.tower.__name__ for kind in TOWER_KINDS),
         "ConvNextTower",
         "PatchInfoMining",
     ]

@@ -26,7 +26,7 @@ CONFIG_FILE = "config.json"
 STAGE1_FILE = "mm_projector.bin"
 ADAPTER_CONFIG = "adapter_config.json"
 ADAPTER_FILES = ("adapter_model.safetensors", "adapter_model.bin")
-OTHERS_FILE = "non_lora_trainables.bin"
+NON_LORA_FILE = "non_lora_trainables.bin"
 # Where a native folder keeps the published files that it was made from, apart from the weights.
 ORIGINALS = "published"
 CHAT_TEMPLATES = "additional_chat_templates"  # a folder that transformers writes
@@ -38,7 +38,7 @@ _WHOLE = (
     *("model.safetensors.index.json", "model.safetensors"),
     *("pytorch_model.bin.index.json", "pytorch_model.bin"),
 )
-_ADAPTER = (ADAPTER_CONFIG, *ADAPTER_FILES, OTHERS_FILE)
+_ADAPTER = (ADAPTER_CONFIG, *ADAPTER_FILES, NON_LORA_FILE)
 _OF_WEIGHTS = re.compile(
     r"(pytorch_)?model(-\d+-of-\d+)?\.(safetensors|bin)(\.index\.json)?|generation_config\.json|"
     + "|".join(map(re.escape, (*_ADAPTER, STAGE1_FILE)))

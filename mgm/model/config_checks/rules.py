@@ -244,7 +244,7 @@ def check_convnext_config(values: Mapping[str, Any], prefix: str = "") -> None:
     _check_others(values, CONVNEXT_RULES, prefix)
 
 
-def check_names(values: Mapping[str, Any], prefix: str = "") -> None:
+def check_field_names(values: Mapping[str, Any], prefix: str = "") -> None:
     """Refuse fields that would take the place of what transformers' configs do.
 
     Raises:
@@ -257,7 +257,7 @@ def check_names(values: Mapping[str, Any], prefix: str = "") -> None:
 
 def _check_others(values: Mapping[str, Any], rules: Mapping[str, Rule], prefix: str) -> None:
     """What holds for fields of any name."""
-    check_names(values, prefix)
+    check_field_names(values, prefix)
     for name, value in values.items():
         _check_numbers(value, f"{prefix}{shortened(name)}", None if name in rules else name)
 

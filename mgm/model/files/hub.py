@@ -10,7 +10,7 @@ from mgm.errors import MGMError, hub_errors, one_line
 SMALL_FILES = ("*.json", "*.model", "*.jinja", "*.txt")
 # Weights by kind, the first that a repository has are downloaded.
 WEIGHTS = ("*.safetensors", "*.bin")
-WHERE = ("revision", "token", "cache_dir", "local_files_only", "force_download")
+DOWNLOAD_OPTIONS = ("revision", "token", "cache_dir", "local_files_only", "force_download")
 
 
 def checkpoint_folder(path: str | os.PathLike[str], weights: bool = True, **where: Any) -> Path:
@@ -19,7 +19,7 @@ def checkpoint_folder(path: str | os.PathLike[str], weights: bool = True, **wher
     Args:
         path: a folder, or a repository id such as "owner/name".
         weights: whether they are downloaded too.
-        **where: as for `huggingface_hub.snapshot_download`: those in `WHERE`.
+        **where: as for `huggingface_hub.snapshot_download`: those in `DOWNLOAD_OPTIONS`.
 
     Raises:
         MGMError: no such folder, and no repository id that can be downloaded.

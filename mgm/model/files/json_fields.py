@@ -56,12 +56,12 @@ def is_text(value: object) -> TypeGuard[str]:
 
 
 TEXT = Rule(is_text, "text")
-MAX_NAME = 300  # characters of a name that messages repeat
+MAX_NAME_LENGTH = 300  # characters of a name that messages repeat
 
 
 def is_name(value: object) -> TypeGuard[str]:
     """Whether a value is text that is short enough to be the name of a tensor or a field."""
-    return is_text(value) and len(value) <= MAX_NAME
+    return is_text(value) and len(value) <= MAX_NAME_LENGTH
 
 
 def one_of(*choices: str) -> Rule:
@@ -105,7 +105,7 @@ TOKEN_IDS = optional(either(TOKEN_ID, list_of(TOKEN_ID)))
 
 def shortened(text: str) -> str:
     """A name from a file as messages show it: its beginning and its end, where it is long."""
-    return text if len(text) <= MAX_NAME else f"{text[:100]}…{text[-100:]}"
+    return text if len(text) <= MAX_NAME_LENGTH else f"{text[:100]}…{text[-100:]}"
 
 
 def shown(value: object) -> str:

@@ -15,7 +15,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from mgm.errors import MGMError
 from mgm.model.files.json_fields import is_name, shown
 from mgm.model.files.json_file import check_readable
-from mgm.model.files.safetensors_header import read_header
+from mgm.model.files.safetensors_header import read_safetensors_header
 
 # In a zip file, bytes from the beginning of a record's own header to the lengths of its name and
 # its extra field, which come before its content.
@@ -69,7 +69,7 @@ def lazy_tensors(file: Path) -> dict[str, LazyTensor]:
 def _of_safetensors(file: Path) -> dict[str, LazyTensor]:
     return {
         tensor.name: _stored(tensor.name, file, tensor.shape, tensor.dtype, tensor.offset)
-        for tensor in read_header(file)
+        for tensor in read_safetensors_header(file)
     }
 
 

@@ -50,7 +50,7 @@ class StoredTensor:
     offset: int
 
 
-def read_header(file: Path) -> list[StoredTensor]:
+def read_safetensors_header(file: Path) -> list[StoredTensor]:
     """The tensors of a safetensors file, in the order of the header.
 
     Raises:

@@ -74,7 +74,7 @@ def check_tokenizer_files(folder: Path) -> None:
     Raises:
         MGMError: names the file, and the field.
     """
-    read_settings(folder)
+    read_tokenizer_config(folder)
     read_added_tokens(folder)
     file = folder / _MAP_FILE
     check_fields(read_optional_json(file), _TOKEN_RULES, file)
@@ -83,7 +83,7 @@ def check_tokenizer_files(folder: Path) -> None:
             check_readable(folder / name)
 
 
-def read_settings(folder: Path) -> dict[str, Any]:
+def read_tokenizer_config(folder: Path) -> dict[str, Any]:
     """tokenizer_config.json, checked; empty if there is none."""
     file = folder / SETTINGS_FILE
     settings = read_optional_json(file)
@@ -111,7 +111,7 @@ def read_added_tokens(folder: Path) -> dict[str, int]:
     return tokens
 
 
-def highest_id(folder: Path) -> int:
+def max_token_id(folder: Path) -> int:
     """The highest id that a tokenizer's files know, in its vocabulary or beside it; -1: none.
 
     That of `<image>`, which our own tokenizers have, does not count.
@@ -120,7 +120,7 @@ def highest_id(folder: Path) -> int:
         MGMError: a file is broken.
     """
     tokens = dict(read_added_tokens(folder))
-    for index, token in read_settings(folder).get("added_tokens_decoder", {}).items():
+    for index, token in read_tokenizer_config(folder).get("added_tokens_decoder", {}).items():
         tokens[token["content"]] = int(index)
     file = folder / WHOLE_FILE
     if not is_present(file):

@@ -14,7 +14,7 @@ from mgm.model.files.json_fields import is_name, shown
 from mgm.model.files.json_file import is_present, read_json
 from mgm.model.files.lazy_tensor import LazyTensor, lazy_tensors
 
-DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
+WEIGHT_DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 INDEX_FILES = ("model.safetensors.index.json", "pytorch_model.bin.index.json")
 SINGLE_FILES = (
     "model.safetensors",
@@ -141,7 +141,7 @@ def load_into(
     expected = module.state_dict()
     ignore = (*ignore, "embeddings.position_ids")
     taken = {name: tensor for name, tensor in weights.items() if not name.startswith(tuple(ignore))}
-    check_names(expected, taken, source)
+    check_weight_names(expected, taken, source)
     for name, tensor in expected.items():
         if tensor.shape != taken[name].shape:
             shape = tuple(taken[name].shape)
@@ -179,7 +179,7 @@ def check_fit(
                 f"{expected[name]}; copy both from one model"
             )
         weight = name in expected or name.endswith(".weight")
-        if weight and tensor.dtype not in DTYPES:
+        if weight and tensor.dtype not in WEIGHT_DTYPES:
             raise MGMError(
                 f"{tensor.file}: {tensor.name} is of {tensor.dtype}; expected float32, bfloat16 or "
                 "float16, copy it again from the original model"
@@ -187,7 +187,7 @@ def check_fit(
     lacking = sum(math.prod(expected[name]) for name in expected.keys() - tensors.keys())
     spare = sum(math.prod(tensors[name].shape) for name in tensors.keys() - expected.keys())
     if lacking > spare:
-        check_names(expected, tensors, source_of(tensors), stored_name)
+        check_weight_names(expected, tensors, source_of(tensors), stored_name)
 
 
 def source_of(tensors: Mapping[str, LazyTensor]) -> str:
@@ -196,7 +196,7 @@ def source_of(tensors: Mapping[str, LazyTensor]) -> str:
     return f"{first} and {len(others)} more" if others else str(first)
 
 
-def check_names(
+def check_weight_names(
     expected: Iterable[str],
     given: Iterable[str],
     source: str,

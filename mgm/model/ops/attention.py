@@ -35,13 +35,13 @@ def set_attention(model: PreTrainedModel, implementation: str) -> None:
         raise MGMError(f"attention {implementation!r}: {one_line(error)}{remedy}") from error
 
 
-def attention_of(config: PretrainedConfig) -> str:
+def attention_implementation(config: PretrainedConfig) -> str:
     """By which implementation a model of this config attends."""
     return config._attn_implementation
 
 
 @contextmanager
-def attending_by(config: PretrainedConfig, implementation: str) -> Generator[None]:
+def override_attention(config: PretrainedConfig, implementation: str) -> Generator[None]:
     """Have a model attend by another implementation meanwhile.
 
     Its layers share the config and look there at every call. `set_attn_implementation` would do the

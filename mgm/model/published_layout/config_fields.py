@@ -13,7 +13,7 @@ from mgm.model.families import TEXT_TYPE_OF_PUBLISHED
 from mgm.model.files.json_fields import check_fields, is_text, shown
 from mgm.model.files.json_file import config_errors, is_present, read_json
 from mgm.model.files.lazy_tensor import LazyTensor
-from mgm.model.files.tokenizer_files import highest_id
+from mgm.model.files.tokenizer_files import max_token_id
 from mgm.model.files.weight_files import has_weights, read_folder
 from mgm.model.published_layout.weight_names import native_tensors, to_published
 from mgm.model.vision.convnext_shapes import convnext_geometry
@@ -128,7 +128,7 @@ def translate_config(
         "vision_aux_config": _aux_config(tensors, values),
         "architectures": ["MGMForConditionalGeneration"],
     }
-    highest = -1 if folder is None else highest_id(Path(folder))
+    highest = -1 if folder is None else max_token_id(Path(folder))
     if text.get("vocab_size") is not None and highest >= text["vocab_size"]:
         native["image_token_id"] = highest + 1  # no id of the tokenizer may mean an image
     for name in ("torch_dtype", "dtype"):

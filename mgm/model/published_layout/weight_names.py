@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from mgm.model.files.lazy_tensor import LazyTensor
 
 # Weight names by their beginnings: published, ours. The first that fits decides.
-NAMES = (
+WEIGHT_PREFIXES = (
     ("model.embed_tokens.", "language_model.model.embed_tokens."),
     ("model.layers.", "language_model.model.layers."),
     ("model.norm.", "language_model.model.norm."),
@@ -25,12 +25,12 @@ NAMES = (
 
 def to_native_key(name: str) -> str:
     """A published weight name as ours; any other name as it is."""
-    return _renamed(name, NAMES)
+    return _renamed(name, WEIGHT_PREFIXES)
 
 
 def to_published(name: str) -> str:
     """Our weight name as published; any other name as it is."""
-    return _renamed(name, tuple((ours, published) for published, ours in NAMES))
+    return _renamed(name, tuple((ours, published) for published, ours in WEIGHT_PREFIXES))
 
 
 def _renamed(name: str, table: tuple[tuple[str, str], ...]) -> str:

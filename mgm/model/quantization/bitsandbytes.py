@@ -15,14 +15,14 @@ FULL_PRECISION = ("vision_tower", "vision_tower_aux", "mining", "projector", "lm
 # Kinds of quantisation: "int8": weights in 8 bits, each row with a scale. "llm-int8": weights and
 # activations in 8 bits, outliers apart (Dettmers et al. 2022). "int4": weights in 4 bits of type
 # nf4 (Dettmers et al. 2023). The last two are bitsandbytes'.
-KINDS = ("int8", "llm-int8", "int4")
+QUANTIZATION_KINDS = ("int8", "llm-int8", "int4")
 
 
 def quantization_options(kind: str | None, dtype: torch.dtype | str) -> dict[str, Any]:
     """What `MGMForConditionalGeneration.from_pretrained` takes for a kind of quantisation.
 
     Args:
-        kind: one of `KINDS`; None: no quantisation.
+        kind: one of `QUANTIZATION_KINDS`; None: no quantisation.
         dtype: in which products of "int4" are computed.
 
     Raises:
@@ -30,8 +30,8 @@ def quantization_options(kind: str | None, dtype: torch.dtype | str) -> dict[str
     """
     if kind is None:
         return {}
-    if kind not in KINDS:
-        raise MGMError(f"quantize is {kind!r}; choose None, {', '.join(KINDS)}")
+    if kind not in QUANTIZATION_KINDS:
+        raise MGMError(f"quantize is {kind!r}; choose None, {', '.join(QUANTIZATION_KINDS)}")
     if kind == "int8":
         return {"int8": True}
     if importlib.util.find_spec("bitsandbytes") is None:

@@ -34,15 +34,15 @@ class Int8Linear(nn.Module):
         return product if self.bias is None else product + self.bias
 
 
-def use_int8(module: nn.Module, left_alone: tuple[str, ...] = ()) -> None:
+def use_int8(module: nn.Module, skip_modules: tuple[str, ...] = ()) -> None:
     """Replace every linear layer below `module` by `Int8Linear`, but for those names."""
     for name, child in list(module.named_children()):
-        if name in left_alone:
+        if name in skip_modules:
             continue
         if isinstance(child, nn.Linear):
             setattr(module, name, Int8Linear(child))
         else:
-            use_int8(child, left_alone)
+            use_int8(child, skip_modules)
 
 
 def int8_tensors(model: nn.Module, tensors: Mapping[str, LazyTensor]) -> dict[str, LazyTensor]:

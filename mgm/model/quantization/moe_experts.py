@@ -86,14 +86,14 @@ def _filled(experts: Any) -> LinearExperts:
     return linear
 
 
-def built_expert_name(name: str) -> str:
+def linear_expert_name(name: str) -> str:
     """What a Mixtral with `LinearExperts` calls a weight of files."""
     return name.replace(_STORED, _BUILT)
 
 
-def expert_names(tensors: Mapping[str, LazyTensor]) -> dict[str, LazyTensor]:
+def with_linear_expert_names(tensors: Mapping[str, LazyTensor]) -> dict[str, LazyTensor]:
     """Weights by the names that a model with `LinearExperts` has for them."""
-    return {built_expert_name(name): tensor for name, tensor in tensors.items()}
+    return {linear_expert_name(name): tensor for name, tensor in tensors.items()}
 
 
 def stored_expert_name(name: str) -> str:

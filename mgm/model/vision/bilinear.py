@@ -1,8 +1,8 @@
 """Bilinear resizing of images with reproducible bits, on every CPU and GPU.
 
 `torch.nn.functional.interpolate` rounds differently with the number of threads, the vector units of
-the processor and the release. Released models saw fused multiply-adds; here they are written out,
-in float64, so that an image gives the same tensor everywhere.
+the processor and the release. Released models were trained with fused multiply-adds, which are
+written out here in float64, so that an image becomes the same tensor everywhere.
 """
 
 import torch
@@ -58,5 +58,5 @@ def _neighbours(
 
 
 def _blend(x: Tensor, weight_x: Tensor, y: Tensor, weight_y: Tensor) -> Tensor:
-    """x * weight_x + y * weight_y, the second product rounded, the first not."""
+    """x * weight_x + y * weight_y as a fused multiply-add: only the second product is rounded."""
     return x.double().mul_(weight_x).add_(y * weight_y).float()

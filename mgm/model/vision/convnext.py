@@ -1,4 +1,4 @@
-"""The high-resolution tower: the four stages of a ConvNeXt, through timm."""
+"""High-resolution vision tower: the four stages of timm's ConvNeXt or ConvNeXt V2."""
 
 import os
 from collections.abc import Mapping
@@ -29,11 +29,11 @@ ACTIVATIONS = ("gelu", "gelu_tanh", "quick_gelu", "relu", "silu")
 
 
 class ConvNextTower(nn.Module):
-    """Stem and stages of a ConvNeXt; all four stages' outputs are used.
+    """ConvNeXt without its head; returns the feature maps of all four stages.
 
     Attributes:
-        gradient_checkpointing: whether training keeps the inputs of blocks alone and computes the
-            rest again; transformers' `gradient_checkpointing_enable` sets it.
+        gradient_checkpointing: whether training keeps only the inputs of blocks and recomputes the
+            rest; transformers' `gradient_checkpointing_enable` sets it.
     """
 
     def __init__(self, config: ConvNextTowerConfig) -> None:
@@ -59,7 +59,7 @@ class ConvNextTower(nn.Module):
         self._gradient_checkpointing_func = partial(checkpoint, use_reentrant=False)
 
     def forward(self, pixel_values: Tensor) -> list[Tensor]:
-        """(images, 3, H, W) normalised pixels -> maps (images, dims[s], H / 4 / 2**s, the same)."""
+        """Normalised pixels (images, 3, H, W) -> maps (images, dims[s], H / 4 / 2**s, the same)."""
         hidden = self.stem(pixel_values)
         maps = []
         for stage in self.stages:
@@ -79,7 +79,7 @@ class ConvNextTower(nn.Module):
 def load_convnext_tower(
     folder: str | os.PathLike[str], dtype: torch.dtype | None = None
 ) -> ConvNextTower:
-    """A ConvNeXt tower with the weights of a folder in OpenCLIP's or in timm's layout.
+    """Load a ConvNeXt tower from a folder in OpenCLIP's or timm's layout.
 
     Args:
         folder: holds weights, and open_clip_config.json or a config.json with an `architecture`; or
@@ -100,13 +100,13 @@ def load_convnext_tower(
 
 
 def read_trunk(folder: str | os.PathLike[str]) -> dict[str, Tensor]:
-    """The ConvNeXt's weights by timm's names, of all that a folder's weights hold."""
+    """The ConvNeXt's weights of a folder, under timm's names."""
     weights = read_weights(folder)
     return openclip_trunk(weights) or weights
 
 
 def openclip_trunk(weights: Mapping[str, Weight]) -> dict[str, Weight]:
-    """The ConvNeXt's weights by timm's names, of those of an OpenCLIP model; none in another."""
+    """The ConvNeXt's weights of an OpenCLIP model, under timm's names; empty for others."""
     return {
         name.removeprefix(OPENCLIP_PREFIX): tensor
         for name, tensor in weights.items()
@@ -115,7 +115,7 @@ def openclip_trunk(weights: Mapping[str, Weight]) -> dict[str, Weight]:
 
 
 def read_architecture(folder: str | os.PathLike[str]) -> dict[str, Any]:
-    """Fields of `ConvNextTowerConfig` that weights do not tell, from a folder's config.
+    """Fields of `ConvNextTowerConfig` that weight shapes do not determine, from a folder's config.
 
     Raises:
         MGMError: there is no config, or it is of something else than a ConvNeXt.
@@ -147,7 +147,7 @@ def read_architecture(folder: str | os.PathLike[str]) -> dict[str, Any]:
 
 
 def _timm_architecture(settings: dict[str, Any], path: Path) -> dict[str, Any]:
-    """What timm's own network of that name is made of, built without weights."""
+    """Norm and activation of the timm network that config.json names, built without weights."""
     name, known = settings.get("architecture"), timm.list_models("*convnext*", module="convnext")
     if name not in known:
         raise MGMError(

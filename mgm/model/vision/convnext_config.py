@@ -10,7 +10,7 @@ from mgm.model.config_checks.rules import check_convnext_config
 
 
 class ConvNextTowerConfig(PretrainedConfig):
-    """The high-resolution tower: four ConvNeXt stages.
+    """Configuration of `ConvNextTower`, in timm's terms.
 
     Args:
         depths: blocks of each stage.
@@ -21,9 +21,9 @@ class ConvNextTowerConfig(PretrainedConfig):
         kernel_sizes: of the depthwise convolutions of each stage, in positions.
         stem_type: "patch" (4 x 4 pixels, not overlapping), "overlap", "overlap_tiered" or
             "overlap_act" (two convolutions of stride 2).
-        conv_mlp: whether a block's MLP is of 1 x 1 convolutions; it computes the same.
-        use_grn: whether a block's MLP normalises its channels' responses (ConvNeXt V2).
-        ls_init_value: at which the layer scale starts; None: there is none (ConvNeXt V2).
+        conv_mlp: whether a block's MLP consists of 1 x 1 convolutions; the result is the same.
+        use_grn: whether a block's MLP has global response normalisation (ConvNeXt V2).
+        ls_init_value: initial layer scale; None: no layer scale (ConvNeXt V2).
         norm_layer: timm's name of the normalisation.
         image_mean: mean of each colour channel in its images, of values from 0 to 1.
         image_std: standard deviation of each colour channel.
@@ -75,7 +75,7 @@ class ConvNextTowerConfig(PretrainedConfig):
 def convnext_config_from(
     given: dict[str, Any] | PretrainedConfig | None,
 ) -> ConvNextTowerConfig | None:
-    """The ConvNeXt's config from a dictionary, or None for a model without it."""
+    """The ConvNeXt's config from a dictionary; None for a model without a high-resolution tower."""
     if given is None or isinstance(given, ConvNextTowerConfig):
         return given
     values: dict[str, Any] = given if isinstance(given, dict) else given.to_dict()

@@ -1,4 +1,4 @@
-"""What the shapes of a ConvNeXt's weights say about it."""
+"""ConvNeXt configuration from weight shapes: depths, widths, kernel sizes, stem."""
 
 import re
 from collections.abc import Mapping
@@ -13,9 +13,9 @@ _XXLARGE_DIMS = [384, 768, 1536, 3072]
 
 
 def convnext_geometry(shapes: Mapping[str, tuple[int, ...]], source: str) -> dict[str, Any]:
-    """Fields of `ConvNextTowerConfig` for a ConvNeXt or ConvNeXt V2.
+    """Infer fields of `ConvNextTowerConfig` from the weights' shapes.
 
-    Shapes do not tell the epsilon of its norms, their kind and the activation: those are as in
+    Kind and epsilon of the norms and the activation do not follow from shapes: they are those of
     OpenCLIP's models.
 
     Args:
@@ -64,7 +64,7 @@ def convnext_geometry(shapes: Mapping[str, tuple[int, ...]], source: str) -> dic
 def check_convnext_sizes(
     config: ConvNextTowerConfig, shapes: Mapping[str, tuple[int, ...]], file: Path
 ) -> None:
-    """Refuse a ConvNeXt's config that its weights contradict.
+    """Check a ConvNeXt's config against the shapes of its weights.
 
     Args:
         config: of the tower.
@@ -72,7 +72,7 @@ def check_convnext_sizes(
         file: where the config comes from, for the message.
 
     Raises:
-        MGMError: names file, field and value, and what the weights have.
+        MGMError: they differ; names file, field and value, and what the weights have.
     """
     geometry = convnext_geometry(shapes, str(file)) if shapes else {}
     for field in ("depths", "dims", "kernel_sizes"):

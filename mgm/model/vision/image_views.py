@@ -1,6 +1,6 @@
-"""What both towers see of an image, from its high-resolution view in uint8.
+"""Inputs of both vision towers, computed on the device from the high-resolution image in uint8.
 
-Bytes go to the device, a quarter of what float32 takes, and become numbers there.
+Only bytes are copied to the device, a quarter of the size in float32.
 
 Shape legend: S low-resolution side, A high-resolution side, both in pixels.
 """
@@ -17,13 +17,12 @@ from mgm.model.vision.bilinear import MAX_BLOCK_ELEMENTS, resize_bilinear
 
 
 def blurred(pixels: Tensor, side: int) -> Tensor:
-    """Images (..., 3, A, A) without detail finer than `side` pixels a side can show.
+    """Images (..., 3, A, A) reduced to `side` pixels per side and enlarged again.
 
-    They are reduced to that size and enlarged again, both bicubically, with the smoothing that
-    keeps finer detail from folding back as coarser.
+    Both steps are bicubic; reducing is anti-aliased.
     """
     images = pixels.float()
-    if images.device.type == "mps":  # not every release smooths there
+    if images.device.type == "mps":  # where not every release has anti-aliasing
         images = images.cpu()
     small = F.interpolate(images, (side, side), mode="bicubic", antialias=True)
     large = F.interpolate(small, pixels.shape[-2:], mode="bicubic")
@@ -32,7 +31,7 @@ def blurred(pixels: Tensor, side: int) -> Tensor:
 
 @dataclass(frozen=True)
 class ImageViews:
-    """How views are made; the fields are those of `MGMConfig`.
+    """Sizes and normalisation of both towers' inputs, as in `MGMConfig`.
 
     Attributes:
         image_size: low-resolution side of a crop, S.
@@ -42,7 +41,7 @@ class ImageViews:
         image_std: standard deviation of each colour channel in them.
         image_mean_aux: the same of the high-resolution view.
         image_std_aux: the same.
-        exact: whether bilinear resizing is the same to the bit on every machine; else torch's.
+        exact: whether resizing is bit-identical on every machine; False: torch's own.
     """
 
     image_size: int
@@ -56,13 +55,13 @@ class ImageViews:
 
     @classmethod
     def of(cls, config: Any, exact: bool = True) -> "ImageViews":
-        """Those of a config, or of anything else with these fields."""
+        """Take the fields of a config, or of any object that has them."""
         names = [name for name in cls.__annotations__ if name != "exact"]
         return cls(**{name: getattr(config, name) for name in names}, exact=exact)
 
     @torch.no_grad()
     def normalise(self, pixels: Tensor) -> Tensor:
-        """uint8 (images, 3, A, A) to float32, as the high-resolution tower sees it."""
+        """uint8 (images, 3, A, A) to the high-resolution tower's input in float32."""
         whole, mean, std = (
             torch.tensor(values, dtype=torch.float32, device=pixels.device).view(3, 1, 1)
             for values in ([255.0] * 3, self.image_mean_aux, self.image_std_aux)
@@ -86,8 +85,8 @@ class ImageViews:
     def low_resolution(self, high: Tensor) -> Tensor:
         """Crops (images, crops, 3, S, S) of normalised high-resolution views (images, 3, A, A).
 
-        They are normalised for the low-resolution tower. Shrinking takes weighted means of pixels,
-        so changing the normalisation afterwards is the same as before.
+        They are normalised for the low-resolution tower: resizing takes weighted means of pixels,
+        so the normalisation can be changed after it.
         """
         side, grid = self.image_size, self.image_grid
         view = self._shrink(high, side * grid)  # (images, 3, grid * S, grid * S)
@@ -99,16 +98,17 @@ class ImageViews:
         return self._renormalise(crops)
 
     def _renormalise(self, crops: Tensor) -> Tensor:
-        own = list(self.image_mean), list(self.image_std)
-        aux = list(self.image_mean_aux), list(self.image_std_aux)
-        if own == aux:
-            return crops  # as published, to the last bit
-        mean, std = (crops.new_tensor(values).view(3, 1, 1) for values in own)
-        mean_aux, std_aux = (crops.new_tensor(values).view(3, 1, 1) for values in aux)
+        """Change the normalisation from the high-resolution tower's to the low-resolution one's."""
+        statistics = list(self.image_mean), list(self.image_std)
+        statistics_aux = list(self.image_mean_aux), list(self.image_std_aux)
+        if statistics == statistics_aux:
+            return crops  # bit-identical to the published code
+        mean, std = (crops.new_tensor(values).view(3, 1, 1) for values in statistics)
+        mean_aux, std_aux = (crops.new_tensor(values).view(3, 1, 1) for values in statistics_aux)
         return (crops * std_aux + mean_aux - mean) / std
 
     def _shrink(self, view: Tensor, side: int) -> Tensor:
-        # Compat: no smoothing before shrinking.
+        # Compat: no anti-aliasing.
         if self.exact:
             return resize_bilinear(view, side)
         return F.interpolate(view, (side, side), mode="bilinear", align_corners=False)

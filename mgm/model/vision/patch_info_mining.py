@@ -1,14 +1,17 @@
-"""Patch info mining: every low-resolution token looks into its window of high-resolution detail.
+"""Patch info mining (Mini-Gemini, https://arxiv.org/abs/2403.18814, section 3.2).
 
-The published form normalises and projects every position of the concatenated, upsampled
-ConvNeXt map. Two exact identities make that unnecessary:
+Cross-attention from low-resolution visual tokens, the queries, to the high-resolution candidates:
+the positions of the window of the ConvNeXt map that covers the same part of the image.
 
-1. The key and value projections are absorbed: the query moves to the channels of the map, and the
-   value projection acts on the attended mixture (attention weights add up to one).
-2. The concatenated map is never built: upsampling is linear, so scores and mixtures are computed on
-   the cells of each stage, and only one number per position is upsampled. The LayerNorm of a
-   concatenated vector needs its mean and variance alone, which come from each stage's means,
-   energies and products of neighbouring cells.
+The published code normalises and projects every position of the concatenated, upsampled
+ConvNeXt map to keys and values. Two exact identities make that unnecessary:
+
+1. The key and value projections are absorbed: queries are projected to the channels of the map, and
+   the value projection is applied to the attention-weighted sum (the weights add up to one).
+2. The concatenated map is never built: upsampling is linear, so scores and weighted sums are
+   computed on the cells of each stage, and only one number per position is upsampled. The LayerNorm
+   of a concatenated vector needs only its mean and variance, which follow from each stage's means,
+   squared norms and products of neighbouring cells.
 
 `benchmarks/reference_mining.py` is the published form, short and slow, that the tests compare with.
 
@@ -27,15 +30,15 @@ from torch.nn import functional as F
 from mgm.model.vision.fusion.fusion_config import ONE_QUERY, POOL, FusionConfig
 from mgm.model.vision.windowed_map import WindowedMap, resize
 
-TILE_ELEMENTS = 4 << 20  # numbers of all stages that are worked on at once on a CPU: a few MiB
+TILE_ELEMENTS = 4 << 20  # elements of all stages in one tile on a CPU: a few MiB
 
 
 class _NormAndLinear(nn.Module):
-    """The parameters of a LayerNorm and a Linear after it; what is done with them differs.
+    """Parameters of a LayerNorm and the Linear after it, for subclasses that use them differently.
 
-    The linear ones are the module's own, and the norm's are used in the norm's own forward alone:
-    whoever brings a module's parameters for its call and takes them away after it (ZeRO-3,
-    offloading), or replaces linear modules (quantisation, LoRA), finds what is expected.
+    The module holds the linear parameters itself, and the norm's are used only in the norm's own
+    forward: ZeRO-3 and offloading, which gather a module's parameters for its call alone, and
+    quantisation and LoRA, which replace linear modules, then work as for any module.
     """
 
     def __init__(self, width: int, out_width: int, norm: type[nn.LayerNorm]) -> None:
@@ -49,7 +52,7 @@ class _NormAndLinear(nn.Module):
 
 
 class _KeyAffine(nn.LayerNorm):
-    """The affine part of a LayerNorm, moved into the matrix that comes after it."""
+    """Affine part of a LayerNorm, multiplied into the matrix that follows it."""
 
     def forward(self, matrix: Tensor) -> tuple[Tensor, Tensor]:  # ty: ignore[incompatible-method-override]
         """(out_width, width) -> the matrix for normalised inputs, and its bias (out_width)."""
@@ -57,7 +60,7 @@ class _KeyAffine(nn.LayerNorm):
 
 
 class _ValueAffine(nn.LayerNorm):
-    """The affine part of a LayerNorm, without the normalisation."""
+    """Affine part of a LayerNorm, without the normalisation."""
 
     def forward(self, input: Tensor) -> Tensor:
         """(..., width) -> the same shape."""
@@ -65,7 +68,7 @@ class _ValueAffine(nn.LayerNorm):
 
 
 class NormedLinear(_NormAndLinear):
-    """LayerNorm, then Linear."""
+    """LayerNorm and Linear: the query projection."""
 
     def __init__(self, width: int, out_width: int) -> None:
         super().__init__(width, out_width, nn.LayerNorm)
@@ -76,39 +79,38 @@ class NormedLinear(_NormAndLinear):
 
 
 class AbsorbedKey(_NormAndLinear):
-    """A key projection that moves queries to the map's channels instead of projecting the map."""
+    """Key projection, applied to the queries instead of to the map."""
 
     def __init__(self, width: int, out_width: int) -> None:
         super().__init__(width, out_width, _KeyAffine)
 
     def forward(self, queries: Tensor) -> tuple[Tensor, Tensor]:
-        """(B, N, C) -> queries on normalised channels (B, N, H), a shared score (B, N, 1)."""
+        """Queries (B, N, C) -> absorbed queries (B, N, H) and their scores' bias (B, N, 1)."""
         matrix, bias = self.norm(self.weight)
-        moved = queries @ matrix
-        # The same for every position of a window, so the softmax forgets it; it stays in the graph
-        # because data-parallel training expects a gradient, here zero, for every parameter.
-        return moved, queries @ (bias + self.bias).unsqueeze(-1)
+        absorbed = queries @ matrix
+        # The bias is the same for every position of a window, so softmax cancels it; it stays in
+        # the graph because data-parallel training expects a gradient, here zero, of each parameter.
+        return absorbed, queries @ (bias + self.bias).unsqueeze(-1)
 
 
 class AbsorbedValue(_NormAndLinear):
-    """A value projection that acts on a mixture of normalised positions."""
+    """Value projection, applied after attention to the weighted sum of normalised positions."""
 
     def __init__(self, width: int, out_width: int) -> None:
         super().__init__(width, out_width, _ValueAffine)
 
     def forward(self, mixture: Tensor) -> Tensor:
-        """(B, N, H) mixture of normalised positions -> (B, N, C)."""
+        """Weighted sums of normalised positions (B, N, H) -> (B, N, C)."""
         return F.linear(self.norm(mixture), self.weight, self.bias)
 
 
 class PatchInfoMining(nn.Module):
-    """Mine the high-resolution map for every low-resolution token.
+    """Cross-attention of each low-resolution token over its high-resolution window.
 
     Args:
         width: channels of a token, C.
         aux_dims: channels of each high-resolution stage.
-        fusion: how a window's positions are weighted, and which window is whose; None: by
-            attention of each token to its own.
+        fusion: variants of the attention, for ablations; None: that of the paper.
     """
 
     def __init__(
@@ -122,25 +124,25 @@ class PatchInfoMining(nn.Module):
         self.value = AbsorbedValue(sum(aux_dims), width)
 
     def forward(self, tokens: Tensor, stages: Sequence[Tensor]) -> Tensor:
-        """Attend from each token to its window, in float32 wherever rounding would show.
+        """Attend from each token to its window; statistics and softmax are in float32.
 
         Args:
             tokens: (B, N, C), a square grid in row-major order.
-            stages: maps (B, channels, side, side), finest first; coarser ones count as upsampled
-                to the finest (bilinear, corners not aligned). The finest side is a multiple of the
-                token grid's side.
+            stages: maps (B, channels, side, side), finest first; coarser ones are taken as
+                upsampled to the finest (bilinear, corners not aligned). The finest side is a
+                multiple of the token grid's side.
 
         Returns:
-            What was mined for each token, (B, N, C).
+            The mined feature of each token, (B, N, C).
 
         Raises:
-            ValueError: there are tokens or windows without a map of their own.
+            ValueError: tokens and maps are of different numbers of images.
         """
         mixture = self._over_windows(tokens, stages, WindowedMap.mix)
         return self.value(mixture.to(tokens.dtype)).to(tokens.dtype)
 
     def attention(self, tokens: Tensor, stages: Sequence[Tensor]) -> Tensor:
-        """Where each token looks: (B, N, P), a window's positions row by row, adding up to one.
+        """Attention weights (B, N, P) of each token over its window's positions, row-major.
 
         Args:
             tokens: as for `forward`.
@@ -154,26 +156,28 @@ class PatchInfoMining(nn.Module):
         stages: Sequence[Tensor],
         result: Callable[[WindowedMap, Tensor], Tensor],
     ) -> Tensor:
-        """What `result` makes of windows and the weights of their positions, (B, N, ...)."""
+        """`result` of the windows and their attention weights, tile by tile: (B, N, ...)."""
         if len(tokens) != len(stages[0]):
             raise ValueError(f"{len(tokens)} images of tokens, but {len(stages[0])} of maps")
         grid, eps = math.isqrt(tokens.shape[1]), self.key.norm.eps
         shift = self.fusion.window_shift
-        # Maps that move to the right are tokens that move to the left, to another's window.
+        # Rolling the maps to the right is rolling the tokens to the left.
         queries = self._queries(_rolled(tokens, grid, -shift)) / math.sqrt(tokens.shape[-1])
-        moved, shared = self.key(queries)
+        queries, bias = self.key(queries)
         kind = tokens.device.type
-        knows = torch.amp.is_autocast_available(kind)  # not where operations are only counted
-        with torch.autocast(kind, enabled=False) if knows else nullcontext():
+        has_autocast = torch.amp.is_autocast_available(kind)  # not on "meta"
+        with torch.autocast(kind, enabled=False) if has_autocast else nullcontext():
             parts = []
-            for images, own, band in tiles(stages, grid):
-                windows = WindowedMap(band, grid, eps)
-                weights = self._weights(windows, moved[images, own], shared[images, own])
-                parts.append(result(windows, weights))
+            for images, windows, tile in tiles(stages, grid):
+                windowed_map = WindowedMap(tile, grid, eps)
+                weights = self._attention_weights(
+                    windowed_map, queries[images, windows], bias[images, windows]
+                )
+                parts.append(result(windowed_map, weights))
             return _rolled(torch.cat(parts, dim=1).view(*tokens.shape[:2], -1), grid, shift)
 
     def _queries(self, tokens: Tensor) -> Tensor:
-        """What each token (B, N, C) asks its window by, the same shape."""
+        """Queries of tokens (B, N, C), of the same shape."""
         queries = self.query(tokens)
         if self.fusion.mode != ONE_QUERY:
             return queries
@@ -181,68 +185,70 @@ class PatchInfoMining(nn.Module):
             return queries.mean(1, keepdim=True).expand_as(queries)
         return queries.new_tensor(self.fusion.query).expand_as(queries)
 
-    def _weights(self, windows: WindowedMap, moved: Tensor, shared: Tensor) -> Tensor:
-        """Weights of the positions of windows, (B, N, P), which add up to one."""
+    def _attention_weights(
+        self, windowed_map: WindowedMap, queries: Tensor, bias: Tensor
+    ) -> Tensor:
+        """Softmax of the scores over each window's positions, (B, N, P)."""
         if self.fusion.mode == POOL:
-            return torch.full_like(windows.rstd, 1 / windows.rstd.shape[-1])
-        scores = windows.scores(moved) + shared.to(windows.dtype)
+            return torch.full_like(windowed_map.rstd, 1 / windowed_map.rstd.shape[-1])
+        scores = windowed_map.scores(queries) + bias.to(windowed_map.dtype)
         return scores.softmax(-1)
 
 
-def _rolled(rows: Tensor, grid: int, columns: int) -> Tensor:
-    """(B, N, ...) of a square grid, moved so many columns to the right, around the edge."""
+def _rolled(tokens: Tensor, grid: int, columns: int) -> Tensor:
+    """(B, N, ...) of a square grid, rolled by a number of columns to the right."""
     if columns == 0:
-        return rows
-    return rows.unflatten(1, (grid, grid)).roll(columns, 2).flatten(1, 2)
+        return tokens
+    return tokens.unflatten(1, (grid, grid)).roll(columns, 2).flatten(1, 2)
 
 
 def tiles(stages: Sequence[Tensor], grid: int) -> Iterator[tuple[slice, slice, list[Tensor]]]:
-    """The work in parts: which images, which of their windows, and the stages there.
+    """Split maps into tiles of a few rows of windows.
 
-    On a CPU a part fits its cache: fresh memory for whole maps would cost more than the arithmetic.
-    A band of a coarser stage has one row of cells more at each end, repeated at the map's edge.
+    On a CPU a tile fits the cache: allocating whole maps would cost more than the arithmetic. A
+    coarser stage's tile has one more row of cells at each end, replicated at the map's edge.
 
     Args:
         stages: whole maps (B, channels, side, side), finest first.
         grid: windows a side.
 
     Yields:
-        Slices of images and of windows, and their stages (images, rows, side, channels).
+        Slices of images and of windows, and the tile of each stage (images, rows, side, channels).
     """
     side = stages[0].shape[-1]
     window = side // grid
     whole = [stage.permute(0, 2, 3, 1) for stage in stages]
     factors = [side // stage.shape[1] for stage in whole]
-    # Not on other devices, in compiled graphs, nor where a slice's gradient is a whole map.
+    # Whole maps on other devices, in compiled graphs, and where a slice's gradient is a whole map.
     on_cpu = stages[0].device.type == "cpu" and not torch.compiler.is_compiling()
-    trained = torch.is_grad_enabled() and any(stage.requires_grad for stage in stages)
+    has_gradients = torch.is_grad_enabled() and any(stage.requires_grad for stage in stages)
     divisible = side % grid == 0 and all(
         side % stage.shape[1] == 0 and window % factor == 0
         for stage, factor in zip(whole, factors, strict=True)
     )
-    if trained or not (on_cpu and divisible):
+    if has_gradients or not (on_cpu and divisible):
         yield slice(None), slice(None), whole
         return
     steps = [window // factor for factor in factors]  # cells of a window, per stage
-    numbers = sum(s[0, :step].numel() for s, step in zip(whole, steps, strict=True))
-    rows = max(1, TILE_ELEMENTS // numbers)
+    elements = sum(s[0, :step].numel() for s, step in zip(whole, steps, strict=True))
+    rows = max(1, TILE_ELEMENTS // elements)
     for image in range(len(whole[0])):
         for top in range(0, grid, rows):
             end = min(top + rows, grid)
-            band = []
+            tile = []
             for stage, step, factor in zip(whole, steps, factors, strict=True):
                 border = int(factor > 1)
-                near = torch.arange(top * step - border, end * step + border)
-                band.append(stage[image : image + 1, near.clamp(0, stage.shape[1] - 1)])
-            yield slice(image, image + 1), slice(top * grid, end * grid), band
+                nearby = torch.arange(top * step - border, end * step + border)
+                tile.append(stage[image : image + 1, nearby.clamp(0, stage.shape[1] - 1)])
+            yield slice(image, image + 1), slice(top * grid, end * grid), tile
 
 
 def downscaled(stages: Sequence[Tensor], factor: int) -> list[Tensor]:
-    """Stages of the concatenated map made `factor` times smaller, as the global view sees it.
+    """Stages of the concatenated map downscaled by `factor`, for the global view's tokens.
 
-    The whole map is downscaled bilinearly (corners not aligned), after its coarser stages were
-    upsampled. A stage coarse enough that this reads only linear segments of its interpolation is
-    itself the answer; any other one becomes a map of the new size.
+    The published code upsamples coarser stages to the finest and then downscales bilinearly
+    (corners not aligned). Where that samples a coarse stage's interpolation only within linear
+    segments, the stage itself gives the same result; any other stage is resized.
     """
     side = stages[0].shape[-1]
     return [_downscaled_stage(stage, side, factor) for stage in stages]

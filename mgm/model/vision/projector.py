@@ -1,4 +1,4 @@
-"""From tower width to the width of the language model."""
+"""Multimodal projector: image tokens from the vision tower's width to the language model's."""
 
 import re
 

@@ -1,4 +1,4 @@
-"""The low-resolution tower: a vision transformer, up to the layer whose output is used."""
+"""Low-resolution vision tower: a CLIP or SigLIP ViT, run up to the selected hidden layer."""
 
 import os
 from collections.abc import Iterable
@@ -33,15 +33,15 @@ from mgm.model.files.weight_files import load_into, read_folder, source_of
 
 
 class VisionTower(PreTrainedModel):
-    """Embeddings and layers of a transformer of transformers, under its own weight names.
+    """Embeddings and encoder layers of a ViT of transformers, under the same weight names.
 
     Args:
-        config: geometry of the transformer.
-        feature_layer: whose output is used, as `MGMConfig.vision_feature_layer`. Later layers keep
-            their weights, for saving, and are not run.
+        config: of the ViT in transformers.
+        feature_layer: the hidden state to return, as `MGMConfig.vision_feature_layer`. Later layers
+            are kept for saving and not run.
     """
 
-    class_tokens = 1  # before those of the patches
+    class_tokens = 1  # before the patch tokens
 
     def __init__(self, config: PretrainedConfig, feature_layer: int = -2) -> None:
         super().__init__(config)
@@ -54,11 +54,11 @@ class VisionTower(PreTrainedModel):
         return cast(nn.ModuleList, self.get_submodule("encoder.layers"))
 
     def embed(self, pixel_values: Tensor) -> Tensor:
-        """(crops, 3, H, W) normalised pixels -> what the first layer takes."""
+        """Normalised pixels (crops, 3, H, W) -> input of the first layer."""
         return self.get_submodule("embeddings")(pixel_values)
 
     def forward(self, pixel_values: Tensor) -> Tensor:
-        """(crops, 3, H, W) normalised pixels -> (crops, tokens, width), without class tokens."""
+        """Normalised pixels (crops, 3, H, W) -> patch tokens (crops, tokens, width)."""
         hidden = self.embed(pixel_values)
         for layer in self.layers[: self.layers_run]:
             hidden = layer(hidden, None)
@@ -70,7 +70,7 @@ class ClipTower(VisionTower, CLIPVisionModel):
     """CLIP's vision transformer."""
 
     def embed(self, pixel_values: Tensor) -> Tensor:
-        """As for every tower; CLIP normalises its embeddings."""
+        """Embeddings with the LayerNorm that CLIP has before its first layer."""
         return self.pre_layrnorm(self.embeddings(pixel_values))
 
 
@@ -86,15 +86,15 @@ class SiglipTower(VisionTower, SiglipVisionModel):
 
 @dataclass(frozen=True, slots=True)
 class TowerKind:
-    """A kind of vision transformer, and how its checkpoints are read.
+    """A supported ViT architecture, and how its checkpoints are read.
 
     Attributes:
         model_type: of its config in transformers.
-        tower: the class that is built of it.
-        config: the class of its config.
-        whole: `model_type` of the model of images and texts whose vision part it is.
-        ignored: beginnings of weight names, in such a folder, that the tower has no use for.
-        image_mean: of each colour channel, of values from 0 to 1, in its images.
+        tower: class of the tower.
+        config: class of its config.
+        whole: `model_type` of the image-text model whose vision model it is.
+        ignored: prefixes of weight names in such a folder that the tower does not have.
+        image_mean: default mean of each colour channel, of values from 0 to 1.
         image_std: standard deviation of each colour channel.
     """
 
@@ -117,7 +117,7 @@ CLIP = TowerKind(
     image_mean=OPENAI_CLIP_MEAN,
     image_std=OPENAI_CLIP_STD,
 )
-KINDS = (
+TOWER_KINDS = (
     CLIP,
     TowerKind(
         model_type="siglip_vision_model",
@@ -132,15 +132,15 @@ KINDS = (
 
 
 def tower_kind(model_type: object) -> TowerKind:
-    """The kind of vision transformer with this `model_type`, its own or that of the whole model.
+    """The architecture with this `model_type`, of the vision model or of the image-text model.
 
     Raises:
-        MGMError: there is none; lists those that there are.
+        MGMError: it is not supported; lists those that are.
     """
-    for kind in KINDS:
+    for kind in TOWER_KINDS:
         if model_type in (kind.model_type, kind.whole):
             return kind
-    names = ", ".join(kind.model_type for kind in KINDS)
+    names = ", ".join(kind.model_type for kind in TOWER_KINDS)
     raise MGMError(
         f"config: vision_config.model_type is {shown(model_type)}; valid: {names} (of SigLIP 2 "
         "those of a fixed resolution, which are siglip_vision_model; NaFlex has no fixed grid "
@@ -152,7 +152,7 @@ def vision_config_from(given: dict[str, Any] | PretrainedConfig) -> PretrainedCo
     """The ViT's config from a dictionary; without a `model_type` it is CLIP's.
 
     Raises:
-        MGMError: no tower is made of such a model.
+        MGMError: it is not a supported architecture, or a field is not valid.
     """
     values: dict[str, Any] = dict(given) if isinstance(given, dict) else given.to_dict()
     check_vision_config(values, "vision_config.")
@@ -161,20 +161,19 @@ def vision_config_from(given: dict[str, Any] | PretrainedConfig) -> PretrainedCo
 
 
 def build_vision_tower(config: PretrainedConfig, feature_layer: int = -2) -> VisionTower:
-    """A tower with fresh weights.
+    """Build a tower with random weights.
 
     Args:
-        config: geometry of the transformer; its `model_type` decides the class.
+        config: of the ViT; its `model_type` decides the class.
         feature_layer: as `MGMConfig.vision_feature_layer`.
     """
     return tower_kind(config.model_type).tower(config, feature_layer)
 
 
 def read_vision_config(folder: str | os.PathLike[str]) -> PretrainedConfig:
-    """The vision part of a folder's config.json, which may describe a model of text and images.
+    """Read the vision config of a folder with a vision model or an image-text model.
 
-    The normalisation of its images comes along, as `image_mean` and `image_std`, where the folder's
-    preprocessor_config.json names it.
+    `image_mean` and `image_std` of the folder's preprocessor_config.json, if any, are set on it.
 
     Raises:
         MGMError: no such file, a broken one, or another kind of model.
@@ -204,16 +203,16 @@ def read_vision_config(folder: str | os.PathLike[str]) -> PretrainedConfig:
 def load_vision_tower(
     folder: str | os.PathLike[str], feature_layer: int = -2, dtype: torch.dtype | None = None
 ) -> VisionTower:
-    """A tower with the weights of a folder in transformers' layout.
+    """Load a tower from a folder in transformers' layout.
 
     Args:
-        folder: holds config.json and weights, of a model of text and images or of the vision part;
-            or its name on the hub.
+        folder: holds config.json and weights of a vision model or an image-text model; or its name
+            on the hub.
         feature_layer: as `MGMConfig.vision_feature_layer`.
         dtype: of the weights; None: float32.
 
     Raises:
-        MGMError: the folder or its weights are not a vision transformer of a known kind.
+        MGMError: the folder or its weights are not a supported ViT.
     """
     folder = part_folder(folder)
     config = read_vision_config(folder)

@@ -3,15 +3,9 @@
 from collections.abc import Sequence
 
 import torch
-import torch.distributed as dist
 from torch import Tensor
 
-
-def all_reduce_sum(numbers: Tensor) -> Tensor:
-    """Sum a tensor over all processes, in place; a collective where there are several."""
-    if dist.is_available() and dist.is_initialized():
-        dist.all_reduce(numbers)
-    return numbers
+from mgm.train.distributed.collectives import all_reduce_sum
 
 
 class DatasetLosses:

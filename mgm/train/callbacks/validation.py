@@ -23,8 +23,8 @@ from mgm.engine.core.request import Request
 from mgm.engine.engine import Engine
 from mgm.errors import MGMError
 from mgm.model.labels import IGNORE_INDEX
-from mgm.train.callbacks.dataset_losses import all_reduce_sum
 from mgm.train.callbacks.trainer_protocol import TrainerProtocol
+from mgm.train.distributed.collectives import all_reduce_sum
 
 logger = logging.getLogger(__name__)
 

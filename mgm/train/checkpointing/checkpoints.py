@@ -16,7 +16,7 @@ from mgm.atomic import atomic_folder, write_errors
 from mgm.errors import MGMError, one_line
 from mgm.model.checkpoint.saved_files import check_replaceable, finish_replacement
 from mgm.model.files.json_file import is_present, read_json
-from mgm.train.distributed.first_process import broadcast_from_rank0, is_single_process
+from mgm.train.distributed.collectives import broadcast_from_rank0, is_single_process
 
 logger = logging.getLogger(__name__)
 

@@ -12,7 +12,7 @@ from transformers.trainer import OPTIMIZER_NAME, SCHEDULER_NAME
 
 from mgm.data.datasets.streaming import stream_file
 from mgm.errors import MGMError
-from mgm.model.checkpoint.lora import ADAPTER_FILES, OTHERS_FILE
+from mgm.model.checkpoint.lora import ADAPTER_FILES, NON_LORA_FILE
 from mgm.model.files.json_fields import (
     BOOLEAN,
     TEXT,
@@ -24,7 +24,7 @@ from mgm.model.files.json_fields import (
     optional,
 )
 from mgm.model.files.json_file import read_json, read_optional_json
-from mgm.model.files.safetensors_header import read_header
+from mgm.model.files.safetensors_header import read_safetensors_header
 from mgm.train.args.arguments import TrainingArguments
 from mgm.train.checkpointing.checkpoints import STATE_FILE
 from mgm.train.checkpointing.file_digests import DIGESTS, changed_files, missing_files
@@ -253,11 +253,11 @@ def _torch_file(file: Path, keys: set[str]) -> dict[str, Any]:
 
 
 def _check_adapter(checkpoint: Path) -> None:
-    _torch_file(checkpoint / OTHERS_FILE, set())
+    _torch_file(checkpoint / NON_LORA_FILE, set())
     file = checkpoint / ADAPTER_FILES[0]
     _check_present(file)
     try:
-        read_header(file)
+        read_safetensors_header(file)
     except MGMError as error:
         raise damaged_file_error(file) from error
 

@@ -23,11 +23,11 @@ from mgm.model.checkpoint.base_models import (
     is_adapter_checkpoint,
     referenced_base,
 )
-from mgm.model.checkpoint.lora import PREFIX, read_adapter, read_others
+from mgm.model.checkpoint.lora import PREFIX, read_adapter, read_non_lora_weights
 from mgm.model.checkpoint.saved_files import (
     ADAPTER_CONFIG,
     ADAPTER_FILES,
-    OTHERS_FILE,
+    NON_LORA_FILE,
     check_one_model,
 )
 from mgm.model.files.hub import checkpoint_folder
@@ -36,8 +36,8 @@ from mgm.model.files.safetensors_writer import write_file
 from mgm.model.modeling_mgm import MGMForConditionalGeneration
 from mgm.model.published_layout.weight_names import to_published
 from mgm.model.quantization.moe_experts import (
-    built_expert_name,
     fill_linear_experts,
+    linear_expert_name,
     stored_expert_name,
 )
 from mgm.train.args.arguments import NO_QUANTIZATION, TrainingArguments
@@ -163,7 +163,7 @@ def save_adapter(
         for name, tensor in weights.items()
         if not name.startswith(prefix)
     }
-    torch.save(others, folder / OTHERS_FILE)
+    torch.save(others, folder / NON_LORA_FILE)
     model.config.save_pretrained(folder)
     if model.generation_config is not None:
         model.generation_config.save_pretrained(folder)
@@ -246,7 +246,7 @@ def load_adapter(
             state[name].copy_(tensor.read())
     state = model.state_dict()
     with torch.no_grad():
-        for name, tensor in read_others(folder).items():
+        for name, tensor in read_non_lora_weights(folder).items():
             if name not in state or state[name].shape != tensor.shape:
                 raise MGMError(f"{tensor.file}: {tensor.name} is for another model")
             state[name].copy_(tensor.read())
@@ -278,6 +278,6 @@ def _saved_name(name: str) -> str:
 
 def _module_name(saved: str) -> str:
     """The language model's name of a tensor in an adapter's file."""
-    name = built_expert_name(saved).removeprefix(PREFIX)
+    name = linear_expert_name(saved).removeprefix(PREFIX)
     name = re.sub(r"\.(lora_[AB])\.weight$", r".\1.default.weight", name)
     return re.sub(r"\.lora_magnitude_vector$", ".lora_magnitude_vector.default.weight", name)

@@ -13,7 +13,7 @@ from mgm.data.text.tokenizer import (
     load_tokenizer,
 )
 from mgm.errors import MGMError
-from mgm.model.files.tokenizer_files import highest_id
+from mgm.model.files.tokenizer_files import max_token_id
 from tests.golden_files import golden
 
 load = cache(load_tokenizer)
@@ -178,7 +178,7 @@ def test_pieces_that_are_not_utf_8(tmp_path, pieces):
     for piece in map(str.encode, pieces):
         content = content.replace(piece, b"\xff" * len(piece), 1)
     file.write_bytes(content)
-    highest_id(tmp_path)  # leaves it to who loads the tokenizer
+    max_token_id(tmp_path)  # leaves it to who loads the tokenizer
     with pytest.raises(MGMError, match=r"tokenizer\.model: no usable tokenizer there \('utf-8'"):
         load_tokenizer(tmp_path)
 

@@ -18,7 +18,7 @@ import mgm
 from mgm.convert import main
 from mgm.data.layout_conversion import convert
 from mgm.errors import MGMError
-from mgm.model.checkpoint.conversion import plan
+from mgm.model.checkpoint.conversion import plan_conversion
 from mgm.model.loading import load_model, save_model
 from mgm.model.modeling_mgm import MGMForConditionalGeneration
 from tests.golden_files import golden
@@ -129,12 +129,12 @@ def native(tmp_path: Path, **overrides) -> Path:
 
 def test_what_the_published_layout_cannot_express(tmp_path) -> None:
     with pytest.raises(MGMError, match=r"num_attention_heads 2 \(would be 1\)"):
-        plan(native(tmp_path), "published")
+        plan_conversion(native(tmp_path), "published")
     qwen = TEXT | {"model_type": "qwen3", "head_dim": 12}
     with pytest.raises(MGMError, match=r"'qwen3', which has no published form; valid: llama"):
-        plan(native(tmp_path, text_config=qwen), "published")
+        plan_conversion(native(tmp_path, text_config=qwen), "published")
     with pytest.raises(MGMError, match=r"fusion .*mode='pool'.* \(would be .*'mining'"):
-        plan(native(tmp_path, fusion={"mode": "pool"}), "published")
+        plan_conversion(native(tmp_path, fusion={"mode": "pool"}), "published")
 
 
 def test_names_without_a_published_form_are_listed(tmp_path) -> None:

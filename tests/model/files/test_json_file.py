@@ -17,7 +17,7 @@ from mgm.model.files.json_fields import (
     optional,
 )
 from mgm.model.files.json_file import read_json, read_optional_json
-from mgm.model.files.tokenizer_files import check_tokenizer_files, highest_id
+from mgm.model.files.tokenizer_files import check_tokenizer_files, max_token_id
 
 NAN, INF = float("nan"), float("inf")
 
@@ -123,4 +123,4 @@ def test_settings_of_a_tokenizer(tmp_path, name, content) -> None:
 def test_a_tokenizer_without_ids(tmp_path, content) -> None:
     (tmp_path / "tokenizer.json").write_text(content)
     with pytest.raises(MGMError, match=r"tokenizer\.json: is no tokenizer"):
-        highest_id(tmp_path)
+        max_token_id(tmp_path)

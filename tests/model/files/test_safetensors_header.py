@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import save_file
 
 from mgm.errors import MGMError
-from mgm.model.files.safetensors_header import SAFETENSORS_DTYPES, read_header
+from mgm.model.files.safetensors_header import SAFETENSORS_DTYPES, read_safetensors_header
 
 A = {"dtype": "F32", "shape": [2, 3], "data_offsets": [0, 24]}
 B = {"dtype": "BF16", "shape": [4], "data_offsets": [24, 32]}
@@ -150,7 +150,7 @@ def test_good_headers_are_read_as_by_the_library(tmp_path, content) -> None:
     with safetensors.safe_open(file, "pt") as theirs:
         names = set(theirs.keys())
         shapes = {name: tuple(theirs.get_slice(name).get_shape()) for name in names}
-    assert {tensor.name: tensor.shape for tensor in read_header(file)} == shapes
+    assert {tensor.name: tensor.shape for tensor in read_safetensors_header(file)} == shapes
 
 
 @pytest.mark.parametrize("content", DAMAGED.values(), ids=DAMAGED)
@@ -159,7 +159,7 @@ def test_damaged_headers_are_refused_in_one_line(tmp_path, content) -> None:
     file.write_bytes(content)
     assert not library_takes(file)
     with pytest.raises(MGMError) as raised:
-        read_header(file)
+        read_safetensors_header(file)
     text = str(raised.value)
     assert text.startswith(f"{file}: ")
     assert len(text) < len(str(file)) + 300
@@ -171,12 +171,12 @@ def test_headers_that_the_library_takes_in_silence(tmp_path, content) -> None:
     file = tmp_path / "model.safetensors"
     file.write_bytes(content)
     with pytest.raises(MGMError, match=r"model\.safetensors: ") as raised:
-        read_header(file)
+        read_safetensors_header(file)
     assert len(str(raised.value)) < len(str(file)) + 300
 
 
 def test_every_dtype_is_the_librarys(tmp_path) -> None:
     tensors = {name: torch.zeros(3).to(dtype) for name, dtype in SAFETENSORS_DTYPES.items()}
     save_file(tensors, tmp_path / "a.safetensors")
-    found = read_header(tmp_path / "a.safetensors")
+    found = read_safetensors_header(tmp_path / "a.safetensors")
     assert {tensor.name: tensor.dtype for tensor in found} == SAFETENSORS_DTYPES

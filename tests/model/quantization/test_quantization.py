@@ -10,7 +10,7 @@ from transformers import BitsAndBytesConfig
 from mgm.errors import MGMError
 from mgm.model.loading import load_model, save_model
 from mgm.model.modeling_mgm import MGMForConditionalGeneration
-from mgm.model.quantization.bitsandbytes import KINDS
+from mgm.model.quantization.bitsandbytes import QUANTIZATION_KINDS
 from mgm.model.quantization.int8_linear import quantize_rows
 from mgm.model.quantization.moe_experts import LinearExpert
 from tests.model.tiny import TEXT, batch_of, random_images, tiny_model
@@ -33,7 +33,7 @@ FAMILIES = {
 
 KIND = [
     pytest.param(kind, marks=pytest.mark.skipif(lacking, reason="needs bitsandbytes"))
-    for kind in KINDS
+    for kind in QUANTIZATION_KINDS
     for lacking in [kind != "int8" and find_spec("bitsandbytes") is None]
 ]
 
@@ -82,11 +82,11 @@ def test_plain_transformers_leaves_the_towers_alone_too(saved) -> None:
 
 def test_linear_experts_compute_the_same(tmp_path) -> None:
     from mgm.model.checkpoint.checkpoint import read_checkpoint
-    from mgm.model.quantization.moe_experts import expert_names
+    from mgm.model.quantization.moe_experts import with_linear_expert_names
 
     model = tiny_model(text_config=FAMILIES["mixtral"])
     save_model(model, tmp_path / "saved")
-    tensors = expert_names(read_checkpoint(tmp_path / "saved").tensors)
+    tensors = with_linear_expert_names(read_checkpoint(tmp_path / "saved").tensors)
     apart = MGMForConditionalGeneration.from_pretrained(
         None, config=model.config, state_dict=tensors, linear_experts=True
     )

@@ -16,7 +16,7 @@ def test_it_is_made_of_the_runs_own_batches_and_changes_no_bit(
     flags = stage2_flags | {"save_strategy": "no", "max_steps": 12, "drop_path": True}
     plain = run_training(words(flags | {"output_dir": tmp_path / "plain"}))
     assert "forecast" not in caplog.text  # too short to be worth it
-    monkeypatch.setattr(trial, "WORTHWHILE", 1)
+    monkeypatch.setattr(trial, "MIN_RUN_RATIO", 1)
     with_trial = run_training(words(flags | {"output_dir": tmp_path / "trial"}))
     assert "forecast: 0.0 M parameters, 0.0 M trained" in caplog.text
     assert "12 steps of 2 samples" in caplog.text

@@ -1,4 +1,4 @@
-"""The settings of fusion: which detail of the high-resolution maps a token gets, and from where."""
+"""`FusionConfig`: how high-resolution features are fused into the low-resolution tokens."""
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
@@ -17,10 +17,10 @@ from mgm.model.files.json_fields import (
     shown,
 )
 
-MODES = MINING, POOL, ONE_QUERY, NONE = "mining", "pool", "one_query", "none"
+FUSION_MODES = MINING, POOL, ONE_QUERY, NONE = "mining", "pool", "one_query", "none"
 
 _RULES: Mapping[str, Rule] = {
-    "mode": one_of(*MODES),
+    "mode": one_of(*FUSION_MODES),
     "high_resolution_only": BOOLEAN,
     "grey_low_resolution": BOOLEAN,
     "blur_high_resolution": optional(integer(1)),
@@ -28,35 +28,38 @@ _RULES: Mapping[str, Rule] = {
     "window_shift": integer(0),
     "query": optional(list_of(number())),
 }
-# What changes nothing, or leaves no tokens, where no high-resolution detail is used.
-_OF_DETAIL = ("high_resolution_only", "blur_high_resolution", "averaged_stages", "window_shift")
+# Fields that need high-resolution features: no effect, or no tokens left, in mode "none".
+_HIGH_RESOLUTION_FIELDS = (
+    "high_resolution_only",
+    "blur_high_resolution",
+    "averaged_stages",
+    "window_shift",
+)
 
 
 @dataclass(frozen=True)
 class FusionConfig:
-    """How image tokens are made of both encoders' outputs; the default is the published model.
+    """How both towers' outputs are combined into image tokens; the default is the published model.
 
-    The other values use the same weights: they are ablations of a model that was trained with
-    mining, or what `config.json` says of a model that was trained in another way.
+    Other values use the same weights: as ablations of a model that was trained with patch info
+    mining, or for a model that was trained with other settings in `config.json`.
 
     Attributes:
-        mode: "mining": each token attends to its window of the high-resolution maps; "pool": the
-            mean of the window in place of attention; "one_query": attention by one query for all
-            tokens; "none": no high-resolution detail is added.
-        high_resolution_only: whether low-resolution tokens are left out of the sum with the detail.
-            They still make the queries of mining.
-        grey_low_resolution: whether the low-resolution encoder sees its mean colour in place of the
-            image.
-        blur_high_resolution: pixels per side that the high-resolution encoder's image is reduced to
-            before it is enlarged again; None: it is not.
-        averaged_stages: numbers of the high-resolution encoder's stages, 1 is the finest, whose
-            maps are replaced by their means over all positions.
-        window_shift: windows that the high-resolution maps are moved to the right, around the edge.
-        query: of mode "one_query", C numbers, the same for all images; None: for each image the
-            mean of its tokens' queries.
+        mode: "mining": patch info mining, each token attends to its window of the high-resolution
+            maps; "pool": mean of the window instead of attention; "one_query": attention with the
+            same query for all tokens; "none": low-resolution tokens alone.
+        high_resolution_only: whether the mined features replace the low-resolution tokens instead
+            of being added to them. The tokens are the queries all the same.
+        grey_low_resolution: whether the low-resolution tower gets an image of the mean colour.
+        blur_high_resolution: pixels per side to which the high-resolution tower's image is reduced
+            and enlarged again; None: no blur.
+        averaged_stages: numbers of the high-resolution tower's stages, 1 the finest, whose maps
+            are replaced by their means over all positions.
+        window_shift: windows by which the high-resolution maps are rolled to the right.
+        query: for mode "one_query", C numbers used for all images; None: each image's mean query.
 
     Raises:
-        MGMError: a value is none of a field, or has no effect beside the others.
+        MGMError: a value is not valid, or has no effect beside the others.
     """
 
     mode: str = MINING
@@ -73,7 +76,7 @@ class FusionConfig:
         object.__setattr__(self, "averaged_stages", tuple(sorted(set(self.averaged_stages))))
         if self.query is not None:
             object.__setattr__(self, "query", tuple(map(float, self.query)))
-        for name in _OF_DETAIL if self.mode == NONE else ():
+        for name in _HIGH_RESOLUTION_FIELDS if self.mode == NONE else ():
             self._demand(not getattr(self, name), name, 'its default beside mode "none"')
         self._demand(
             self.query is None or self.mode == ONE_QUERY, "query", 'null, or mode "one_query"'
@@ -82,17 +85,17 @@ class FusionConfig:
 
     @classmethod
     def from_json(cls, values: object) -> Self:
-        """The settings of an object with their names, as in `config.json`; None: the default.
+        """Parse the object in `config.json`; None: the default.
 
         Raises:
-            MGMError: it is no object, or has a field that is none.
+            MGMError: it is not an object, or has an unknown field.
         """
         if isinstance(values, cls):
             return values
         if values is None:
             return cls()
         if not isinstance(values, Mapping):
-            advice = f' such as {{"mode": "{values}"}}' if values in MODES else ""
+            advice = f' such as {{"mode": "{values}"}}' if values in FUSION_MODES else ""
             raise MGMError(f"config: fusion is {shown(values)}; valid: an object{advice}, or null")
         names = [field.name for field in fields(cls)]
         for name in values:
@@ -101,13 +104,13 @@ class FusionConfig:
         return cls(**values)
 
     def to_json(self) -> dict[str, Any]:
-        """The fields that differ from the default; of it, none."""
+        """The fields that differ from the default."""
         default = asdict(DEFAULT_FUSION)
         return {name: value for name, value in asdict(self).items() if value != default[name]}
 
     @property
-    def uses_detail(self) -> bool:
-        """Whether the high-resolution encoder's output is used."""
+    def uses_high_resolution(self) -> bool:
+        """Whether the high-resolution tower's output is used."""
         return self.mode != NONE
 
     def check_model(self, config: Any) -> None:
@@ -119,7 +122,7 @@ class FusionConfig:
         aux = config.vision_aux_config
         if aux is None:
             missing = "the default, this model has no high-resolution encoder"
-            for name in ("mode", *_OF_DETAIL):
+            for name in ("mode", *_HIGH_RESOLUTION_FIELDS):
                 self._demand(getattr(self, name) == getattr(DEFAULT_FUSION, name), name, missing)
             return
         stages, side, width = (

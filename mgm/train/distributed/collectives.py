@@ -1,9 +1,10 @@
-"""Collectives for results and errors: run on rank 0 and broadcast, or check on all ranks."""
+"""Collectives: sums of tensors, results of rank 0, and errors that all ranks raise together."""
 
 from collections.abc import Callable
 from typing import Any, TypeVar, cast
 
 import torch.distributed as dist
+from torch import Tensor
 
 from mgm.errors import MGMError
 
@@ -17,6 +18,13 @@ class ReportedByRank0Error(MGMError):
 def is_single_process() -> bool:
     """Whether the run has one process, so that collectives are skipped."""
     return not (dist.is_available() and dist.is_initialized()) or dist.get_world_size() == 1
+
+
+def all_reduce_sum(numbers: Tensor) -> Tensor:
+    """Sum a tensor over all processes, in place; a collective where there are several."""
+    if dist.is_available() and dist.is_initialized():
+        dist.all_reduce(numbers)
+    return numbers
 
 
 def broadcast_from_rank0(compute: Callable[[], Result]) -> Result:

@@ -7,7 +7,7 @@ import torch.distributed as dist
 import torch.multiprocessing as multiprocessing
 
 from mgm.errors import MGMError
-from mgm.train.distributed.first_process import (
+from mgm.train.distributed.collectives import (
     ReportedByRank0Error,
     broadcast_from_rank0,
     check_on_all_ranks,
