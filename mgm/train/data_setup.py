@@ -14,7 +14,7 @@ from mgm.data.datasets.stream_order import Order
 from mgm.data.datasets.streaming import StreamCollator, StreamedDataset
 from mgm.data.processing_mgm import MGMProcessor
 from mgm.data.sources.bad_samples import BadSamples
-from mgm.data.sources.mixture_config import Source, read_mixture
+from mgm.data.sources.mixture_config import DataSource, read_mixture
 from mgm.errors import MGMError
 from mgm.model.modeling_mgm import MGMForConditionalGeneration
 from mgm.train.args.validation import Arguments
@@ -116,7 +116,7 @@ def _open_dataset(
     _, data, training = arguments
     sources = read_mixture(Path(data.data_path))
     if data.streaming:
-        single = Source(data.data_path, config=data.data_config, split=data.data_split)
+        single = DataSource(data.data_path, config=data.data_config, split=data.data_split)
         order = Order(
             arguments[2].order_seed,
             training.train_batch_size,

@@ -6,7 +6,13 @@ from typing import Any
 
 from mgm.atomic import write_errors
 from mgm.data.datasets.streaming import StreamedDataset, stream_file
-from mgm.data.sources.bad_samples import FILE, SKIP, BadSamples, described, nothing_usable
+from mgm.data.sources.bad_samples import (
+    BAD_SAMPLES_FILE,
+    SKIP,
+    BadSamples,
+    count_kinds,
+    nothing_usable,
+)
 from mgm.errors import MGMError, one_line
 from mgm.model.files.hub import checkpoint_folder
 from mgm.model.files.json_file import read_json
@@ -71,7 +77,9 @@ def train(arguments: Arguments) -> MGMTrainer:
     )
     bad_samples = None
     if data_flags.on_bad_sample == SKIP:
-        bad_samples = BadSamples(output / FILE, training.process_index == 0, deferred=True)
+        bad_samples = BadSamples(
+            output / BAD_SAMPLES_FILE, training.process_index == 0, deferred=True
+        )
     data = DataModule.from_arguments(arguments, model, processor, bad_samples)
     set_trainable(model, model_flags, training.lora_enable)
     adapter = _build_adapter(model, model_flags, training, checkpoint)
@@ -114,7 +122,7 @@ def _train(trainer: MGMTrainer, checkpoint: Path | None, bad_samples: BadSamples
     output = Path(str(trainer.args.output_dir))
 
     def begin() -> None:
-        set_aside_earlier_runs(output, checkpoint, (FILE,))
+        set_aside_earlier_runs(output, checkpoint, (BAD_SAMPLES_FILE,))
         if bad_samples is not None:
             bad_samples.open_file()
 
@@ -208,7 +216,7 @@ def _report(trainer: MGMTrainer, data: DataModule, bad_samples: BadSamples | Non
     if bad_samples is not None and bad:
         logger.warning(
             "%d bad samples were skipped (%s); %s lists them",
-            *(len(bad), described(bad), bad_samples.file),
+            *(len(bad), count_kinds(bad), bad_samples.file),
         )
 
 

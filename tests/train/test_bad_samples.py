@@ -5,7 +5,7 @@ import json
 import pytest
 import torch
 
-from mgm.data.sources.bad_samples import FILE
+from mgm.data.sources.bad_samples import BAD_SAMPLES_FILE
 from mgm.errors import MGMError
 from mgm.train.__main__ import run_training
 from tests.train.conftest import words
@@ -48,7 +48,7 @@ def flags(stage2_flags, faulty, data, tmp_path):
 
 
 def quarantined(flags) -> dict[int, str]:
-    lines = (flags["output_dir"] / FILE).read_text().splitlines()
+    lines = (flags["output_dir"] / BAD_SAMPLES_FILE).read_text().splitlines()
     listed = [json.loads(line) for line in lines]
     assert len({entry["sample"] for entry in listed}) == len(listed)
     return {entry["sample"]: entry["reason"] for entry in listed}
@@ -74,12 +74,12 @@ def test_they_are_left_out_and_listed(flags, faulty, workers, caplog):
 def test_the_list_of_an_earlier_run_is_kept_aside(flags, faulty):
     """A run that begins anew has a list of its own; one that is resumed goes on with its own."""
     saving = {"save_strategy": "steps", "save_steps": 1, "max_steps": 1, "on_bad_sample": "skip"}
-    old = flags["output_dir"] / FILE
+    old = flags["output_dir"] / BAD_SAMPLES_FILE
     old.parent.mkdir()
     entry = {"file": "other.json", "sample": 7, "kind": "malformed", "reason": "of before"}
     old.write_text(json.dumps(entry) + "\n")
     run_training(words(flags | saving))
-    aside = flags["output_dir"] / "earlier_run_1" / FILE
+    aside = flags["output_dir"] / "earlier_run_1" / BAD_SAMPLES_FILE
     assert json.loads(aside.read_text()) == entry
     before = quarantined(flags)
     assert set(before) >= faulty[1] - {9}  # whose damage shows when its image is read
@@ -125,7 +125,7 @@ def test_nothing_usable_is_an_error(flags, tmp_path):
     path.write_text(json.dumps([1, 2]))
     with pytest.raises(
         MGMError,
-        match=r"no usable samples \(2 malformed\); the first: .*sample 0: ",
+        match=r"no usable samples \(2 malformed\); fix them; the first: .*sample 0: ",
     ):
         run_training(words(flags | {"data_path": path, "on_bad_sample": "skip"}))
     turns = [{"from": "human", "value": "<image>"}, {"from": "gpt", "value": "x"}]

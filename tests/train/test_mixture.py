@@ -104,7 +104,7 @@ def test_lists_are_no_mixtures(data, tmp_path):
         ({"datasets": []}, "is no mixture as it should be"),
         ({"datasets": [{"path": "a"}], "more": 1}, "is no mixture as it should be"),
         ({"datasets": [{}]}, "dataset 0: has no path"),
-        ({"datasets": [{"path": "a.json", "wieght": 1}]}, "'wieght' is not known"),
+        ({"datasets": [{"path": "a.json", "wieght": 1}]}, "unknown key 'wieght'"),
         ({"datasets": [{"path": "a.json", "weight": 0}]}, "weight is 0; give a number above 0"),
         ({"datasets": [{"path": "a.json"}] * 2}, "two datasets are called 'a'"),
     ],

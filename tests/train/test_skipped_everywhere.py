@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from mgm.data.datasets import stream_order
-from mgm.data.sources.bad_samples import FILE
+from mgm.data.sources.bad_samples import BAD_SAMPLES_FILE
 from mgm.errors import MGMError
 from mgm.train.__main__ import run_training
 from mgm.train.trainer import MGMTrainer
@@ -77,7 +77,7 @@ def written(path, samples):
 
 
 def listed(folder):
-    lines = (folder / FILE).read_text().splitlines()
+    lines = (folder / BAD_SAMPLES_FILE).read_text().splitlines()
     entries = [json.loads(line) for line in lines]
     assert len({(entry["file"], entry["sample"]) for entry in entries}) == len(entries)
     return entries
@@ -143,7 +143,7 @@ def test_a_short_run_of_bad_samples_alone(flags, data, tmp_path):
     path = written(tmp_path / "most.jsonl", [BAD["broken"]] * 9 + json.loads(data.read_text())[:1])
     more = {"data_path": path, "on_bad_sample": "skip", "max_steps": 1, "seed": 1}
     more |= {"per_device_train_batch_size": 1, "group_by_modality_length": False}
-    with pytest.raises(MGMError, match=r"no usable samples \(\d broken image\); the first: "):
+    with pytest.raises(MGMError, match=r"no usable samples \(\d broken image\); fix them; the first: "):
         run_training(words(flags | more))
     assert not (flags["output_dir"] / "model.safetensors").exists()
 
@@ -231,4 +231,4 @@ def test_all_bad_in_two_processes(flags, tmp_path):
     flags |= {"data_path": path, "on_bad_sample": "skip", "max_steps": 900}
     done = train_in_processes(flags | {"group_by_modality_length": False})
     assert done.returncode != 0
-    assert f"error: {path}: no usable samples (4 broken image); the first: " in done.stderr
+    assert f"error: {path}: no usable samples (4 broken image); fix them; the first: " in done.stderr

@@ -86,11 +86,11 @@ class ConversationDataset(Dataset[dict[str, Tensor]]):
     @property
     def places(self) -> np.ndarray:
         """Of each sample in the file."""
-        return self.samples.index.places[self.rows]
+        return self.samples.index.indices[self.rows]
 
     def place(self, index: int) -> int:
         """Of one sample in the file."""
-        return int(self.samples.index.places[self.rows[index]])
+        return int(self.samples.index.indices[self.rows[index]])
 
     @property
     def image_counts(self) -> np.ndarray:

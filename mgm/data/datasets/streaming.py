@@ -25,9 +25,9 @@ from mgm.data.images.orientation import STORED
 from mgm.data.processing_mgm import MGMProcessor
 from mgm.data.sources.bad_samples import BadSample, BadSamples, bad_sample, nothing_usable
 from mgm.data.sources.formats.record import parse_sample
-from mgm.data.sources.mixture_config import Source
+from mgm.data.sources.mixture_config import DataSource
 from mgm.data.sources.sample import Sample, SampleError
-from mgm.data.sources.shards import Shard, rows_of, shards_of
+from mgm.data.sources.shards import Shard, records_of, shards_of
 from mgm.data.text.templates import get_template
 from mgm.errors import MGMError
 
@@ -59,7 +59,7 @@ class StreamedDataset(IterableDataset[tuple[Any, dict[str, Any]]]):
     def __init__(
         self,
         path: str,
-        sources: Sequence[Source],
+        sources: Sequence[DataSource],
         processor: MGMProcessor,
         order: Order,
         image_folder: str | None = None,
@@ -178,7 +178,7 @@ class _Reader:
             begun, usable = (place.shard, place.sample), 0
             for shard in order[place.shard :]:
                 start = place.sample
-                for at, raw in enumerate(rows_of(shards[shard], start), start=start):
+                for at, raw in enumerate(records_of(shards[shard], start), start=start):
                     place.sample = at + 1
                     if at % step == offset:
                         found = self._checked(raw, number, shards[shard], first + shard, at)

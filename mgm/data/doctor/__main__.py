@@ -26,7 +26,7 @@ from mgm.data.doctor.rows import Rows, open_rows, sources_of
 from mgm.data.doctor.sample_html import sample_page
 from mgm.data.images.loading import file_fault, image_file
 from mgm.data.sources.formats.record import parse_sample
-from mgm.data.sources.mixture_config import Source
+from mgm.data.sources.mixture_config import DataSource
 from mgm.data.sources.sample import SampleError
 from mgm.data.text.templates import get_template, version_template
 from mgm.errors import MGMError, Parser, one_line, run_command, write_output
@@ -69,7 +69,7 @@ def _load_processor(options: argparse.Namespace) -> "MGMProcessor":
 
 
 def _examined(
-    source: Source, options: argparse.Namespace, processor: "MGMProcessor | None"
+    source: DataSource, options: argparse.Namespace, processor: "MGMProcessor | None"
 ) -> Examination:
     """Examine one data file, and write what was asked for of it, but for the report."""
     rows = open_rows(source)

@@ -9,16 +9,16 @@ from tempfile import TemporaryFile
 from threading import Lock
 from typing import Any, BinaryIO, Protocol, cast
 
-from mgm.data.sources.hf_table import TableRows, is_table, refuse_parts
-from mgm.data.sources.json.json_file import JSON_ENDINGS, LINE_ENDINGS, read_records
-from mgm.data.sources.mixture_config import Source, read_mixture
+from mgm.data.sources.hf_table import TableRecords, is_table, refuse_parts
+from mgm.data.sources.json.json_file import JSON_ENDINGS, LINE_ENDINGS, read_json_records
+from mgm.data.sources.mixture_config import DataSource, read_mixture
 from mgm.data.sources.shards import (
     TARS,
     TarShard,
     expanded_names,
-    rows_of,
+    records_of,
 )
-from mgm.data.sources.tar.reader import Member, TarReader, unpack
+from mgm.data.sources.tar.reader import Member, TarReader, decompress_tar
 from mgm.data.sources.text_checks import dump_json
 from mgm.errors import MGMError
 
@@ -45,7 +45,7 @@ class Rows(Protocol):
         ...
 
 
-def sources_of(file: Path, config: str | None, split: str) -> list[Source]:
+def sources_of(file: Path, config: str | None, split: str) -> list[DataSource]:
     """The data files that a data path names: itself, those of a mixture, or those of a pattern.
 
     Args:
@@ -60,10 +60,10 @@ def sources_of(file: Path, config: str | None, split: str) -> list[Source]:
     if sources is not None:
         return sources
     names = [str(file)] if file.exists() else expanded_names(str(file))
-    return [Source(name, config=config, split=split) for name in names]
+    return [DataSource(name, config=config, split=split) for name in names]
 
 
-def open_rows(source: Source) -> Rows:
+def open_rows(source: DataSource) -> Rows:
     """The records of one data file.
 
     Raises:
@@ -75,7 +75,7 @@ def open_rows(source: Source) -> Rows:
         refuse_parts(source.path, source.config, source.split)
         return TarRows(source.path)
     if is_table(source.path):
-        return TableRows(source.path, source.config, source.split)
+        return TableRecords(source.path, source.config, source.split)
     refuse_parts(source.path, source.config, source.split)
     return JSONRows(Path(source.path))
 
@@ -86,7 +86,7 @@ class JSONRows:
     endings: tuple[str, ...] = JSON_ENDINGS
 
     def __init__(self, file: Path) -> None:
-        self._records = read_records(file)
+        self._records = read_json_records(file)
 
     def records(self) -> list[Any]:
         """See `Rows`."""
@@ -129,7 +129,7 @@ class TarRows:
 
     def records(self) -> Iterable[Any]:
         """See `Rows`."""
-        return rows_of(TarShard(self._name), 0)
+        return records_of(TarShard(self._name), 0)
 
     def record(self, place: int) -> Any:
         """See `Rows`."""
@@ -149,7 +149,7 @@ class TarRows:
         """The tar, with the members of each sample in `_samples`."""
         if self._reader is None:
             content: BinaryIO = Path(self._name).open("rb")  # noqa: SIM115  is read later
-            plain = unpack(content, self._name)
+            plain = decompress_tar(content, self._name)
             if plain is not content:
                 copy = cast(BinaryIO, TemporaryFile())  # noqa: SIM115  is read later
                 with content, plain:

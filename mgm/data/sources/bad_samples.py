@@ -1,4 +1,4 @@
-"""Samples that cannot be used: one ends a run, or all are skipped, counted and listed."""
+"""Bad samples of training data: raised as errors, or skipped, counted and listed in a file."""
 
 import fcntl
 import json
@@ -11,8 +11,8 @@ from typing import BinaryIO
 from mgm.errors import MGMError, one_line
 
 RAISE, SKIP = "raise", "skip"
-POLICIES = (RAISE, SKIP)
-FILE = "quarantine.jsonl"
+BAD_SAMPLE_POLICIES = (RAISE, SKIP)
+BAD_SAMPLES_FILE = "quarantine.jsonl"
 BROKEN_IMAGE = "broken image"
 MISSING_IMAGE = "missing image"
 
@@ -39,7 +39,7 @@ def bad_sample(file: object, sample: int, error: MGMError) -> BadSample:
     return BadSample(str(file), sample, getattr(error, "kind", BROKEN_IMAGE), str(error))
 
 
-def described(bad: Sequence[BadSample]) -> str:
+def count_kinds(bad: Sequence[BadSample]) -> str:
     """How many there are of each kind, such as "3 broken image, 1 malformed"."""
     counts = Counter(entry.kind for entry in bad)
     return ", ".join(f"{count} {kind}" for kind, count in counts.most_common())
@@ -48,7 +48,9 @@ def described(bad: Sequence[BadSample]) -> str:
 def nothing_usable(source: object, bad: Sequence[BadSample]) -> MGMError:
     """The error of data whose samples are all bad: counts by kind, and the first of them."""
     first = min(bad, key=lambda entry: (entry.file, entry.sample)).reason
-    return MGMError(f"{source}: no usable samples ({described(bad)}); the first: {first}")
+    return MGMError(
+        f"{source}: no usable samples ({count_kinds(bad)}); fix them; the first: {first}"
+    )
 
 
 class BadSamples:
@@ -107,7 +109,8 @@ class BadSamples:
                 content.write("".join(lines).encode("utf-8", "backslashreplace"))
         except OSError as error:
             raise MGMError(
-                f"{self.file}: cannot be written ({one_line(error.strerror or error)}); make room"
+                f"{self.file}: cannot be written ({one_line(error.strerror or error)}); free some "
+                "disk space"
             ) from error
 
     def entries(self, files: Iterable[str] | None = None) -> list[BadSample]:
@@ -119,8 +122,9 @@ class BadSamples:
         if not self._deferred and self.file.exists():
             with self.file.open("rb") as content:
                 self._read(content)
-        wanted = None if files is None else set(files)
-        return [entry for entry in self._listed.values() if wanted is None or entry.file in wanted]
+        selected = None if files is None else set(files)
+        listed = self._listed.values()
+        return [entry for entry in listed if selected is None or entry.file in selected]
 
     def _read(self, content: BinaryIO) -> None:
         """Take in the lines that were added since."""

@@ -1,4 +1,4 @@
-"""Digests of file content: what tells one data file, or one folder of weights, from another."""
+"""SHA-256 digests of the content of data files and weights, cached by size and time."""
 
 import hashlib
 import json
@@ -6,15 +6,17 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from mgm.atomic import atomic_file
-from mgm.data.sources.json.json_index import home_in_cache
+from mgm.data.sources.json.json_index import cache_path
 from mgm.errors import MGMError, one_line
 from mgm.file_digest import file_digest
 
-READ_WHOLE = 8 * 2**30  # bytes of all files together that are read; of more, blocks of each
+FULL_DIGEST_BYTES = (
+    8 * 2**30
+)  # of all files together, up to which every byte is hashed; beyond, blocks of each
 CACHED_FROM = 64 * 2**20  # bytes of a file whose digest is cached
 
 
-def digest_of(files: Iterable[Path], read_whole: int = READ_WHOLE) -> str:
+def digest_of(files: Iterable[Path], read_whole: int = FULL_DIGEST_BYTES) -> str:
     """SHA-256 of the content of files, in their order; names and folders do not count.
 
     Up to `read_whole` bytes every byte counts. Of larger data, the sizes and blocks spread evenly
@@ -47,20 +49,20 @@ def digest_of(files: Iterable[Path], read_whole: int = READ_WHOLE) -> str:
 
 
 def _cached_digest(file: Path, whole: bool) -> bytes:
-    found = file.stat()
-    if found.st_size < CACHED_FROM:
+    status = file.stat()
+    if status.st_size < CACHED_FROM:
         return file_digest(file, whole)
-    stamp = [found.st_size, found.st_mtime_ns, whole]
-    home = home_in_cache(f"digest {file.resolve()}").with_suffix(".json")
+    stamp = [status.st_size, status.st_mtime_ns, whole]
+    path = cache_path(f"digest {file.resolve()}").with_suffix(".json")
     try:
-        cached = json.loads(home.read_text(encoding="utf-8"))
+        cached = json.loads(path.read_text(encoding="utf-8"))
         if cached["stamp"] == stamp:
             return bytes.fromhex(cached["sha256"])
     except (OSError, ValueError, KeyError, TypeError):
         pass  # none, or not ours
     digest = file_digest(file, whole)
     try:
-        with atomic_file(home) as part:
+        with atomic_file(path) as part:
             entry = {"stamp": stamp, "sha256": digest.hex()}
             part.write_text(json.dumps(entry), encoding="utf-8")
     except MGMError:

@@ -1,4 +1,4 @@
-"""Hugging Face data sets and parquet files: memory-mapped rows as samples."""
+"""Hugging Face data sets, parquet and arrow files: memory-mapped rows, parsed on access."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -8,7 +8,7 @@ import numpy as np
 
 from mgm.data.sources.file_kind import foreign_kind, read_head
 from mgm.data.sources.formats.record import parse_sample
-from mgm.data.sources.json.json_index import VERSION, SampleIndex, home_in_cache
+from mgm.data.sources.json.json_index import VERSION, SampleIndex, cache_path
 from mgm.data.sources.sample import Sample
 from mgm.errors import MGMError, hub_errors, one_line
 
@@ -19,21 +19,21 @@ if TYPE_CHECKING:
 BUILDERS = {".parquet": "parquet", ".arrow": "arrow"}  # of the datasets library, by ending
 _PARQUET = b"PAR1"
 _MAGIC = {".parquet": (_PARQUET, b"PARE"), ".arrow": (b"ARROW1", b"\xff\xff\xff\xff")}
-WHOLE = "train"  # the split where none is named; files have no other
+DEFAULT_SPLIT = "train"  # the split where none is named; files have no other
 BATCH = 1000  # rows that are looked at together
 _SAVED = ("state.json", "dataset_dict.json")  # what Dataset.save_to_disk leaves
-_HERE = b"\0"  # stands for an image's bytes where they are not read
+_PLACEHOLDER = b"\0"  # stands for an image's bytes where they are not read
 
 
 def is_table(path: str) -> bool:
     """Whether a path is a table: a parquet or arrow file, a folder of them, or a data set's name.
 
-    Names on the hub are `owner/name`; what lies on the disk under that name goes first.
+    Names on the hub are `owner/name`; a local path of that name takes precedence.
     """
-    place = Path(path)
-    if place.is_dir():
-        return is_saved(place) or bool(table_files(place))
-    return place.suffix in BUILDERS or is_hub_name(path)
+    local = Path(path)
+    if local.is_dir():
+        return is_saved(local) or bool(table_files(local))
+    return local.suffix in BUILDERS or is_hub_name(path)
 
 
 def is_hub_name(path: str) -> bool:
@@ -43,7 +43,7 @@ def is_hub_name(path: str) -> bool:
 
 
 class TableFile:
-    """The samples of a table, each read when it is asked for; as `SampleFile`.
+    """The usable samples of a table, each read on access; the interface of `SampleFile`.
 
     Args:
         path: see `is_table`.
@@ -51,7 +51,7 @@ class TableFile:
         split: which of a data set's splits.
 
     Attributes:
-        index: what is known of them without reading their images.
+        index: of the samples, made without reading their images.
 
     Raises:
         MGMError: there is no such table, or it cannot be read or has no rows.
@@ -61,15 +61,15 @@ class TableFile:
         self.path = path
         self.rows = _load(path, config, split)
         stamp = np.array([VERSION, len(self.rows)], dtype=np.int64)
-        home = home_in_cache(f"{path} {self.rows._fingerprint}")
-        found = SampleIndex.saved(home, stamp)
-        if found is None:
-            found = SampleIndex.made(self._elements(), path, stamp)
-            found.save(home)
-        self.index = found
+        file = cache_path(f"{path} {self.rows._fingerprint}")
+        index = SampleIndex.saved(file, stamp)
+        if index is None:
+            index = SampleIndex.made(self._elements(), path, stamp)
+            index.save(file)
+        self.index = index
 
     def __len__(self) -> int:
-        return len(self.index.places)
+        return len(self.index.indices)
 
     @property
     def fingerprint(self) -> str:
@@ -77,16 +77,16 @@ class TableFile:
         return str(self.rows._fingerprint)
 
     def __getitem__(self, row: int) -> Sample:
-        place = int(self.index.places[range(len(self))[row]])
-        return parse_sample(_row(self.rows, place), f"{self.path}: sample {place}")
+        index = int(self.index.indices[range(len(self))[row]])
+        return parse_sample(_row(self.rows, index), f"{self.path}: sample {index}")
 
     def _elements(self) -> Iterator[tuple[int, int, Any]]:
-        for place, record in enumerate(_records(self.rows)):
-            yield place, place + 1, record
+        for index, record in enumerate(_records(self.rows)):
+            yield index, index + 1, record
 
 
-class TableRows:
-    """The rows of a table as they stand, for whoever looks for faults in them.
+class TableRecords:
+    """The rows of a table as records, neither parsed nor checked: `DataRecords` of the data doctor.
 
     Args:
         path: see `is_table`.
@@ -109,16 +109,16 @@ class TableRows:
         """All rows, a byte in place of what is in their images."""
         return _records(self._rows)
 
-    def record(self, place: int) -> dict[str, Any] | UnicodeDecodeError:
+    def record(self, index: int) -> dict[str, Any] | UnicodeDecodeError:
         """One row, images and all."""
         try:
-            return _row(self._rows, place)
+            return _row(self._rows, index)
         except UnicodeDecodeError as error:
             return error
 
-    def write(self, places: Sequence[int], file: Path) -> None:
+    def write(self, indices: Sequence[int], file: Path) -> None:
         """Write some of the rows as a parquet file."""
-        self._rows.select(places).to_parquet(str(file))
+        self._rows.select(indices).to_parquet(str(file))
 
 
 def _records(rows: Any) -> Iterator[dict[str, Any] | UnicodeDecodeError]:
@@ -127,26 +127,26 @@ def _records(rows: Any) -> Iterator[dict[str, Any] | UnicodeDecodeError]:
         yield from _decoded(rows[start : start + BATCH])
 
 
-def _row(rows: Any, place: int) -> dict[str, Any]:
-    return rows[place : place + 1].to_pylist()[0]
+def _row(rows: Any, index: int) -> dict[str, Any]:
+    return rows[index : index + 1].to_pylist()[0]
 
 
 def _load(path: str, config: str | None, split: str) -> "datasets.Dataset":
     """The rows, as arrow has them; at least one."""
-    rows = _found(path, config, split).with_format("arrow")
+    rows = _load_dataset(path, config, split).with_format("arrow")
     if not len(rows):
         raise MGMError(f"{path}: holds no row; give at least one")
     return rows
 
 
-def _found(path: str, config: str | None, split: str) -> "datasets.Dataset":
+def _load_dataset(path: str, config: str | None, split: str) -> "datasets.Dataset":
     datasets = import_datasets(path)
-    place = Path(path)
+    local = Path(path)
     try:
-        if is_saved(place):
+        if is_saved(local):
             return load_saved(datasets, path, config, split)
         files = (
-            table_files(place) if place.is_dir() else [path] if place.suffix in BUILDERS else None
+            table_files(local) if local.is_dir() else [path] if local.suffix in BUILDERS else None
         )
         if files is None:
             return datasets.load_dataset(path, config, split=split)
@@ -170,13 +170,13 @@ def is_saved(folder: Path) -> bool:
     return any((folder / name).is_file() for name in _SAVED)
 
 
-def refuse_parts(path: str, config: str | None, split: str = WHOLE) -> None:
+def refuse_parts(path: str, config: str | None, split: str = DEFAULT_SPLIT) -> None:
     """Refuse the name of a part of data that is read whole, where it would be ignored.
 
     Raises:
         MGMError: names the part.
     """
-    for name, value, default in (("config", config, None), ("split", split, WHOLE)):
+    for name, value, default in (("config", config, None), ("split", split, DEFAULT_SPLIT)):
         if value not in (default, ""):
             raise MGMError(
                 f"{path}: has no {name} {value!r}, for it is read whole; leave out {name}"
@@ -184,21 +184,21 @@ def refuse_parts(path: str, config: str | None, split: str = WHOLE) -> None:
 
 
 def load_saved(
-    datasets: Any, path: str, config: str | None, split: str = WHOLE
+    datasets: Any, path: str, config: str | None, split: str = DEFAULT_SPLIT
 ) -> "datasets.Dataset":
     """The rows of a folder that `is_saved`.
 
     Raises:
         MGMError: it has splits, and not this one; or it has none, or no configs, and one is named.
     """
-    found = datasets.load_from_disk(path)
-    has_splits = isinstance(found, Mapping)
-    refuse_parts(path, config, WHOLE if has_splits else split)
+    loaded = datasets.load_from_disk(path)
+    has_splits = isinstance(loaded, Mapping)
+    refuse_parts(path, config, DEFAULT_SPLIT if has_splits else split)
     if not has_splits:
-        return found
-    if split not in found:
-        raise MGMError(f"{path}: has no split {split!r}; choose from {', '.join(found)}")
-    return found[split]
+        return loaded
+    if split not in loaded:
+        raise MGMError(f"{path}: has no split {split!r}; choose from {', '.join(loaded)}")
+    return loaded[split]
 
 
 def check_table(file: Path) -> None:
@@ -244,8 +244,8 @@ def reading_errors(datasets: Any) -> tuple[type[Exception], ...]:
 def table_files(folder: Path) -> list[str]:
     """The tables in a folder, of the kind that comes first."""
     for ending in BUILDERS:
-        if found := sorted(map(str, folder.glob(f"*{ending}"))):
-            return found
+        if files := sorted(map(str, folder.glob(f"*{ending}"))):
+            return files
     return []
 
 
@@ -271,7 +271,7 @@ def _without_bytes(column: "pyarrow.ChunkedArray | pyarrow.Array") -> list[Any]:
     kind = column.type
     if pa.types.is_binary(kind) or pa.types.is_large_binary(kind):
         lengths = pc.binary_length(column).to_pylist()
-        return [None if length is None else _HERE[:length] for length in lengths]
+        return [None if length is None else _PLACEHOLDER[:length] for length in lengths]
     if pa.types.is_struct(kind):
         names = [kind.field(number).name for number in range(kind.num_fields)]
         inner = [_without_bytes(pc.struct_field(column, [n])) for n in range(kind.num_fields)]

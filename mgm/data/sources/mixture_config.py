@@ -1,4 +1,4 @@
-"""Several data files as one, each seen as often as its weight says: one small file names them.
+"""Mixture files: data sets with weights, read as one.
 
 {"datasets": [{"path": "a.json", "image_folder": "images", "weight": 2}, {"path": "b.jsonl"},
               {"path": "owner/name", "config": "part", "split": "train", "name": "c"}]}
@@ -18,12 +18,12 @@ from mgm.errors import MGMError, one_line
 
 # Other objects are records.
 _BEGINNING = re.compile(rb'(?:\xef\xbb\xbf)?\s*\{\s*"datasets"\s*:')
-KEYS = ("path", "image_folder", "weight", "name", "config", "split")
+SOURCE_KEYS = ("path", "image_folder", "weight", "name", "config", "split")
 
 
 @dataclass(frozen=True)
-class Source:
-    """One of the files.
+class DataSource:
+    """One data set of a mixture.
 
     Attributes:
         path: of the data file; a URL; or the name of a data set on the hub.
@@ -43,7 +43,7 @@ class Source:
     split: str = "train"
 
 
-def read_mixture(file: Path) -> list[Source] | None:
+def read_mixture(file: Path) -> list[DataSource] | None:
     """The files that a mixture names, paths beginning at its own folder; None: it is no mixture.
 
     Raises:
@@ -62,7 +62,7 @@ def read_mixture(file: Path) -> list[Source] | None:
     except UnicodeDecodeError as error:
         raise MGMError(f"{file}: {encoding_error(error)}") from error
     except ValueError as error:
-        raise MGMError(f"{file}: is not valid JSON ({one_line(error)}); mend it there") from error
+        raise MGMError(f"{file}: is not valid JSON ({one_line(error)}); fix it there") from error
     entries = values.get("datasets")
     if not isinstance(entries, list) or not entries or values.keys() != {"datasets"}:
         raise MGMError(
@@ -78,11 +78,15 @@ def read_mixture(file: Path) -> list[Source] | None:
     return sources
 
 
-def _source(entry: Any, where: str, folder: Path) -> Source:
+def _source(entry: Any, where: str, folder: Path) -> DataSource:
     if not isinstance(entry, dict) or not isinstance(entry.get("path"), str):
-        raise MGMError(f"{where}: has no path; give an object with {', '.join(map(repr, KEYS))}")
-    if unknown := entry.keys() - set(KEYS):
-        raise MGMError(f"{where}: {min(unknown)!r} is not known; choose from {', '.join(KEYS)}")
+        raise MGMError(
+            f"{where}: has no path; give an object with {', '.join(map(repr, SOURCE_KEYS))}"
+        )
+    if unknown := entry.keys() - set(SOURCE_KEYS):
+        raise MGMError(
+            f"{where}: unknown key {min(unknown)!r}; choose from {', '.join(SOURCE_KEYS)}"
+        )
     entry = {key: value for key, value in entry.items() if value is not None}
     weight = entry.get("weight", 1)
     if isinstance(weight, bool) or not isinstance(weight, int | float) or not 0 < weight < 1e6:
@@ -109,4 +113,6 @@ def _source(entry: Any, where: str, folder: Path) -> Source:
         raise MGMError(f"{where}: name is {name!r}; give a text")
     images = entry.get("image_folder")
     options = {key: entry[key] for key in ("config", "split") if key in entry}
-    return Source(path, None if images is None else folder / images, float(weight), name, **options)
+    return DataSource(
+        path, None if images is None else folder / images, float(weight), name, **options
+    )

@@ -1,6 +1,6 @@
-"""Data that is read as a stream, shard by shard: tars, lines of JSON, tables, near or far.
+"""Shards of streamed data: WebDataset tars, JSON lines and tables, local or remote.
 
-A shard is anything that gives its samples one after the other, from any of them on. Addresses are
+A shard yields its records in order, from any index on. Addresses are
 paths, or URLs that fsspec knows (https, hf, s3, ...); `{00..99}` stands for all numbers between.
 """
 
@@ -33,11 +33,11 @@ logger = logging.getLogger(__name__)
 
 TARS = (".tar", ".tar.gz", ".tgz")
 RETRIES = 5  # in a row, of a shard that comes over a network
-PAUSE = 1.0  # seconds before the first of them, then twice as many each time
+RETRY_DELAY = 1.0  # seconds before the first of them, then twice as many each time
 
 _BRACES = re.compile(r"\{(\d+)\.\.(\d+)\}")
 
-Row = Any  # a record, or the error that reading it gave
+Record = Any  # a record, or the error that reading it gave
 
 
 @dataclass(frozen=True)
@@ -50,13 +50,13 @@ class TarShard:
 
     name: str
 
-    def rows(self, start: int) -> Iterator[Row]:
-        """The samples from number `start` on."""
+    def records(self, start: int) -> Iterator[Record]:
+        """The records from index `start` on."""
         number = -1
         with _open(self.name) as content:
             # What is on the disk need not be read to be passed over.
             reader = TarReader(content, self.name, can_seek=not _is_url(self.name))
-            samples = groupby(reader.members(), key=lambda found: found[0])
+            samples = groupby(reader.members(), key=lambda member: member[0])
             for number, (_, members) in enumerate(samples):
                 if number >= start:
                     yield reader.record(members, f"{self.name}: sample {number}")
@@ -75,8 +75,8 @@ class JSONShard:
     name: str
     _warnings: set[str] = field(default_factory=set, compare=False, repr=False)  # logged so far
 
-    def rows(self, start: int) -> Iterator[Row]:
-        """The records from number `start` on."""
+    def records(self, start: int) -> Iterator[Record]:
+        """The records from index `start` on."""
         with _open(self.name) as content:
             for _, _, record in elements(content, self.name, start, self._warn):
                 yield record
@@ -104,8 +104,8 @@ class TableShard:
     number: int
     remote: bool
 
-    def rows(self, start: int) -> Iterator[Row]:
-        """The samples from number `start` on."""
+    def records(self, start: int) -> Iterator[Record]:
+        """The records from index `start` on."""
         part = self.stream.shard(num_shards=self.stream.num_shards, index=self.number)
         for table in part.skip(start).iter(batch_size=1):
             try:
@@ -149,8 +149,8 @@ def _is_other_file(name: str) -> bool:
     return not name.endswith((*TARS, *BUILDERS)) and Path(name).is_file()
 
 
-def rows_of(shard: Shard, start: int) -> Iterator[Row]:
-    """The samples of a shard from number `start` on; a lost connection is made anew.
+def records_of(shard: Shard, start: int) -> Iterator[Record]:
+    """The records of a shard from index `start` on; a lost connection is retried.
 
     Raises:
         MGMError: it cannot be read, or its connection broke too often.
@@ -158,9 +158,9 @@ def rows_of(shard: Shard, start: int) -> Iterator[Row]:
     done, failed = start, 0
     while True:
         try:
-            with closing(cast(Any, shard.rows(done))) as rows:
-                for row in rows:
-                    yield row
+            with closing(cast(Any, shard.records(done))) as records:
+                for record in records:
+                    yield record
                     done, failed = done + 1, 0
             return
         except Exception as error:
@@ -179,7 +179,7 @@ def rows_of(shard: Shard, start: int) -> Iterator[Row]:
                     f"{shard.name}: cannot be read{after} ({one_line(reason)}); get the file "
                     "anew, or leave it out"
                 ) from error
-            time.sleep(PAUSE * 2 ** (failed - 1))
+            time.sleep(RETRY_DELAY * 2 ** (failed - 1))
 
 
 def _tables(path: str, names: Sequence[str], config: str | None, split: str) -> Iterator[Shard]:
@@ -197,11 +197,11 @@ def _tables(path: str, names: Sequence[str], config: str | None, split: str) -> 
         if is_saved(folder):
             saved = load_saved(datasets, path, config, split)
             parts = max(1, min(len(saved), len(saved.cache_files)))
-            found = saved.to_iterable_dataset(num_shards=parts)
+            stream = saved.to_iterable_dataset(num_shards=parts)
         elif builder is None:
-            found = datasets.load_dataset(path, config, split=split, streaming=True)
+            stream = datasets.load_dataset(path, config, split=split, streaming=True)
         else:
-            found = datasets.load_dataset(
+            stream = datasets.load_dataset(
                 builder, data_files=list(names), split="train", streaming=True
             )
     except MGMError:
@@ -211,10 +211,10 @@ def _tables(path: str, names: Sequence[str], config: str | None, split: str) -> 
             f"{path}: cannot be streamed ({one_line(error)}); check the path, --data_config and "
             "--data_split"
         ) from error
-    found = found.decode(False).with_format("arrow")
+    stream = stream.decode(False).with_format("arrow")
     remote = any(map(_is_url, names)) or (builder is None and not folder.exists())
-    for number in range(found.num_shards):
-        yield TableShard(f"{path}: part {number}", found, number, remote)
+    for number in range(stream.num_shards):
+        yield TableShard(f"{path}: part {number}", stream, number, remote)
 
 
 def expanded_names(path: str) -> list[str]:
@@ -230,10 +230,10 @@ def expanded_names(path: str) -> list[str]:
         return [name for part in names for name in expanded_names(part)]
     if _is_url(path) or not glob.has_magic(path):
         return [path]
-    found = sorted(glob.glob(path))  # noqa: PTH207  absolute patterns too
-    if not found:
+    names = sorted(glob.glob(path))  # noqa: PTH207  absolute patterns too
+    if not names:
         raise MGMError(f"{path}: there is no such file; check the path")
-    return found
+    return names
 
 
 def _is_url(name: str) -> bool:

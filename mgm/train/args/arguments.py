@@ -10,7 +10,7 @@ import torch
 import transformers
 
 from mgm.data.images.orientation import STORED
-from mgm.data.sources.bad_samples import FILE, RAISE
+from mgm.data.sources.bad_samples import BAD_SAMPLES_FILE, RAISE
 from mgm.engine.device import cpu_has_bfloat16
 from mgm.errors import MGMError
 from mgm.train.distributed.deepspeed_settings import (
@@ -127,7 +127,7 @@ class DataArguments:
     on_bad_sample: str = _flag(
         RAISE,
         "raise: a bad sample ends the run; skip: it is skipped, also in --eval_data_path, and "
-        f"listed in {FILE} of the output folder.",
+        f"listed in {BAD_SAMPLES_FILE} of the output folder.",
     )
     image_orientation: str = _flag(
         STORED,

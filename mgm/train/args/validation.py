@@ -11,7 +11,7 @@ from typing import NoReturn, cast
 from transformers import HfArgumentParser
 
 from mgm.data.images.orientation import check_orientation
-from mgm.data.sources.bad_samples import POLICIES
+from mgm.data.sources.bad_samples import BAD_SAMPLE_POLICIES
 from mgm.errors import MGMError, one_line
 from mgm.model.files.json_fields import shortened
 from mgm.train.args.arguments import (
@@ -104,8 +104,10 @@ def parse_arguments(argv: Sequence[str] | None = None) -> Arguments:
     for part in (model, data, training):
         for name in _PATHS:
             _check_path(name, getattr(part, name, None))
-    if data.on_bad_sample not in POLICIES:
-        raise MGMError(f"--on_bad_sample {data.on_bad_sample}: choose {' or '.join(POLICIES)}")
+    if data.on_bad_sample not in BAD_SAMPLE_POLICIES:
+        raise MGMError(
+            f"--on_bad_sample {data.on_bad_sample}: choose {' or '.join(BAD_SAMPLE_POLICIES)}"
+        )
     check_orientation(data.image_orientation, "--image_orientation")
     _check_numbers(training)
     _check_combinations(model, training)

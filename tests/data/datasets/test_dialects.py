@@ -10,7 +10,7 @@ import torch
 
 from mgm.data.datasets.conversation_dataset import ConversationDataset, TrainingDataset
 from mgm.data.datasets.streaming import Order, StreamedDataset
-from mgm.data.sources.mixture_config import Source
+from mgm.data.sources.mixture_config import DataSource
 from mgm.errors import MGMError
 from tests.data.shards import server, write_tar
 
@@ -177,7 +177,7 @@ def items(path, folder, processor, streamed):
     if not streamed:
         return list(ConversationDataset(path, processor, folder))
     order = Order(seed=0, batch_size=1)
-    stream = StreamedDataset(str(path), [Source(str(path))], processor, order, str(folder))
+    stream = StreamedDataset(str(path), [DataSource(str(path))], processor, order, str(folder))
     return [item for item, _ in islice(stream, 2)]
 
 

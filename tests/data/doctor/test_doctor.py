@@ -13,7 +13,7 @@ from mgm.data.doctor import __main__ as doctor
 from mgm.data.doctor.checks import KINDS
 from mgm.data.sources.hf_table import TableFile
 from mgm.data.sources.json.json_file import read_samples
-from mgm.data.sources.shards import TarShard, rows_of
+from mgm.data.sources.shards import TarShard, records_of
 from mgm.errors import MGMError
 from tests.data.shards import write_latin_row, write_tar
 from tests.tiny_model import build
@@ -295,7 +295,7 @@ def test_a_tar_has_the_faults_of_the_same_data_as_a_file(folder, tmp_path, name,
     assert doctor.main([str(file), "--fix", str(clean)]) == 1
     assert "13 of 20 samples" in capsys.readouterr().out
     assert doctor.main([str(clean)]) == 0
-    first, *_ = rows_of(TarShard(str(clean)), 0)
+    first, *_ = records_of(TarShard(str(clean)), 0)
     assert first["0.png"] == (folder / "0.png").read_bytes()
     with pytest.raises(MGMError, match=r"the copy ends in \.tar"):
         doctor.main([str(file), "--fix", str(folder / "clean.json")])

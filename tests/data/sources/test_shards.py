@@ -8,7 +8,7 @@ import pytest
 from mgm.data.sources import shards as module
 from mgm.data.sources.formats.record import parse_sample
 from mgm.data.sources.sample import SampleError
-from mgm.data.sources.shards import JSONShard, TarShard, rows_of, shards_of
+from mgm.data.sources.shards import JSONShard, TarShard, records_of, shards_of
 from mgm.errors import MGMError
 from tests.data.shards import server, write_latin_row, write_tar
 
@@ -31,7 +31,7 @@ def tar(tmp_path):
 
 
 def check_rows(shard) -> None:
-    rows = list(rows_of(shard, 0))
+    rows = list(records_of(shard, 0))
     assert rows[0] == {"jpg": b"0" * 5000, "txt": "a word\n"}
     assert rows[1] == {"conversations": TALK, "image": None}
     assert rows[2] == {"conversations": TALK, "seg.png": b"2"}
@@ -40,7 +40,7 @@ def check_rows(shard) -> None:
     assert rows[4] == {"cls": b"7"}
     assert len(rows) == 5
     for start in range(6):
-        assert list(map(str, rows_of(shard, start))) == list(map(str, rows[start:]))
+        assert list(map(str, records_of(shard, start))) == list(map(str, rows[start:]))
 
 
 def test_tar(tar):
@@ -64,7 +64,7 @@ def test_over_http(tar, tmp_path):
 
 def test_a_broken_connection_is_made_anew(tar, tmp_path, monkeypatch):
     pytest.importorskip("aiohttp", reason="fsspec reads http with it")
-    monkeypatch.setattr(module, "PAUSE", 0.01)
+    monkeypatch.setattr(module, "RETRY_DELAY", 0.01)
     with server(tmp_path, break_after=2000) as address:
         check_rows(TarShard(f"{address}/a.tar"))
 
@@ -72,16 +72,16 @@ def test_a_broken_connection_is_made_anew(tar, tmp_path, monkeypatch):
 def test_a_package_that_a_url_needs_is_named(monkeypatch):
     monkeypatch.setitem(sys.modules, "s3fs", None)
     with pytest.raises(MGMError, match=r"^s3://a/b\.tar: Install s3fs .*; install what it names"):
-        list(rows_of(TarShard("s3://a/b.tar"), 0))
+        list(records_of(TarShard("s3://a/b.tar"), 0))
 
 
 def test_lines(tmp_path):
     file = tmp_path / "a.jsonl"
     file.write_text('\ufeff{"conversations": 1}\n\n{"conversations": 2}\n{', encoding="utf-8")
-    rows = list(rows_of(JSONShard(str(file)), 0))
+    rows = list(records_of(JSONShard(str(file)), 0))
     assert rows[:2] == [{"conversations": 1}, {"conversations": 2}]
     assert "sample 2, line 4: is not valid JSON" in str(rows[2])
-    assert next(iter(rows_of(JSONShard(str(file)), 1))) == {"conversations": 2}
+    assert next(iter(records_of(JSONShard(str(file)), 1))) == {"conversations": 2}
 
 
 def test_tables(tmp_path):
@@ -90,8 +90,8 @@ def test_tables(tmp_path):
         rows = {"txt": [f"{number} {row}" for row in range(3)], "jpg": [b"i"] * 3}
         datasets.Dataset.from_dict(rows).to_parquet(tmp_path / f"{number}.parquet")
     first, second = shards_of(f"{tmp_path}/*.parquet")
-    assert [row["txt"] for row in rows_of(second, 1)] == ["1 1", "1 2"]
-    assert next(rows_of(first, 0))["jpg"] == b"i"
+    assert [row["txt"] for row in records_of(second, 1)] == ["1 1", "1 2"]
+    assert next(records_of(first, 0))["jpg"] == b"i"
 
 
 def test_images_of_a_streamed_table_stay_bytes(tmp_path):
@@ -100,7 +100,7 @@ def test_images_of_a_streamed_table_stay_bytes(tmp_path):
     features = datasets.Features({"image": datasets.Image(), "text": datasets.Value("string")})
     datasets.Dataset.from_dict(table, features=features).to_parquet(tmp_path / "t.parquet")
     (shard,) = shards_of(str(tmp_path / "t.parquet"))
-    assert next(rows_of(shard, 0))["image"] == {"bytes": b"no image", "path": None}
+    assert next(records_of(shard, 0))["image"] == {"bytes": b"no image", "path": None}
 
 
 def test_names(tmp_path):
@@ -121,18 +121,18 @@ def test_names(tmp_path):
 def test_a_damaged_file_is_named(tar, cut):
     tar.write_bytes(tar.read_bytes()[:cut])
     with pytest.raises(MGMError, match=r"a\.tar: cannot be read"):
-        list(rows_of(TarShard(str(tar)), 0))
+        list(records_of(TarShard(str(tar)), 0))
 
 
 def test_a_missing_file_is_named(tmp_path):
     with pytest.raises(MGMError, match=r"a\.tar: cannot be read"):
-        list(rows_of(TarShard(str(tmp_path / "a.tar")), 0))
+        list(records_of(TarShard(str(tmp_path / "a.tar")), 0))
 
 
 def test_a_missing_file_of_a_server_is_named(tmp_path):
     pytest.importorskip("aiohttp", reason="fsspec reads http with it")
     with server(tmp_path) as address, pytest.raises(MGMError, match=r"a\.tar: cannot be read"):
-        list(rows_of(TarShard(f"{address}/a.tar"), 0))
+        list(records_of(TarShard(f"{address}/a.tar"), 0))
 
 
 @pytest.mark.parametrize(
@@ -150,7 +150,7 @@ def test_a_missing_file_of_a_server_is_named(tmp_path):
 def test_another_file_under_the_name_of_a_tar(tmp_path, content, words):
     (tmp_path / "a.tar").write_bytes(content)
     with pytest.raises(MGMError, match=r"a\.tar: ") as caught:
-        list(rows_of(TarShard(str(tmp_path / "a.tar")), 0))
+        list(records_of(TarShard(str(tmp_path / "a.tar")), 0))
     assert words in str(caught.value)
 
 
@@ -163,7 +163,7 @@ def test_a_tar_that_is_packed_under_its_bare_name(tar, tmp_path):
 
 def test_a_member_that_is_not_utf_8(tmp_path):
     file = write_tar(tmp_path / "a.tar", [("0.txt", "caf\u00e9".encode("latin-1"))])
-    (fault,) = rows_of(TarShard(str(file)), 0)
+    (fault,) = records_of(TarShard(str(file)), 0)
     assert "sample 0: 0.txt ends within a character, at byte 3; get a whole copy, or" in str(fault)
     assert "if it is Latin-1 or Windows-1252, save it in UTF-8" in str(fault)
 
@@ -179,7 +179,7 @@ def test_images_within_messages_of_a_table_stay_bytes(tmp_path):
     data = datasets.Dataset.from_dict(table, features=features)
     data.to_parquet(tmp_path / "t.parquet")
     (shard,) = shards_of(str(tmp_path / "t.parquet"))
-    ((message,),) = (row["messages"] for row in rows_of(shard, 0))
+    ((message,),) = (row["messages"] for row in records_of(shard, 0))
     assert message["content"] == [held]
 
 
@@ -187,7 +187,7 @@ def test_images_within_messages_of_a_table_stay_bytes(tmp_path):
 def test_a_row_that_is_not_utf_8_is_one_bad_sample(tmp_path, start):
     pytest.importorskip("datasets")
     (shard,) = shards_of(str(write_latin_row(tmp_path / "t.parquet")))
-    rows = list(rows_of(shard, start))
+    rows = list(records_of(shard, start))
     texts = ["text 0", "text 1", None, "text 3", "text 4"]
     assert [row.get("text") if isinstance(row, dict) else None for row in rows] == texts[start:]
     if start < 3:
@@ -204,7 +204,7 @@ def test_a_table_on_the_disk_is_read_once(tmp_path, monkeypatch):
     content = file.read_bytes()
     file.write_bytes(content[:4] + b"\xff" * 60 + content[64:])
     with pytest.raises(MGMError, match=r"t\.parquet: part 0: cannot be read \("):
-        list(rows_of(shard, 0))
+        list(records_of(shard, 0))
 
 
 @pytest.mark.parametrize("split", [None, "train"])
@@ -217,7 +217,7 @@ def test_a_folder_that_save_to_disk_left(tmp_path, split):
         datasets.DatasetDict({split: table}).save_to_disk(tmp_path / "saved", num_shards={split: 2})
     shards = shards_of(str(tmp_path / "saved"))
     assert len(shards) == 2
-    rows = [row for shard in shards for row in rows_of(shard, 0)]
+    rows = [row for shard in shards for row in records_of(shard, 0)]
     assert rows == table.to_list()
     if split is not None:
         with pytest.raises(MGMError, match=r"saved: has no split 'test'; choose from train$"):
@@ -233,7 +233,7 @@ def test_a_folder_of_tables(tmp_path):
     for number in range(2):
         datasets.Dataset.from_dict({"txt": [str(number)]}).to_parquet(folder / f"{number}.parquet")
     shards = shards_of(str(folder))
-    assert [row["txt"] for shard in shards for row in rows_of(shard, 0)] == ["0", "1"]
+    assert [row["txt"] for shard in shards for row in records_of(shard, 0)] == ["0", "1"]
 
 
 @pytest.mark.parametrize("name", ["a.tar", "a.jsonl", "a.json"])
@@ -251,6 +251,6 @@ def test_it_is_said_once_how_a_file_is_read(tmp_path, caplog):
     file.write_text('{"conversations": 1}\n{"conversations": 2}')
     (shard,) = shards_of(str(file))
     for _ in range(3):
-        assert len(list(rows_of(shard, 0))) == 2
+        assert len(list(records_of(shard, 0))) == 2
     (message,) = caplog.messages
     assert message == f"{file}: holds JSON lines, not a list, and is read as such"

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from mgm.data.sources.bad_samples import FILE
+from mgm.data.sources.bad_samples import BAD_SAMPLES_FILE
 from mgm.data.sources.sample import Sample
 from mgm.data.text.conversation import build_prompt
 from mgm.data.text.templates import TEMPLATES, get_template
@@ -66,7 +66,10 @@ def test_the_figures_are_those_of_the_good_samples(flags, good, bad, tmp_path, w
     mixed.write_text(json.dumps([bad[0], good[0], *bad[1:], *good[1:]]))
     more = {"on_bad_sample": "skip", "dataloader_num_workers": workers, "eval_num_generations": 9}
     found = evaluations(run_training(words(flags | more | {"eval_data_path": mixed})))
-    listed = [json.loads(line) for line in (flags["output_dir"] / FILE).read_text().splitlines()]
+    listed = [
+        json.loads(line)
+        for line in (flags["output_dir"] / BAD_SAMPLES_FILE).read_text().splitlines()
+    ]
     assert [(entry["file"], entry["sample"]) for entry in sorted(listed, key=lambda e: e["sample"])]
     assert {entry["sample"] for entry in listed} == {0, 2, 3, 4}
     assert len(listed) == 4  # once, though it is measured twice

@@ -68,7 +68,7 @@ def parse_sample(record: Any, where: str) -> Sample:
         raise record
     if isinstance(record, UnicodeDecodeError):
         raise SampleError(
-            f"{where}: has a text that is not UTF-8 ({record}); mend it, or take the row out"
+            f"{where}: has a text that is not UTF-8 ({record}); fix it, or remove the row"
         ) from record
     try:
         return _parse(record, where)

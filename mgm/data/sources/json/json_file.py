@@ -28,10 +28,10 @@ MIXTURE_FORM = '{"datasets": [{"path": ..., "weight": 1}, ...]}'
 def read_samples(
     path: str | Path, on_fault: Callable[[int, MGMError], None] | None = None
 ) -> dict[int, Sample]:
-    """All samples of a file by their places in it, checked.
+    """All samples of a file by index, parsed and checked.
 
     Args:
-        path: a file of JSON, see `read_records`.
+        path: a file of JSON, see `read_json_records`.
         on_fault: is called with a malformed sample, which is left out; None: the fault is raised.
 
     Raises:
@@ -39,7 +39,7 @@ def read_samples(
     """
     samples: dict[int, Sample] = {}
     first: SampleError | None = None
-    records = read_records(path)
+    records = read_json_records(path)
     for index, record in enumerate(records):
         try:
             samples[index] = parse_sample(record, f"{Path(path)}: sample {index}")
@@ -50,12 +50,12 @@ def read_samples(
             on_fault(index, fault)
     if not samples:
         raise MGMError(
-            f"{Path(path)}: none of its {len(records)} samples can be used; the first: {first}"
+            f"{Path(path)}: no usable samples among {len(records)}; fix them; the first: {first}"
         )
     return samples
 
 
-def read_records(path: str | Path) -> list[Any]:
+def read_json_records(path: str | Path) -> list[Any]:
     """The records of a file as they stand there; one that is no JSON is a `SampleError`.
 
     Args:
@@ -114,34 +114,34 @@ def elements(
         raise MGMError(f"{name}: is {kind}")
     whole = io.BufferedReader(RejoinedFile(head, content), LOOK_BYTES)
     first = head.removeprefix(codecs.BOM_UTF8).lstrip(b" \t\r\n")[:1]
-    named_lines = name.endswith(LINE_ENDINGS)
+    expects_lines = name.endswith(LINE_ENDINGS)
     if first == b"[":
-        if named_lines:
+        if expects_lines:
             warn(f"{name}: holds a list, not lines, and is read as one")
-        found = _list(whole, name)
-    elif first != b"{" and not (named_lines and first):
+        records = _list(whole, name)
+    elif first != b"{" and not (expects_lines and first):
         raise MGMError(f"{name}: {_no_records(first, name)}")
-    elif _is_lines(head, named_lines):
-        if not named_lines:
+    elif _is_lines(head, expects_lines):
+        if not expects_lines:
             warn(f"{name}: holds JSON lines, not a list, and is read as such")
-        found = _lines(whole, name, start)
+        records = _lines(whole, name, start)
     else:
-        found = _objects(whole, name, warn)
+        records = _objects(whole, name, warn)
     count = 0
-    for count, element in enumerate(found, start=1):
+    for count, element in enumerate(records, start=1):
         if count > start:
             yield element
     if not count:
         raise MGMError(f"{name}: holds no sample; give at least one")
 
 
-def parse_json(text: str, where: str) -> Any:
+def decode_json(text: str, where: str) -> Any:
     """The content of JSON; raises a `SampleError` that begins with `where`."""
     try:
         return JSON.decode(text)
     except (ValueError, RecursionError) as error:
         raise SampleError(
-            f"{where}: is not valid JSON ({one_line(error)}); mend it there, or write it again"
+            f"{where}: is not valid JSON ({one_line(error)}); fix it there, or write it again"
         ) from error
 
 
@@ -155,16 +155,16 @@ def _no_records(first: bytes, name: str) -> str:
     return "is not valid JSON, which begins with [ or {; give a list of samples, or JSON lines"
 
 
-def _is_lines(head: bytes, named_lines: bool) -> bool:
+def _is_lines(head: bytes, expects_lines: bool) -> bool:
     """Whether each line holds a record; or else objects are written in several lines.
 
     Args:
         head: of the file.
-        named_lines: whether its name says so.
+        expects_lines: whether its name says so.
     """
     lines = [line for line in head.removeprefix(codecs.BOM_UTF8).splitlines() if line.strip()]
     if len(lines) < 2 and len(head) == LOOK_BYTES:
-        return named_lines  # its first line is longer; objects may be one in each line, too
+        return expects_lines  # its first line is longer; objects may be one in each line, too
     try:
         value = JSON.decode(lines[0].decode())
     except UnicodeDecodeError:
@@ -172,8 +172,8 @@ def _is_lines(head: bytes, named_lines: bool) -> bool:
     except RecursionError:
         return True  # so much of a value is more than its first line
     except ValueError:  # a broken line, or the first of several
-        return lines[1].lstrip().startswith(b"{") if len(lines) > 1 else named_lines
-    return len(lines) > 1 or _is_record(value) or (named_lines and _inner_list(value) is None)
+        return lines[1].lstrip().startswith(b"{") if len(lines) > 1 else expects_lines
+    return len(lines) > 1 or _is_record(value) or (expects_lines and _inner_list(value) is None)
 
 
 def _is_record(value: Any) -> bool:
@@ -194,7 +194,7 @@ def _lines(content: BinaryIO, name: str, start: int) -> Iterator[Element]:
 
 def _line(line: bytes, where: str) -> Any:
     try:
-        return parse_json(line.decode(), where)
+        return decode_json(line.decode(), where)
     except SampleError as fault:
         return fault
     except UnicodeDecodeError as error:

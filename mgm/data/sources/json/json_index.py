@@ -1,9 +1,9 @@
-"""Where in a data file each sample stands, so that none of it has to stay in memory.
+"""Index of a JSON data file: byte offsets and lengths of its samples, so that none stays in memory.
 
 A published instruction file is 1.7 GB of JSON: parsed in every process of a run it takes minutes
-and many gigabytes. Here it is read once, piece by piece; what is kept of a sample is where it
-begins and ends, and what orders samples: words and images. For large files that is saved beside the
-file, or in the user's cache where that cannot be written.
+and many gigabytes. Here it is read once, in chunks; the index holds of each sample its byte offsets
+and what samplers need, its words and images. The index of a large file is saved beside the file, or
+in the user's cache where that cannot be written.
 """
 
 import hashlib
@@ -19,7 +19,7 @@ import numpy as np
 
 from mgm.atomic import atomic_file
 from mgm.data.sources.formats.record import parse_sample
-from mgm.data.sources.json.json_file import file_elements, parse_json, unreadable
+from mgm.data.sources.json.json_file import decode_json, file_elements, unreadable
 from mgm.data.sources.sample import Sample, SampleError
 from mgm.errors import MGMError
 
@@ -30,10 +30,10 @@ SUFFIX = ".mgm-index.npz"
 
 @dataclass(frozen=True)
 class SampleIndex:
-    """Samples of a file that can be used, by their order in it, and what is wrong with the others.
+    """Usable samples of a file, in its order, and the errors of the others.
 
     Attributes:
-        places: of each sample among all of the file.
+        indices: of each sample in the file.
         starts: first byte of each.
         ends: byte after its last.
         words: of all its messages, an image marker counted as one.
@@ -45,7 +45,7 @@ class SampleIndex:
         stamp: version of this format, bytes of the file, and when it was changed, in nanoseconds.
     """
 
-    places: np.ndarray
+    indices: np.ndarray
     starts: np.ndarray
     ends: np.ndarray
     words: np.ndarray
@@ -63,15 +63,15 @@ class SampleIndex:
             MGMError: the file cannot be read, is no list of samples, or holds none.
         """
         stamp = _stamp(file)
-        homes = _homes(file)
-        for home in homes:
-            found = cls.saved(home, stamp)
-            if found is not None:
-                return found
+        paths = _index_paths(file)
+        for path in paths:
+            saved = cls.saved(path, stamp)
+            if saved is not None:
+                return saved
         index = cls.made(file_elements(file), file, stamp)
         if stamp[1] >= SAVED_FROM:
-            for home in homes:
-                if index.save(home):
+            for path in paths:
+                if index.save(path):
                     break
         return index
 
@@ -86,20 +86,20 @@ class SampleIndex:
         return [(index, kind, text) for index, kind, text in json.loads(self.faults.tobytes())]
 
     @classmethod
-    def saved(cls, home: Path, stamp: np.ndarray) -> Self | None:
+    def saved(cls, path: Path, stamp: np.ndarray) -> Self | None:
         """An index that was saved, if it is there and has this stamp."""
         try:
-            with np.load(home, allow_pickle=False) as arrays:
+            with np.load(path, allow_pickle=False) as arrays:
                 if not np.array_equal(arrays["stamp"], stamp):
                     return None
                 return cls(**{entry.name: arrays[entry.name] for entry in fields(cls)})
         except (OSError, ValueError, KeyError, BadZipFile):  # none, another format, or damaged
             return None
 
-    def save(self, home: Path) -> bool:
+    def save(self, path: Path) -> bool:
         """Save it; returns whether it could be written there."""
         try:
-            with atomic_file(home) as part, part.open("wb") as file:
+            with atomic_file(path) as part, part.open("wb") as file:
                 np.savez(file, **{entry.name: getattr(self, entry.name) for entry in fields(self)})
         except MGMError:
             return False  # it cannot be written there
@@ -109,12 +109,12 @@ class SampleIndex:
     def made(
         cls, elements: Iterable[tuple[int, int, Any]], label: object, stamp: np.ndarray
     ) -> Self:
-        """The index of samples that are read one after the other.
+        """Build the index of records that are read in order.
 
         Args:
-            elements: where each sample begins and ends, and what is there; or its error.
-            label: what they are of, which errors begin with.
-            stamp: what a saved index has to have in common with the data.
+            elements: start and end of each record, and the record or its error.
+            label: of the file; errors begin with it.
+            stamp: version, size and time of the data, by which a saved index is valid.
         """
         numbers: list[tuple[int, int, int, int, int]] = []
         names = bytearray()
@@ -140,13 +140,13 @@ class SampleIndex:
 
 
 class SampleFile:
-    """The samples of a file that can be used, each read when it is asked for.
+    """The usable samples of a JSON file, each read on access.
 
     Args:
         file: a JSON file with a list of samples, or a .jsonl file with one in each line.
 
     Attributes:
-        index: what is known of them without reading.
+        index: of the samples.
 
     Raises:
         MGMError: the file cannot be read, is no list of samples, or holds none.
@@ -158,7 +158,7 @@ class SampleFile:
         self._content = np.memmap(file, dtype=np.uint8, mode="r")
 
     def __len__(self) -> int:
-        return len(self.index.places)
+        return len(self.index.indices)
 
     def __reduce__(self) -> tuple[type["SampleFile"], tuple[Path]]:
         """Other processes open the file themselves."""
@@ -167,24 +167,24 @@ class SampleFile:
     def __getitem__(self, row: int) -> Sample:
         row = range(len(self))[row]
         text = self._content[self.index.starts[row] : self.index.ends[row]].tobytes().decode()
-        where = f"{self.file}: sample {self.index.places[row]}"
-        return parse_sample(parse_json(text, where), where)
+        where = f"{self.file}: sample {self.index.indices[row]}"
+        return parse_sample(decode_json(text, where), where)
 
 
 def _stamp(file: Path) -> np.ndarray:
     try:
-        found = file.stat()
+        status = file.stat()
     except (OSError, ValueError) as error:  # ValueError: NUL in the name
         raise unreadable(file, error) from error
-    return np.array([VERSION, found.st_size, found.st_mtime_ns], dtype=np.int64)
+    return np.array([VERSION, status.st_size, status.st_mtime_ns], dtype=np.int64)
 
 
-def _homes(file: Path) -> list[Path]:
-    """Where the index of a file may be: beside it, or in the user's cache."""
-    return [file.with_name(f"{file.name}{SUFFIX}"), home_in_cache(str(file.resolve()))]
+def _index_paths(file: Path) -> list[Path]:
+    """Paths for the index of a file: beside it, and in the user's cache."""
+    return [file.with_name(f"{file.name}{SUFFIX}"), cache_path(str(file.resolve()))]
 
 
-def home_in_cache(name: str) -> Path:
-    """Where in the user's cache the index of what is called so may be."""
+def cache_path(name: str) -> Path:
+    """The path in the user's cache for the index of `name`."""
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "mgm"
     return cache / f"{hashlib.sha256(name.encode()).hexdigest()[:32]}{SUFFIX}"

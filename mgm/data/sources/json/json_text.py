@@ -1,4 +1,4 @@
-"""JSON values one after the other, of a file that need not fit into memory."""
+"""Incremental JSON parser: values in order, of a file that need not fit into memory."""
 
 import codecs
 import json
@@ -9,7 +9,7 @@ from mgm.data.sources.file_kind import encoding_error
 from mgm.data.sources.text_checks import JSON
 from mgm.errors import MGMError, one_line
 
-CHUNK_BYTES = 16 * 2**20  # that are read at once
+JSON_CHUNK_BYTES = 16 * 2**20  # that are read at once
 Element = tuple[int, int, Any]  # first byte, byte after the last, and the record or its error
 
 _SPACE = re.compile(r"[ \t\n\r]+")  # of JSON
@@ -77,11 +77,11 @@ class JSONText:
         """What to say where the text is no JSON."""
         return MGMError(
             f"{self.name}: is not valid JSON at sample {self.taken}, byte {self.byte:,} "
-            f"({one_line(reason)}); mend it there, or get a whole copy"
+            f"({one_line(reason)}); fix it there, or get a whole copy"
         )
 
     def _more(self) -> None:
-        chunk = self.content.read(CHUNK_BYTES)
+        chunk = self.content.read(JSON_CHUNK_BYTES)
         self.bytes_read += len(chunk)
         self.ended = not chunk
         try:

@@ -1,4 +1,4 @@
-"""Samples of a tar: files of one name, but for their endings, are one sample.
+"""Reads WebDataset tars: files of one name, but for their extensions, are one record.
 
 `tarfile` takes whatever is no header for the end of an archive: the end of a file that was cut off
 between two members, too. Here a tar ends with the block of zeros that every writer puts there.
@@ -15,11 +15,11 @@ from typing import Any, BinaryIO, cast
 
 from mgm.data.sources.file_kind import HEAD_BYTES, RejoinedFile, encoding_error, foreign_kind
 from mgm.data.sources.formats.record import CAPTIONS
-from mgm.data.sources.json.json_file import parse_json
+from mgm.data.sources.json.json_file import decode_json
 from mgm.data.sources.sample import SampleError
 from mgm.errors import MGMError
 
-BLOCK = 512  # bytes; all of a tar is made of such blocks
+BLOCK_BYTES = tarfile.BLOCKSIZE
 CHUNK_BYTES = 2**20  # that are read at once where they are passed over
 
 # As the webdataset library cuts names: what stands before the first dot of the file's own name.
@@ -96,10 +96,10 @@ class TarReader:
                 row[field] = text
                 continue
             try:
-                found = parse_json(text, where)
+                value = decode_json(text, where)
             except SampleError as fault:
                 return fault
-            stored = found if isinstance(found, dict) else {"conversations": found}
+            stored = value if isinstance(value, dict) else {"conversations": value}
         for field, text in row.items():
             other = stored.get(field)
             if isinstance(text, str) and other is not None and other != text:
@@ -118,12 +118,12 @@ class TarReader:
             MGMError: it is not, or more follows it.
         """
         block = self._blocks.last_read
-        if len(block) < BLOCK:
+        if len(block) < BLOCK_BYTES:
             raise TruncatedTarError(
                 f"{self.name}: ends without the mark of its end, after {last!r:.80}; get a whole "
                 "copy"
             )
-        at = self._blocks.tell() - BLOCK
+        at = self._blocks.tell() - BLOCK_BYTES
         if block.strip(b"\0"):
             raise MGMError(
                 f"{self.name}: is damaged after {last!r:.80}: byte {at:,} begins no member; get a "
@@ -141,11 +141,11 @@ def _text_field(ending: str) -> str | None:
     """The field of a record that a member of this ending is the text of; None: it is no text."""
     if ending in CAPTIONS:
         return ending
-    named = _TEXT.fullmatch(ending)
-    return None if named is None else named[1]
+    match = _TEXT.fullmatch(ending)
+    return None if match is None else match[1]
 
 
-def unpack(content: BinaryIO, name: str) -> BinaryIO:
+def decompress_tar(content: BinaryIO, name: str) -> BinaryIO:
     """A tar without its compression, to be read from its beginning; see `TarReader`."""
     return _unpacked(content, name, can_seek=True)[0]
 
@@ -192,7 +192,7 @@ def _begins_tar(head: bytes) -> bool:
     if head[257:262] == b"ustar":
         return True
     try:
-        tarfile.TarInfo.frombuf(head[:BLOCK], "utf-8", "replace")
+        tarfile.TarInfo.frombuf(head[:BLOCK_BYTES], "utf-8", "replace")
     except tarfile.HeaderError:
         return False
     return True

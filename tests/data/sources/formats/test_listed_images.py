@@ -108,5 +108,5 @@ def test_a_tar_through_its_reader(tmp_path: Path):
     json = b'{"image": ["k.1.png", "k.0.png"], "conversations": [{"from": "human", "value": "'
     json += QUESTION.encode() + b'"}, {"from": "gpt", "value": "a"}]}'
     path = write_tar(tmp_path / "a.tar", [("k.0.png", b"A"), ("k.1.png", b"B"), ("k.json", json)])
-    (row,) = TarShard(str(path)).rows(0)
+    (row,) = TarShard(str(path)).records(0)
     assert parse_sample(row, "").images == (b"B", b"A")

@@ -251,4 +251,4 @@ def test_nested_records_of_files(tmp_path, capsys, ending):
     assert "1: sample 1: is nested too deeply" in capsys.readouterr().out
     if ending != "tar":
         index = SampleIndex.of(file)
-        assert len(index.places) == len(index.fault_list()) == 1
+        assert len(index.indices) == len(index.fault_list()) == 1

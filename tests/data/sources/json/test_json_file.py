@@ -10,7 +10,7 @@ from mgm.data.sources.formats.record import parse_sample
 from mgm.data.sources.json import json_text
 from mgm.data.sources.json.json_file import file_elements, read_samples
 from mgm.data.sources.json.json_index import SampleFile
-from mgm.data.sources.shards import JSONShard, rows_of
+from mgm.data.sources.shards import JSONShard, records_of
 from mgm.errors import MGMError
 
 HUMAN = {"from": "human", "value": "what?"}
@@ -80,7 +80,7 @@ def readings(path):
         lambda: samples_of(SampleFile(path)),
         lambda: [
             parse_sample(row, f"{path}: sample {number}")
-            for number, row in enumerate(rows_of(JSONShard(str(path)), 0))
+            for number, row in enumerate(records_of(JSONShard(str(path)), 0))
         ],
     ):
         try:
@@ -195,16 +195,16 @@ def test_a_broken_line_is_one_bad_sample(tmp_path, bad, name):
     faults = {}
     assert list(read_samples(path, lambda place, fault: faults.update({place: fault}))) == [0, 2]
     index = SampleFile(path).index
-    assert index.places.tolist() == [0, 2]
+    assert index.indices.tolist() == [0, 2]
     ((place, _, fault),) = index.fault_list()
     assert place == 1
     assert fault == str(faults[1])
     assert fault.startswith(f"{path}: sample 1, line 2: is not ")
-    assert len(list(rows_of(JSONShard(str(path)), 0))) == 3
+    assert len(list(records_of(JSONShard(str(path)), 0))) == 3
 
 
 def test_memory_is_that_of_a_chunk(tmp_path, monkeypatch):
-    monkeypatch.setattr(json_text, "CHUNK_BYTES", 2**16)
+    monkeypatch.setattr(json_text, "JSON_CHUNK_BYTES", 2**16)
     path = tmp_path / "data.json"
     path.write_text(json.dumps([GOOD | {"id": "x" * 1000}] * 4000)[:-1] + ', {"a": tru}]')
     tracemalloc.start()

@@ -26,9 +26,9 @@ SAMPLES = [
 ]
 
 
-@pytest.fixture(params=[1, 7, 64, json_text.CHUNK_BYTES])
+@pytest.fixture(params=[1, 7, 64, json_text.JSON_CHUNK_BYTES])
 def piece(request, monkeypatch):
-    monkeypatch.setattr(json_text, "CHUNK_BYTES", request.param)
+    monkeypatch.setattr(json_text, "JSON_CHUNK_BYTES", request.param)
 
 
 def written(tmp_path, style: str):
@@ -48,7 +48,7 @@ def test_as_when_all_is_read_at_once(tmp_path, piece, style):
     faults = []
     whole = read_samples(path, lambda place, fault: faults.append((place, fault.kind, str(fault))))
     found = SampleFile(path)
-    assert found.index.places.tolist() == list(whole) == [0, 1, 2, 3, 5]
+    assert found.index.indices.tolist() == list(whole) == [0, 1, 2, 3, 5]
     assert [found[row] for row in range(len(found))] == list(whole.values())
     assert found.index.words.tolist() == [sample.words for sample in whole.values()]
     assert found.index.images.tolist() == [len(sample.images) for sample in whole.values()]
@@ -104,7 +104,7 @@ def test_a_damaged_index_is_made_anew(tmp_path, monkeypatch):
     saved.write_bytes(saved.read_bytes()[:200])
     assert len(SampleFile(path)) == 5
     with np.load(saved) as arrays:
-        assert len(arrays["places"]) == 5
+        assert len(arrays["indices"]) == 5
 
 
 def test_beside_a_file_that_may_not_be_written_the_cache_holds_it(tmp_path, monkeypatch):

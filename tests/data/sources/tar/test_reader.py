@@ -11,7 +11,7 @@ from mgm.data.doctor.__main__ import main
 from mgm.data.sources import shards as module
 from mgm.data.sources.formats.record import parse_sample
 from mgm.data.sources.sample import SampleError
-from mgm.data.sources.shards import TarShard, rows_of
+from mgm.data.sources.shards import TarShard, records_of
 from mgm.errors import MGMError
 from tests.data.shards import server, write_tar
 
@@ -29,7 +29,7 @@ END = 2 * BLOCK * len(MEMBERS)  # byte after the last member: each is a header a
 
 
 def rows(file):
-    return list(rows_of(TarShard(str(file)), 0))
+    return list(records_of(TarShard(str(file)), 0))
 
 
 @pytest.fixture
@@ -76,7 +76,7 @@ def test_any_member_may_be_the_first(tmp_path, name, mark):
 
 def test_no_partial_sample_comes_of_one(content, tmp_path):
     (tmp_path / "a.tar").write_bytes(content[:11264])  # the sixth JSON without its image
-    found = rows_of(TarShard(str(tmp_path / "a.tar")), 0)
+    found = records_of(TarShard(str(tmp_path / "a.tar")), 0)
     for _ in range(5):
         assert next(found) == {"conversations": TALK, "png": b"a" * 30}
     with pytest.raises(MGMError, match="ends without"):
@@ -122,7 +122,7 @@ def test_an_empty_file(tmp_path):
 
 def test_of_a_server(content, tmp_path, monkeypatch):
     pytest.importorskip("aiohttp", reason="fsspec reads http with it")
-    monkeypatch.setattr(module, "PAUSE", 0.01)
+    monkeypatch.setattr(module, "RETRY_DELAY", 0.01)
     (tmp_path / "a.tar").write_bytes(content[:10240])
     (tmp_path / "b.tgz").write_bytes(gzip.compress(content))
     with server(tmp_path) as address:
