@@ -155,7 +155,7 @@ def test_an_output_folder_that_cannot_be_made(flags, tmp_path) -> None:
 )
 def test_a_vocabulary_without_a_token_that_the_template_needs(flags, version, token):
     found = fault(flags | {"version": version})
-    assert found.startswith(f"--version {version}: it writes {token}, which is no token of ")
+    assert found.startswith(f"--version {version}: it contains {token}, which is no token of ")
 
 
 def test_a_tokenizer_with_more_tokens_than_the_model(flags, parts, tmp_path) -> None:

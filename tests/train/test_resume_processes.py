@@ -94,7 +94,7 @@ FIXED = {"train_micro_batch_size_per_gpu": 16, "gradient_accumulation_steps": 8}
     [
         (FIXED, {}, "train_micro_batch_size_per_gpu is 16, --per_device_train_batch_size is 1"),
         ({"train_batch_size": 1}, {}, "train_batch_size is 1, 2 processes x"),
-        ({"fp16": {"enabled": True}}, {"fp16": True}, "a CPU does not train in float16"),
+        ({"fp16": {"enabled": True}}, {"fp16": True}, "not supported on a CPU"),
         (
             {"scheduler": {"type": "WarmupLR", "params": {"warmup_num_steps": 7}}},
             {},
