@@ -112,7 +112,7 @@ class RequestPreparer:
 
     def compile_grammar(self, constraint: StructuredOutput) -> TokenMask:
         """The grammar of a constraint at its start, compiled or from the grammar cache."""
-        return self._grammars.compile(constraint, self.prompts.stops.token_ids)
+        return self._grammars.compile(constraint, self.prompts.stop_criteria.token_ids)
 
     def sequences(self, prepared: PreparedRequests) -> list[Sequence]:
         """Encode images, and make a sequence of each request."""
@@ -125,7 +125,7 @@ class RequestPreparer:
                 self.prompts.cache_keys(ids, [next(keys) for _ in request.images]),
                 [next(features) for _ in request.images],
                 self._token_bytes,
-                self.prompts.stop_criteria_of(request),
+                self.prompts.stop_criteria_for(request),
                 context_budget=self.prompts.context_length - len(ids),
                 mask=mask,
             )

@@ -48,7 +48,7 @@ class IncrementalDetokenizer:
 
     Args:
         vocabulary: the tokenizer, and the bytes of its tokens; special tokens have none.
-        stops: stop strings.
+        stop_strings: which end the text.
         by_bytes: whether to decode the bytes of the tokens alone, without the tokenizer's changes
             between them (most sentencepiece models drop a leading blank).
         context: the last tokens of the text that this one continues: a tokenizer that drops the
@@ -64,7 +64,7 @@ class IncrementalDetokenizer:
     def __init__(
         self,
         vocabulary: TokenBytes,
-        stops: Sequence[str] = (),
+        stop_strings: Sequence[str] = (),
         by_bytes: bool = False,
         context: Sequence[int] = (),
     ) -> None:
@@ -72,7 +72,7 @@ class IncrementalDetokenizer:
         self.stopped = False
         self.num_popped_tokens = 0
         self._vocabulary = vocabulary
-        self._stops = tuple(stops)
+        self._stop_strings = tuple(stop_strings)
         self._by_bytes = by_bytes
         self._ids = [token for token in context if vocabulary.is_token(token)]
         self._first = len(self._ids)  # index of the output's own first id
@@ -111,11 +111,11 @@ class IncrementalDetokenizer:
         if not self.stopped:
             text = self._utf8.decode(b"", final=True) + self._decode(unfinished=True)
             self._append(text, complete=True)
-        self._stops = ()
+        self._stop_strings = ()
 
     def pop_text(self) -> str:
         """Final text since the last call."""
-        held_back = max((_overlap(self.text, stop) for stop in self._stops), default=0)
+        held_back = max((_overlap(self.text, stop) for stop in self._stop_strings), default=0)
         final = self._attributed if self.stopped else len(self.text) - held_back
         first = self._popped
         while self.num_popped_tokens < len(self._spans):
@@ -167,12 +167,12 @@ class IncrementalDetokenizer:
 
     def _append(self, text: str, complete: bool) -> None:
         """Add text; `complete`: no token so far can add to it any more."""
-        longest = max(map(len, self._stops), default=0)
+        longest = max(map(len, self._stop_strings), default=0)
         search_from = max(len(self.text) - longest, 0)
         self.text += text
         if complete:
             self._attribute(self.text[self._attributed :])
-        starts = [self.text.find(stop, search_from) for stop in self._stops]
+        starts = [self.text.find(stop, search_from) for stop in self._stop_strings]
         starts = [index for index in starts if index >= 0]
         if starts:
             if not complete:

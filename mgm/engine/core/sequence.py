@@ -52,7 +52,7 @@ class Sequence:
             hash of the image.
         image_features: (image tokens, width) of each image of the prompt, in order.
         vocabulary: for detokenization.
-        stops: stop tokens and stop strings.
+        stop_criteria: stop tokens and stop strings.
         context_budget: tokens that the model's context length leaves after the prompt.
         mask: the grammar of structured output; None: any token may come.
 
@@ -77,7 +77,7 @@ class Sequence:
         token_keys: np.ndarray,
         image_features: abc.Sequence[Tensor],
         vocabulary: TokenBytes,
-        stops: StopCriteria,
+        stop_criteria: StopCriteria,
         context_budget: int,
         mask: TokenMask | None = None,
     ) -> None:
@@ -95,10 +95,10 @@ class Sequence:
         self.max_new_tokens = min(request.max_new_tokens, context_budget)
         self.timeout = request.max_seconds
         self._start_time = time.monotonic()
-        self.stop_ids = stops.token_ids
+        self.stop_ids = stop_criteria.token_ids
         context = prompt_ids[-_CONTEXT_TOKENS:] if request.continues_text else ()
         self._detokenizer = IncrementalDetokenizer(
-            vocabulary, stops.strings, by_bytes=mask is not None, context=context
+            vocabulary, stop_criteria.strings, by_bytes=mask is not None, context=context
         )
 
     @property

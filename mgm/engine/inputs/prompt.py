@@ -23,7 +23,7 @@ class PromptBuilder:
 
     Attributes:
         template: the conversation template.
-        stops: stop tokens and stop strings of the model and the template.
+        stop_criteria: stop tokens and stop strings of the model and the template.
     """
 
     def __init__(self, model: MGMForConditionalGeneration, processor: MGMProcessor) -> None:
@@ -41,7 +41,7 @@ class PromptBuilder:
         model = self._model
         self.template = get_template(name, self._processor.wrap_images)
         self._conversation = name
-        self.stops = stop_criteria_of(
+        self.stop_criteria = stop_criteria_of(
             self._processor.tokenizer,
             self.template,
             model.config.text_config.eos_token_id,
@@ -49,9 +49,11 @@ class PromptBuilder:
             model.generation_config.eos_token_id,
         )
 
-    def stop_criteria_of(self, request: Request) -> StopCriteria:
+    def stop_criteria_for(self, request: Request) -> StopCriteria:
         """Stop tokens and stop strings of a request, its own included."""
-        return StopCriteria(self.stops.token_ids, (*self.stops.strings, *request.stop))
+        return StopCriteria(
+            self.stop_criteria.token_ids, (*self.stop_criteria.strings, *request.stop)
+        )
 
     def text(self, request: Request) -> str:
         """The text of a request's prompt, image markers not expanded."""

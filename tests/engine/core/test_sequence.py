@@ -19,7 +19,7 @@ PROMPT = "What color is the sign? The sign is"
 
 def request(**settings) -> Request:
     """Six tokens: the one that ends an answer is banned."""
-    bans = dict.fromkeys(nano()._preparer.prompts.stops.token_ids, -100)
+    bans = dict.fromkeys(nano()._preparer.prompts.stop_criteria.token_ids, -100)
     return Request(PROMPT, raw=True, max_new_tokens=6, logit_bias=bans, **settings)
 
 

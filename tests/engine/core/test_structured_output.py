@@ -43,7 +43,7 @@ def test_equal_schemas_are_one():
         ({"presence_penalty": 2.1}, "presence_penalty is 2.1; give from -2 to 2"),
         ({"frequency_penalty": float("nan")}, "frequency_penalty is nan"),
         ({"logit_bias": [1]}, "logit_bias is .1.; give biases by token id"),
-        ({"logit_bias": {"1": 2}}, "logit_bias is {'1': 2}; give ids of tokens"),
+        ({"logit_bias": {"1": 2}}, "logit_bias is {'1': 2}; give token ids"),
         ({"logit_bias": {1: 101}}, "logit_bias is {1: 101}; give token ids, and biases from"),
         ({"num_beams": 2, "presence_penalty": 1.0}, "leave presence_penalty out"),
         ({"num_beams": 2, "logit_bias": {1: 1}, "logprobs": 0}, "leave logit_bias and logprobs"),

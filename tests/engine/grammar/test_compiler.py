@@ -121,7 +121,7 @@ def test_blanks_between_the_tokens_of_json(engine, compact):
     form = StructuredOutput(json_object=True, disable_any_whitespace=compact)
     (brace, end, blank) = (engine.processor.encode(letter)[-1] for letter in "{} ")
     bias = dict.fromkeys(range(engine._preparer._num_tokens), -100) | {brace: 0, end: 0, blank: 20}
-    bias |= dict.fromkeys(engine._preparer.prompts.stops.token_ids, 0)
+    bias |= dict.fromkeys(engine._preparer.prompts.stop_criteria.token_ids, 0)
     (answer,) = engine.answer([request(form, max_new_tokens=60, logit_bias=bias)])
     assert answer.text == ("{}" if compact else "{" + " " * MAX_WHITESPACE + "}")
 
@@ -421,7 +421,9 @@ def test_ends_come_where_the_grammar_may_end(tmp_path, stops):
     """Without a token that ends answers too."""
     engine = mgm.load(build(tmp_path / "model", endless=True), device="cpu")
     ids = frozenset() if stops == "none" else frozenset({4, 2})
-    engine._preparer.prompts.stops = replace(engine._preparer.prompts.stops, ids=ids)
+    engine._preparer.prompts.stop_criteria = replace(
+        engine._preparer.prompts.stop_criteria, token_ids=ids
+    )
     asked = [request(StructuredOutput(regex="a{2,5}"), seed=seed) for seed in range(4)]
     for answer in engine.answer(asked):
         assert re.fullmatch("a{2,5}", answer.text)

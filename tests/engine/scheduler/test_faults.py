@@ -156,7 +156,7 @@ def break_detokenizer(engine, monkeypatch, request):
     original = IncrementalDetokenizer.append
 
     def append(self, token):
-        if BELL in self._stops and len(self._ids) == 2:
+        if BELL in self._stop_strings and len(self._ids) == 2:
             raise RuntimeError("detokenizer")
         original(self, token)
 
@@ -168,7 +168,7 @@ def break_end_of_text(engine, monkeypatch, request):
     original = IncrementalDetokenizer.finish
 
     def finish(self):
-        if BELL in self._stops:
+        if BELL in self._stop_strings:
             raise RuntimeError("end of text")
         original(self)
 

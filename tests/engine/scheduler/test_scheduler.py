@@ -380,7 +380,7 @@ def test_beams_are_those_of_transformers(engine, pictures, beams):
     ids = engine.model.generate(**inputs, max_new_tokens=12, do_sample=False, num_beams=beams)
     written = ids[0, inputs["input_ids"].shape[1] :].tolist()
     assert list(engine.answer([request])[0].tokens) == [
-        token for token in written if token not in engine._preparer.prompts.stops.token_ids
+        token for token in written if token not in engine._preparer.prompts.stop_criteria.token_ids
     ]
     assert "".join(engine.stream(request)) == engine.answer([request])[0].text
 
@@ -432,7 +432,7 @@ def test_windows_and_kinds_of_attention(tmp_path, pictures, text, attention):
         inputs = engine.processor(text=engine.prompt(request), images=images)
         ids = engine.model.generate(**inputs, max_new_tokens=20, do_sample=False)
         written = ids[0, inputs["input_ids"].shape[1] :].tolist()
-        stop_ids = engine._preparer.prompts.stops.token_ids
+        stop_ids = engine._preparer.prompts.stop_criteria.token_ids
         assert list(answer.tokens) == [t for t in written if t not in stop_ids]
 
 
