@@ -26,7 +26,7 @@ def run(monkeypatch, capsys):
 
 
 def broken_images(folder):
-    """Files that are no whole image, by a piece of the error that names them."""
+    """Files that are no whole image, by a part of the error message."""
     files = {}
     whole = io.BytesIO()
     Image.effect_noise((60, 60), 50).save(whole, "PNG")

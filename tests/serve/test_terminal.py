@@ -64,16 +64,16 @@ class Terminal:
 def test_streaming_turns_and_end_of_input(tiny_folder, image_files):
     options = ("--model-path", tiny_folder, "--image-file", image_files[0], "--temperature", "0")
     terminal = Terminal(*command(*options, "--max-new-tokens", "60"))
-    place = terminal.read_until("USER: ")
-    assert terminal.screen == "USER: "  # nothing was said before
+    position = terminal.read_until("USER: ")
+    assert terminal.screen == "USER: "  # no output before
     for question in ("what is this?", "sure?"):
         terminal.type(question + "\n")
-        begin = terminal.read_until(re.escape(question) + "\r\nASSISTANT: ", place)
-        place = terminal.read_until("\r\nUSER: ", begin)
-        assert place - begin > len("\r\nUSER: ")
-    assert len([length for length in terminal.reads if begin < length < place]) > 3
+        begin = terminal.read_until(re.escape(question) + "\r\nASSISTANT: ", position)
+        position = terminal.read_until("\r\nUSER: ", begin)
+        assert position - begin > len("\r\nUSER: ")
+    assert len([length for length in terminal.reads if begin < length < position]) > 3
     terminal.type("\x04")
-    terminal.read_until(r"exit\.\.\.", place)
+    terminal.read_until(r"exit\.\.\.", position)
     assert terminal.status() == 0
 
 
@@ -82,13 +82,13 @@ def test_an_interrupt_stops_the_answer_alone(tmp_path):
     endless = build(tmp_path / "endless", positions=10**6, endless=True)
     options = ("--model-path", endless, "--temperature", "0", "--max-new-tokens", "1000000")
     terminal = Terminal(*command(*options))
-    place = terminal.read_until("USER: ")
+    position = terminal.read_until("USER: ")
     terminal.type("hi\n")
-    place = terminal.read_until("ASSISTANT: ..", place)
+    position = terminal.read_until("ASSISTANT: ..", position)
     os.kill(terminal.process, signal.SIGINT)
-    place = terminal.read_until(r"\[stopped\]\r\nUSER: ", place)
+    position = terminal.read_until(r"\[stopped\]\r\nUSER: ", position)
     terminal.type("\n")
-    terminal.read_until(r"exit\.\.\.", place)
+    terminal.read_until(r"exit\.\.\.", position)
     assert terminal.status() == 0
 
 

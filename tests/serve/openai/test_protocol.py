@@ -1,4 +1,4 @@
-"""Request bodies: what is taken, and how what is wrong is said."""
+"""Request bodies: valid values, and errors of invalid ones."""
 
 import json
 from contextlib import suppress

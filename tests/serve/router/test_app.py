@@ -67,8 +67,8 @@ def read_all(url: str, body: dict, found: list[bytes], begun: threading.Event) -
     with urllib.request.urlopen(request, timeout=60) as response:
         found.append(response.read1())
         begun.set()
-        while piece := response.read1():
-            found.append(piece)
+        while chunk := response.read1():
+            found.append(chunk)
 
 
 def fixed_port() -> int:
@@ -102,9 +102,9 @@ def test_killed_workers_and_a_controller_that_comes_back(endless, programs):
     client = openai.OpenAI(base_url=f"{controller}/v1", api_key="none", max_retries=0)
     assert [model.id for model in client.models.list()] == ["m"]
     settings = long_body(False) | {"max_tokens": 7}
-    told = client.chat.completions.create(**settings).choices[0].message.content
-    pieces = client.chat.completions.create(**settings | {"stream": True})
-    assert "".join(p.choices[0].delta.content or "" for p in pieces) == told
+    expected = client.chat.completions.create(**settings).choices[0].message.content
+    chunks = client.chat.completions.create(**settings | {"stream": True})
+    assert "".join(p.choices[0].delta.content or "" for p in chunks) == expected
     body = {"model": "m", "prompt": "hi", "max_new_tokens": 5, "temperature": 0}
     assert frames(f"{controller}/worker_generate_stream", body)[-1]["error_code"] == 0
     (none,) = frames(f"{controller}/worker_generate_stream", body | {"model": "x"})
@@ -128,7 +128,7 @@ def test_killed_workers_and_a_controller_that_comes_back(endless, programs):
         assert not thread.is_alive()
     ends = [b"".join(found) for found in streams]
     broken = [end for end in ends if b"worker disconnected before finishing" in end]
-    # Two of them, but for a heartbeat that told of a shorter queue while they were dispatched.
+    # Two of them, but for a heartbeat that reported a shorter queue while they were dispatched.
     assert 1 <= len(broken) <= 3
     for end in ends:
         if end not in broken:
@@ -138,7 +138,7 @@ def test_killed_workers_and_a_controller_that_comes_back(endless, programs):
         if end.endswith(b"\0"):
             last = json.loads(end.split(b"\0")[-2])
             assert last["error_code"] == 3
-    assert client.chat.completions.create(**settings).choices[0].message.content == told
+    assert client.chat.completions.create(**settings).choices[0].message.content == expected
     assert ask(f"{controller}/worker_get_status", {})[1]["speed"] == 1
 
     # A worker that hangs is removed, and its request ends.
@@ -162,7 +162,7 @@ def test_killed_workers_and_a_controller_that_comes_back(endless, programs):
     programs[0].communicate()
     programs[0] = start("controller", "--port", str(ports[0]))
     wait_for(lambda: is_up(controller) and models(controller) == ["m"], 40)
-    assert client.chat.completions.create(**settings).choices[0].message.content == told
+    assert client.chat.completions.create(**settings).choices[0].message.content == expected
 
 
 def test_a_controller_is_killed_and_started_again_amid_traffic(programs):
@@ -335,10 +335,10 @@ def test_a_port_in_use(programs):
         port = address.rpartition(":")[2]
         process = start("controller", "--host", "127.0.0.1", "--port", port)
         programs.append(process)
-        _, told = process.communicate(timeout=60)
+        _, stderr = process.communicate(timeout=60)
         assert process.returncode == 2
-        assert f"--port {port}: cannot listen there (Address already in use" in told
-        assert len(told.strip().splitlines()) == 1
+        assert f"--port {port}: cannot listen there (Address already in use" in stderr
+        assert len(stderr.strip().splitlines()) == 1
 
 
 def test_a_controller_has_every_route_of_a_worker():

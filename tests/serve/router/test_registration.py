@@ -190,7 +190,7 @@ def test_a_malformed_status_is_refused_everywhere(status):
     response = client.post("/register_worker", content=body)
     assert response.status_code == 400
     assert response.json()["error"]["type"] == "invalid_request_error"
-    # The same, said by a worker that is asked.
+    # The same, in the status that a worker returns.
     with fake_worker(lambda *_: None, http(status.encode())) as worker:
         response = client.post("/register_worker", json={"worker_name": worker.address})
         assert response.status_code == 400

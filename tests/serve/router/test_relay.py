@@ -81,8 +81,8 @@ class ReadInThread:
     def _read(self, url: str, body: object) -> None:
         request = urllib.request.Request(url, json.dumps(body).encode())
         with urllib.request.urlopen(request, timeout=30) as response:
-            while piece := response.read1():
-                self.content += piece
+            while chunk := response.read1():
+                self.content += chunk
                 self.first.set()
 
     def result(self) -> bytes:

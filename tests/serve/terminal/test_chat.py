@@ -26,7 +26,7 @@ def engine(tiny_folder):
 
 @pytest.fixture
 def chat(engine):
-    """A chat about an image; `chat.reports` is what it told."""
+    """A chat about an image; `chat.reports` are its messages."""
     reports = []
     chat = Chat(engine, [Image.new("RGB", (40, 30), "red")], SETTINGS, reports.append)
     chat.reports = reports

@@ -71,9 +71,9 @@ def test_a_worker_of_ours_alone_and_behind_a_controller(engine, questions):
         for address in (alone, controller):
             client = PageClient(address)
             assert asyncio.run(client.models()) == ["nano"]
-            pieces = streamed(client, history)
-            assert pieces[-1] == expected_answer(engine, history)
-            assert all(later.startswith(one) for one, later in pairwise(pieces))
+            texts = streamed(client, history)
+            assert texts[-1] == expected_answer(engine, history)
+            assert all(later.startswith(one) for one, later in pairwise(texts))
             with pytest.raises(MGMError, match="other"):
                 streamed(client, history, "other")
 
@@ -122,7 +122,7 @@ def test_the_prompt_is_that_of_published_pages():
     app = FastAPI()
 
     @app.post("/get_worker_address")
-    async def place(request: Request) -> dict:
+    async def worker_address(request: Request) -> dict:
         return {"address": str(request.base_url).rstrip("/")}
 
     @app.post("/worker_generate_stream")
@@ -133,13 +133,13 @@ def test_the_prompt_is_that_of_published_pages():
             json.dumps({"text": body["prompt"] + " " + text, "error_code": 0}).encode() + b"\0"
             for text in ("a", "a cat")
         ]
-        # Pieces of the network end anywhere.
+        # Network chunks may split frames anywhere.
         whole = b"".join(frames)
         return StreamingResponse(iter([whole[:7], whole[7:31], whole[31:]]))
 
     with running(app) as address:
-        said = streamed(PageClient(address), history_of("What is it?", "Sure?"), "MGM-7B")
-    assert said[-1] == "a cat"
+        texts = streamed(PageClient(address), history_of("What is it?", "Sure?"), "MGM-7B")
+    assert texts[-1] == "a cat"
     assert seen[0]["prompt"] == (
         "A chat between a curious user and an artificial intelligence assistant. The assistant "
         "gives helpful, detailed, and polite answers to the user's questions. USER: What is it?\n"
@@ -163,12 +163,12 @@ def test_faults():
     async def complete() -> StreamingResponse:
         event = {"choices": [{"delta": {"content": "half"}}]}
 
-        async def pieces():
+        async def chunks():
             yield b"data: " + json.dumps(event).encode() + b"\n\n"
             if chat == ["torn"]:
                 raise aiohttp.ClientError
 
-        return StreamingResponse(pieces())
+        return StreamingResponse(chunks())
 
     @app.post("/list_models")
     @app.post("/refresh_all_workers")

@@ -64,9 +64,9 @@ def test_the_page_begins_without_a_controller(tmp_path):
         wait_for(up, 60)
     finally:
         process.terminate()
-        _, told = process.communicate(timeout=20)
-    assert "cannot connect to http://localhost" in told
-    assert "Traceback" not in told
+        _, stderr = process.communicate(timeout=20)
+    assert "cannot connect to http://localhost" in stderr
+    assert "Traceback" not in stderr
 
 
 def test_moderation(monkeypatch):

@@ -63,8 +63,8 @@ def controller(workers, registry):
         running(build_worker_app(workers[1])) as second,
         running(build_controller_app(Controller(registry))) as address,
     ):
-        for worker, place in zip(workers, (first, second), strict=True):
-            registry.register(place, worker.status(), False)
+        for worker, worker_address in zip(workers, (first, second), strict=True):
+            registry.register(worker_address, worker.status(), False)
         yield address
 
 
@@ -161,7 +161,7 @@ def choose(page, name: str, which: str = "model") -> None:
     page.wait_for_function(f"document.querySelector('#{which} input').value == '{name}'")
 
 
-def told(page, text: str) -> None:
+def wait_for_toast(page, text: str) -> None:
     """Wait for a notice."""
     page.wait_for_selector(f".toast-body >> text={text}")
 
@@ -193,10 +193,10 @@ def test_two_images_pasted_and_dropped(open_page):
                 const file = new File([new Uint8Array(content)], name, {type: "image/png"});
                 data.items.add(file);
                 const options = {bubbles: true, cancelable: true};
-                const told = event == "paste"
+                const domEvent = event == "paste"
                     ? new ClipboardEvent("paste", {clipboardData: data, ...options})
                     : new DragEvent("drop", {dataTransfer: data, ...options});
-                document.querySelector("#box textarea").dispatchEvent(told);
+                document.querySelector("#box textarea").dispatchEvent(domEvent);
             }""",
             [event, content, f"{name}.png"],
         )
@@ -230,7 +230,7 @@ def test_streaming_and_stop(open_page, workers):
     assert "▌" not in shown
     time.sleep(0.5)
     assert answers(page)[0] == shown
-    page.click("#clear")  # or what was said would be a part of the next question
+    page.click("#clear")  # or the history would be a part of the next question
     page.wait_for_function("!document.querySelector('#chat_left .bot.message')")
     choose(page, "nano")
     put(page, "What is the total?", RECEIPT)
@@ -269,7 +269,7 @@ def test_votes_are_logged_and_nothing_else(open_page, log_folder):
     answered(page, TOTAL)
     assert len(logged(log_folder)) == before
     page.click("#chat_left button[title=Like]")
-    told(page, "vote was saved")
+    wait_for_toast(page, "vote was saved")
     page.click("#chat_left button[title=Dislike]")
     wait_for(lambda: len(logged(log_folder)) == before + 2, 10)
     page.click("#chat_left button[title=Feedback]")
@@ -295,7 +295,7 @@ def test_two_models_side_by_side(open_page, log_folder):
     page.wait_for_selector("#box .submit-button")
     assert answers(page) == [TOTAL]
     page.click("#outcome >> text=Left is better")
-    told(page, "vote was saved")
+    wait_for_toast(page, "vote was saved")
     entry = logged(log_folder)[-1]
     assert (entry["type"], entry["model"]) == ("compare: left", "nano, endless")
     assert len(entry["state"]["messages"]) == 4
@@ -305,12 +305,12 @@ def test_two_models_side_by_side(open_page, log_folder):
 def test_faults_are_shown_and_the_page_goes_on(open_page, workers, registry, tmp_path):
     empty = open_page()
     empty.press("#box textarea", "Enter")
-    told(empty, "Write a question first")
+    wait_for_toast(empty, "Write a question first")
     page = open_page()
     fake = tmp_path / "fake.png"
     fake.write_text("no image")
     put(page, "what?", fake)
-    told(page, "fake.png")
+    wait_for_toast(page, "fake.png")
     assert not answers(page)
     page.click("#box .delete-button")
     known = dict(registry.workers)
@@ -356,7 +356,7 @@ def test_what_was_mined(open_page):
     page = open_page()
     page.click("#mined >> text=See what was mined")
     page.click("#mined_show")
-    told(page, "Ask about an image first")
+    wait_for_toast(page, "Ask about an image first")
     put(page, "What is the total?", RECEIPT)
     answered(page, TOTAL)
     page.click("#mined_show")
@@ -365,14 +365,14 @@ def test_what_was_mined(open_page):
     number = "#mined_row input[type=number]", "#mined_column input[type=number]"
     # The answer is the total, in the lower part of the receipt.
     assert int(page.input_value(number[0])) >= 8
-    said = page.inner_text("#mined_description")
+    before_click = page.inner_text("#mined_description")
     box = page.query_selector("#mined_overview img").bounding_box()
     side = min(box["width"], box["height"])
     corner = (box["x"] + (box["width"] - side) / 2, box["y"] + (box["height"] - side) / 2)
     page.mouse.click(corner[0] + side * 3.5 / 12, corner[1] + side * 2.5 / 12)
     page.wait_for_function("document.querySelector('#mined_row input[type=number]').value == 2")
     assert page.input_value(number[1]) == "3"
-    wait_for(lambda: page.inner_text("#mined_description") != said, 10)
+    wait_for(lambda: page.inner_text("#mined_description") != before_click, 10)
     before = page.get_attribute("#mined_window img", "src")
     page.focus("#mined_column input[type=range]")
     page.keyboard.press("ArrowRight")
@@ -393,7 +393,7 @@ def test_on_a_phone_with_the_keyboard(open_page):
     assert page.evaluate("document.documentElement.scrollWidth") <= 390
     page.focus("#chat_left button[title=Like]")
     page.keyboard.press("Enter")
-    told(page, "vote was saved")
+    wait_for_toast(page, "vote was saved")
 
 
 @pytest.mark.slow
@@ -439,6 +439,6 @@ def test_no_file_of_the_server_can_be_read(address, tmp_path):
         if status == 200:
             url = f"{address}/gradio_api/queue/data?session_hash={body['session_hash']}"
             with urllib.request.urlopen(url, timeout=20) as response:
-                told = response.read().decode()
-            assert '"success":false' in told.replace(" ", "")
-            assert "18.50" not in told
+                body = response.read().decode()
+            assert '"success":false' in body.replace(" ", "")
+            assert "18.50" not in body

@@ -52,8 +52,8 @@ def worker(folder):
 
 @pytest.fixture(scope="module")
 def address(worker):
-    with running(build_worker_app(worker)) as place:
-        yield place
+    with running(build_worker_app(worker)) as url:
+        yield url
 
 
 @pytest.fixture
@@ -201,10 +201,14 @@ def test_tokens_of_logprobs_are_the_text(client, stop):
                 assert shown == part.delta.content
         plain = settings | {"prompt": "<|user|>hi<|end|><|assistant|>", "logprobs": 20}
         choice = client.completions.create(**plain).choices[0]
-        told = choice.logprobs
-        assert "".join(told.tokens) == choice.text
+        logprobs = choice.logprobs
+        assert "".join(logprobs.tokens) == choice.text
         for token, offset, value, top in zip(
-            told.tokens, told.text_offset, told.token_logprobs, told.top_logprobs, strict=True
+            logprobs.tokens,
+            logprobs.text_offset,
+            logprobs.token_logprobs,
+            logprobs.top_logprobs,
+            strict=True,
         ):
             assert choice.text[offset:].startswith(token)
             assert top[token] == value
@@ -214,7 +218,7 @@ def test_tokens_of_logprobs_are_the_text(client, stop):
             for chunk in client.completions.create(**plain, stream=True)
             if chunk.choices and chunk.choices[0].logprobs
         ]
-        assert [at for one in streamed for at in one.text_offset] == told.text_offset
+        assert [at for one in streamed for at in one.text_offset] == logprobs.text_offset
 
 
 def test_completions(client, alone):
@@ -564,7 +568,7 @@ def test_image_prompt_of_an_answer(folder, pipeline):
             == png(base64.b64encode(drawn).decode()).tobytes()
         )
         client = openai.OpenAI(base_url=f"{address}/v1", api_key="none", max_retries=0)
-        pieces = list(
+        chunks = list(
             client.chat.completions.create(
                 model="tiny",
                 messages=message["messages"],
@@ -573,9 +577,11 @@ def test_image_prompt_of_an_answer(folder, pipeline):
                 extra_body={"gen_image": True},
             )
         )
-        assert "".join(p.choices[0].delta.content or "" for p in pieces) == worker.says
-        (told,) = [p.choices[0].delta.images for p in pieces if p.choices[0].delta.model_extra]
-        assert told == [image]
+        assert "".join(p.choices[0].delta.content or "" for p in chunks) == worker.says
+        (streamed_images,) = [
+            p.choices[0].delta.images for p in chunks if p.choices[0].delta.model_extra
+        ]
+        assert streamed_images == [image]
         prompt = worker.engine.prompt(mgm.Request("a cat"))
         asked = {"model": "tiny", "prompt": prompt, "gen_image": True, "images": []}
         *_, last = frames(f"{address}/worker_generate_stream", asked)
@@ -591,9 +597,9 @@ def test_gen_image_without_an_image_model(address):
     status, body = ask(f"{address}/v1/chat/completions", text_message("x") | {"gen_image": True})
     assert (status, body["error"]["param"]) == (400, "gen_image")
     asked = {"model": "tiny", "prompt": "x", "gen_image": True}
-    (told,) = frames(f"{address}/worker_generate_stream", asked)
-    assert told["error_code"]
-    assert "--gen-model" in told["text"]
+    (frame,) = frames(f"{address}/worker_generate_stream", asked)
+    assert frame["error_code"]
+    assert "--gen-model" in frame["text"]
 
 
 @pytest.mark.heavy

@@ -241,9 +241,9 @@ def test_a_listener_whose_server_has_ended_harms_nobody(endless_folder):
     async def leave() -> None:
         async with worker.limiter.queue() as slot:
             await slot.acquire()
-            pieces = worker.stream([mgm.Request("hi", max_new_tokens=1000)], 0.0, slot)
-            await anext(pieces)
-            kept.append(pieces)
+            chunks = worker.stream([mgm.Request("hi", max_new_tokens=1000)], 0.0, slot)
+            await anext(chunks)
+            kept.append(chunks)
 
     loop = asyncio.new_event_loop()
     loop.run_until_complete(leave())
