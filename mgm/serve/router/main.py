@@ -63,7 +63,8 @@ def parse_controller_options(arguments: Sequence[str] | None) -> argparse.Namesp
         "--dispatch-method",
         choices=DISPATCH_METHODS,
         default=SHORTEST_QUEUE,
-        help="load-balancing policy",
+        help="load-balancing policy: lowest queue length, or random weighted by speed; default: "
+        "%(default)s",
     )
     add(
         "--heartbeat-timeout",
