@@ -1,1 +1,1 @@
-"""The network: its configuration, the two towers, patch info mining, loading and saving."""
+"""The model: configuration, modeling, vision towers, patch info mining, checkpoints."""

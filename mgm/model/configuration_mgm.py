@@ -40,25 +40,25 @@ class MGMConfig(PretrainedConfig):
         vision_config: the low-resolution tower, or its dictionary with a `model_type`, without one
             CLIP's.
         vision_aux_config: the high-resolution tower; None: a model without it and without mining.
-        vision_feature_layer: whose output is used, counted as in a list that starts with the
-            embeddings: -2 is the output of the second-to-last layer.
-        vision_feature_select: "patch": all positions but the class token.
+        vision_feature_layer: index into the ViT's hidden states, of which the embeddings are the
+            first: -2 is the output of the second-to-last layer.
+        vision_feature_select: "patch": all tokens but the class token.
         projector_type: "linear", "mlpNx_gelu" or "identity".
         image_size_aux: high-resolution pixels per side.
-        image_grid: cells per side that the low-resolution tower sees (HD: 2).
-        image_global: whether it also sees the whole image once more (HD).
-        image_aspect_ratio: "pad" (to a square) or "square" (resize and crop): the preparation.
-        image_token_id: the id that stands for an image position; the default is the first id after
-            the vocabulary, so that no text can mean it. It never reaches the embedding.
-        conversation: name of the conversation template; None: decided from the tokenizer.
-        model_max_length: tokens of a sample after image markers are expanded; None: unlimited.
+        image_grid: crops per side for the low-resolution tower (HD: 2).
+        image_global: whether it also gets the whole image as one more crop (HD).
+        image_aspect_ratio: preprocessing, "pad" (to a square) or "square" (resize and crop).
+        image_token_id: the id of image positions; the default is the first id after the
+            vocabulary, so that no text tokenizes to it. It is never embedded.
+        conversation: name of the conversation template; None: the tokenizer's family decides.
+        model_max_length: maximum tokens of a sample, image tokens included; None: unlimited.
         optimize_vision_tower: whether the low-resolution tower is trained.
         optimize_vision_tower_aux: whether the high-resolution tower is trained.
-        fusion: how the towers' outputs become image tokens, or its dictionary; None: by mining. It
-            is saved where it differs from that.
+        fusion: how the towers' outputs are combined into image tokens, or its dictionary; None:
+            patch info mining. Only other settings are saved.
 
     Raises:
-        MGMError: a value does not fit; names the field, the value and what would fit.
+        MGMError: a value is not valid; names the field, the value and what is valid.
     """
 
     model_type = "mgm"
@@ -113,7 +113,7 @@ class MGMConfig(PretrainedConfig):
 
     @property
     def image_size(self) -> int:
-        """Pixels per side of what the low-resolution tower sees."""
+        """Pixels per side of a crop, the low-resolution tower's input."""
         return int(self.vision_config.image_size)
 
     @property
@@ -128,33 +128,33 @@ class MGMConfig(PretrainedConfig):
 
     @property
     def image_tokens_per_image(self) -> int:
-        """Positions that one image takes in the language model."""
+        """Image tokens of one image in the language model's input."""
         return self.tokens_per_side**2 * self.crops
 
     @property
     def window(self) -> int:
-        """Positions per side of the high-resolution window that one token mines."""
+        """Positions per side of the high-resolution window that a token attends to."""
         return self.image_size_aux // STEM_STRIDE // (self.tokens_per_side * self.image_grid)
 
     @property
     def image_mean(self) -> list[float]:
-        """Mean of each colour channel, from 0 to 1, in what the low-resolution tower sees."""
+        """Mean of each colour channel, from 0 to 1, for the low-resolution tower's input."""
         return self._normalisation("image_mean")
 
     @property
     def image_std(self) -> list[float]:
-        """Standard deviation of each colour channel in what the low-resolution tower sees."""
+        """Standard deviation of each colour channel for the low-resolution tower's input."""
         return self._normalisation("image_std")
 
     @property
     def image_mean_aux(self) -> list[float]:
-        """Mean of each colour channel in what the high-resolution tower sees."""
+        """Mean of each colour channel for the high-resolution tower's input."""
         aux = self.vision_aux_config
         return self.image_mean if aux is None else aux.image_mean
 
     @property
     def image_std_aux(self) -> list[float]:
-        """Standard deviation of each colour channel in what the high-resolution tower sees."""
+        """Standard deviation of each colour channel for the high-resolution tower's input."""
         aux = self.vision_aux_config
         return self.image_std if aux is None else aux.image_std
 
@@ -167,7 +167,7 @@ class MGMConfig(PretrainedConfig):
         check_mgm_config(self)
 
     def to_dict(self) -> dict[str, Any]:
-        """All fields as JSON has them; `fusion` where it is not the default."""
+        """All fields for config.json; `fusion` only where it is not the default."""
         values = super().to_dict()
         values.pop("fusion", None)
         changed = self.fusion.to_json()
@@ -178,7 +178,7 @@ class MGMConfig(PretrainedConfig):
         """Build from a native dictionary or from a published flat one, which is translated.
 
         Raises:
-            MGMError: it describes no Mini-Gemini; names the config.json that it was read from.
+            MGMError: it is not a valid Mini-Gemini config; names the config.json it was read from.
         """
         folder = kwargs.get("name_or_path")
         with config_errors(Path(folder or "") / "config.json"):
@@ -194,7 +194,7 @@ class MGMConfig(PretrainedConfig):
                     "layout); restore the file"
                 )
             for name in ("text_config", "vision_config"):
-                # Their defaults would make a model of 7B that nobody asked for.
+                # Defaults would build a model of 7B.
                 part = config_dict.get(name) or None
                 require(isinstance(part, dict), name, part, "an object, the part's own config")
             return super().from_dict(config_dict, **kwargs)
@@ -206,11 +206,11 @@ class MGMConfig(PretrainedConfig):
         """Read `config.json` of a folder, native or published.
 
         Raises:
-            MGMError: it cannot be read, or describes no Mini-Gemini.
+            MGMError: it cannot be read, or is not a valid Mini-Gemini config.
         """
         file = Path(pretrained_model_name_or_path) / "config.json"
         if is_present(file):
-            read_json(file)  # transformers does not call a broken one by its name
+            read_json(file)  # transformers' error for a broken file does not name it
         kwargs.setdefault("name_or_path", str(pretrained_model_name_or_path))
         config_dict, kwargs = cls.get_config_dict(pretrained_model_name_or_path, **kwargs)
         return cls.from_dict(config_dict, **kwargs)

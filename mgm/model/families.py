@@ -1,7 +1,6 @@
-"""The families of language models: conversation template and published checkpoints of each.
+"""Families of language models: `model_type`, conversation template, published checkpoints.
 
-A family decides how a conversation is written, and which published checkpoints are its own. Any
-other causal language model that transformers can load works too; training names its template.
+Any other causal language model of transformers works too; its template is then a training flag.
 """
 
 from dataclasses import dataclass
@@ -12,13 +11,13 @@ class Family:
     """A family of language models.
 
     Attributes:
-        name: how scripts and messages call it.
-        text_model_type: `model_type` of its language model in transformers; None: of any type that
-            no other row names.
+        name: in scripts and messages.
+        text_model_type: `model_type` of its language model in transformers; None: any type that no
+            other family has.
         conversation: name of its conversation template.
-        published_model_type: `model_type` of its published Mini-Gemini checkpoints, if there are.
-        marker_token: a token that only this family's vocabulary holds, which tells it from others
-            of the same model type; None: the family is known by its model type.
+        published_model_type: `model_type` of its published Mini-Gemini checkpoints; None: no such.
+        marker_token: a token that only this family's vocabulary has, to tell families of the same
+            model type apart; None: the model type is enough.
     """
 
     name: str
@@ -86,7 +85,7 @@ PUBLISHED_OF_TEXT_TYPE = {text: published for published, text in TEXT_TYPE_OF_PU
 def family_of(
     text_model_type: str, vocabulary: set[str] | frozenset[str] = frozenset()
 ) -> Family | None:
-    """The family of a language model, or None if no row is about it.
+    """The family of a language model, or None if it belongs to none.
 
     Args:
         text_model_type: `model_type` of the language model's config.

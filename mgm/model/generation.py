@@ -1,4 +1,4 @@
-"""What generation has to know about images: when they enter, and to which sample they belong."""
+"""`generate` with images: passed at prefill only, and repeated with their sample for beams."""
 
 from typing import Any
 
@@ -12,20 +12,20 @@ IMAGE_INPUTS = ("pixel_values", "pixel_values_aux", "image_features")
 
 
 class ImageGenerationMixin(GenerationMixin):
-    """transformers' generation for a batch whose images are listed apart from its samples."""
+    """`GenerationMixin` for batches whose images are in one list, not one list per sample."""
 
     config: MGMConfig
 
     def prepare_inputs_for_generation(
         self, input_ids: Tensor, *args: Any, is_first_iteration: bool = False, **kwargs: Any
     ) -> dict[str, Any]:
-        """As transformers does it; images enter with the prompt and are not seen again."""
+        """Pass images at prefill alone; later steps have them in the KV cache."""
         parent: Any = super()
         images = {name: kwargs.pop(name) for name in IMAGE_INPUTS if kwargs.get(name) is not None}
         inputs = parent.prepare_inputs_for_generation(
             input_ids, *args, is_first_iteration=is_first_iteration, **kwargs
         )
-        # transformers counts no call of an assistant as a first iteration; its cache tells which.
+        # In assisted generation no call counts as the first iteration; an empty cache shows it.
         cache = kwargs.get("past_key_values")
         in_cache = cache is not None and cache.get_seq_length() > 0
         if is_first_iteration or not in_cache:
@@ -39,7 +39,7 @@ class ImageGenerationMixin(GenerationMixin):
         input_ids: Tensor | None = None,
         **kwargs: Any,
     ) -> tuple[Tensor | None, dict[str, Any]]:
-        """Repeat every sample, with all its images in order, for beams or several answers."""
+        """Repeat every sample with its images, for beams or several return sequences."""
         images = {name: kwargs.pop(name) for name in IMAGE_INPUTS if kwargs.get(name) is not None}
         if expand_size > 1 and images and input_ids is not None:
             positions = (input_ids == self.config.image_token_id).sum(-1)

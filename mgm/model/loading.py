@@ -1,4 +1,4 @@
-"""Load a model from a folder in the native or the published layout, and save one."""
+"""`load_model` and `save_model`: models from and to folders, without transformers' own output."""
 
 import os
 from collections.abc import Generator
@@ -27,7 +27,7 @@ def load_model(
     text_only: bool = False,
     **where: Any,
 ) -> MGMForConditionalGeneration:
-    """The model of a folder, in evaluation mode; config.json and weight names decide what it is.
+    """Load a model of any checkpoint layout, in evaluation mode.
 
     Args:
         path: a folder in the native or in a published layout, or a repository id of the Hugging
@@ -37,7 +37,7 @@ def load_model(
         quantize: "int8", "llm-int8" or "int4", see `mgm.model.quantization.bitsandbytes`; None:
             as they are.
         base: the base model of a stage-1 or LoRA folder; None: the one that the folder names.
-        merge_lora: whether a LoRA becomes part of the weights.
+        merge_lora: whether a LoRA is merged into the weights.
         text_only: whether the vision side is left out.
         **where: as for the hub: revision, token, cache_dir and so on.
 
@@ -79,7 +79,7 @@ def save_model(
 
 @contextmanager
 def _quiet_transformers() -> Generator[None]:
-    """Without the library's own reports and bars: what matters is raised as an MGMError."""
+    """Without transformers' reports and progress bars: what matters is raised as an MGMError."""
     verbosity = transformers_logging.get_verbosity()
     bars = transformers_logging.is_progress_bar_enabled()
     transformers_logging.set_verbosity_error()

@@ -1,4 +1,4 @@
-"""Image tokens among text tokens: one masked assignment, after the counts were compared."""
+"""Merges image features into text embeddings, at the image positions of `input_ids`."""
 
 import torch
 from torch import Tensor, nn
@@ -20,8 +20,8 @@ def merge_image_features(
         embedding: the language model's input embedding.
         input_ids: (batch, length) with `config.image_token_id` at image positions.
         image_features: (images, image tokens, text width) in reading order, or None.
-        config: for the id and the number of positions of an image.
-        attention_mask: (batch, length); tells where a sample ends that was cut within an image.
+        config: for the image token id and the number of tokens of an image.
+        attention_mask: (batch, length); shows where a sample truncated within an image ends.
 
     Returns:
         (batch, length, text width).
@@ -52,13 +52,13 @@ def _matching(
     config: MGMConfig,
     attention_mask: Tensor | None,
 ) -> Tensor | None:
-    """The features that image positions consume, in order; all of them unless a sample was cut."""
+    """Check the number of images against the image positions; cut features as samples were cut."""
     size = config.image_tokens_per_image
     images = 0 if image_features is None else image_features.shape[0]
     positions = at_image.sum(-1).tolist()
     if all(count % size == 0 for count in positions) and sum(positions) == images * size:
         return image_features
-    # A sample may end within an image: it was cut at the maximal length.
+    # A sample that was truncated at the maximum length may end within an image.
     ends = _ends_at_image(at_image, attention_mask)
     needed = []
     for row, count in enumerate(positions):
@@ -73,13 +73,12 @@ def _matching(
             f"found {sum(needed)} image markers ({sum(positions)} positions, {size} each) "
             f"but {images} images; give one image for every <image> marker"
         )
-    kept = []
-    for count, of_row in zip(positions, image_features.split(needed), strict=True):
-        kept.append(of_row.flatten(0, 1)[:count])
-    return torch.cat(kept)
+    rows = zip(positions, image_features.split(needed), strict=True)
+    return torch.cat([features.flatten(0, 1)[:count] for count, features in rows])
 
 
 def _ends_at_image(at_image: Tensor, attention_mask: Tensor | None) -> list[bool]:
+    """Whether the last token of each sample is an image position."""
     if attention_mask is None or attention_mask.ndim != 2:
         return at_image[:, -1].tolist()
     columns = torch.arange(at_image.shape[1], device=at_image.device)

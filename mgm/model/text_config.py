@@ -1,4 +1,4 @@
-"""The language model's part of the config, any that transformers knows."""
+"""The language model's config: any causal language model of transformers."""
 
 from typing import Any
 
@@ -11,7 +11,7 @@ from mgm.model.files.json_fields import shown
 
 
 def text_config_from(given: dict[str, Any] | PretrainedConfig | None) -> PretrainedConfig:
-    """The language model's config from a dictionary, with exactly the activation it names.
+    """Build the language model's config from a dictionary.
 
     Raises:
         MGMError: transformers knows no such `model_type`.

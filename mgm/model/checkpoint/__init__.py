@@ -1,1 +1,1 @@
-"""Checkpoints of every layout: read, loaded, converted, put together from components."""
+"""Checkpoints of every layout: reading, loading, saving, converting, merging LoRA."""

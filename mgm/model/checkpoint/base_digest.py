@@ -1,7 +1,7 @@
-"""Whether a base model still has the weights that an adapter was trained on.
+"""Checks that a base model has the weights that its adapter was trained on, by a SHA-256 digest.
 
-An adapter keeps a digest of them in the metadata of adapter_model.safetensors. Published adapters,
-and those of earlier versions, have none.
+The digest is in the metadata of adapter_model.safetensors. Published adapters, and those of earlier
+versions, have none.
 """
 
 import hashlib
@@ -26,9 +26,9 @@ BASE_DIGEST = "base_sha256"  # in the metadata, beside BASE_ADAPTER
 
 
 def weights_digest(layers: Sequence[Path]) -> str:
-    """SHA-256 of a model's weights: names of folders and files do not count, nor do configs.
+    """SHA-256 of a model's weight files, independent of file names and configs.
 
-    A file over 16 MiB counts by its size and blocks spread over it.
+    Of a file over 16 MiB, its size and blocks spread over it are hashed.
 
     Args:
         layers: the folder of the model, and those below it as `base_folders` returns them.
@@ -46,20 +46,20 @@ def weights_digest(layers: Sequence[Path]) -> str:
             raise MGMError(
                 f"{file}: cannot be read ({one_line(error.strerror or error)}); copy it again"
             ) from error
-    if below and BASE_DIGEST not in stored_metadata(folder):  # or it counts with the metadata
+    if below and BASE_DIGEST not in stored_metadata(folder):  # else the metadata has it
         combined.update(weights_digest(below).encode())
     return combined.hexdigest()
 
 
 def check_base_weights(layers: Sequence[Path], given: bool) -> None:
-    """Compare the weights below each adapter with those that it was trained on.
+    """Compare the base weights of each adapter with those that it was trained on.
 
     Args:
         layers: the folder of a model, and those below it as `base_folders` returns them.
-        given: whether the user named the base: then a difference is only logged.
+        given: whether the user chose the base: then a difference is only a warning.
 
     Raises:
-        MissingBaseError: a base was trained anew, or is of another model.
+        MissingBaseError: a base has other weights: it was retrained, or is another model.
     """
     for number, folder in enumerate(layers[:-1]):
         digest, base = stored_metadata(folder).get(BASE_DIGEST), layers[number + 1]

@@ -1,7 +1,7 @@
-"""The base model that an adapter or a stage-1 file goes on top of, which may be such a folder too.
+"""Base models of adapter and stage-1 folders, which may be adapter folders themselves.
 
 A folder names its base: `base_model_name_or_path` in adapter_config.json, or `_name_or_path` in
-config.json. An adapter that was trained on an adapter makes a chain, at whose end is a whole model.
+config.json. Adapters that were trained on adapters form a chain that ends in a whole model.
 """
 
 import os
@@ -23,15 +23,15 @@ from mgm.model.files.json_file import check_readable, config_errors, is_present,
 from mgm.model.files.weight_files import has_weights
 from mgm.model.published_layout.config_fields import find_referenced_folder
 
-# In the metadata of adapter_model.safetensors: the base, where it is no whole model.
+# Key in the metadata of adapter_model.safetensors: the base, where that is an adapter itself.
 BASE_ADAPTER = "base_adapter"
 
 
 class MissingBaseError(MGMError):
-    """A base model is not there, or not as it was.
+    """A base model is missing, or its weights have changed.
 
     Attributes:
-        fault: the message, without what to do: each program has a flag of its own.
+        fault: the message without the remedy, since each program has its own flag.
     """
 
     def __init__(
@@ -42,21 +42,21 @@ class MissingBaseError(MGMError):
 
 
 def is_adapter_checkpoint(folder: Path) -> bool:
-    """Whether a folder holds only what goes on top of a base model: stage 1, or a LoRA."""
+    """Whether a folder needs a base model: it holds a LoRA, or the projector of stage 1 alone."""
     stage1 = is_present(folder / STAGE1_FILE) and not has_weights(folder)
     return stage1 or is_present(folder / ADAPTER_CONFIG)
 
 
 def base_folders(folder: Path, base: str | os.PathLike[str] | None = None) -> list[Path]:
-    """The folders below one, the next first and the whole model last; none if it is whole itself.
+    """The chain of base models of a folder, the whole model last; empty if the folder is whole.
 
     Args:
         folder: of an adapter, of stage 1, or of a whole model.
-        base: replaces the first base that is not where its adapter says; where all are there, the
-            first, unless it is one of them. Only an adapter replaces an adapter.
+        base: replaces the first base that is missing; if none is, the first in the chain, unless
+            it is already in the chain. Only an adapter can replace an adapter.
 
     Raises:
-        MissingBaseError: one is not there; says whose.
+        MissingBaseError: a base is missing; names the folder that needs it.
         MGMError: they form a loop, or `base` would leave out an adapter.
     """
     given = None if base is None else checkpoint_folder(base)
@@ -95,7 +95,7 @@ def base_name(folder: Path) -> object:
 
 
 def _base_entry(folder: Path) -> tuple[Any, Path]:
-    """The name of the base model, and the file that has it."""
+    """The name of the base model, and the file that it is in."""
     if is_present(folder / ADAPTER_CONFIG):
         name = read_json(folder / ADAPTER_CONFIG).get("base_model_name_or_path")
         if name:
@@ -104,12 +104,12 @@ def _base_entry(folder: Path) -> tuple[Any, Path]:
 
 
 def referenced_base(folder: Path) -> Path | None:
-    """The folder that an adapter names as its base, if it is there."""
+    """The folder that an adapter names as its base, or None if it does not exist."""
     name, file = _base_entry(folder)
     with config_errors(file):
         base = find_referenced_folder(name, folder, CONFIG_FILE)
-    own = base is not None and base.resolve() == folder.resolve()
-    return None if own else base
+    is_itself = base is not None and base.resolve() == folder.resolve()
+    return None if is_itself else base
 
 
 def _check_whole_adapter(folder: Path, base: Path) -> None:
@@ -126,10 +126,10 @@ def _check_whole_adapter(folder: Path, base: Path) -> None:
 
 
 def stored_metadata(folder: Path) -> dict[str, str]:
-    """What an adapter's file says of its base; nothing where there is no such file.
+    """Metadata of an adapter's safetensors file; empty where there is no such file.
 
     Raises:
-        MGMError: it is no file that can be opened.
+        MGMError: it is not a readable file.
     """
     file = folder / ADAPTER_FILES[0]
     if not is_present(file):
@@ -139,4 +139,4 @@ def stored_metadata(folder: Path) -> dict[str, str]:
         with safe_open(file, framework="pt") as stored:
             return stored.metadata() or {}
     except (OSError, SafetensorError):
-        return {}  # whoever reads the weights says what is wrong with them
+        return {}  # reading the weights raises an error that names the fault

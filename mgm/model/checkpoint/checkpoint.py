@@ -1,7 +1,6 @@
-"""What a folder holds: a config and the weights that go with it, by the model's own names.
+"""Reads a checkpoint folder of any layout: config, and lazy weights under native names.
 
-Four layouts end in the same form: our native one, the published one, the file of stage 1 on top of
-a base model, and the published LoRA layout on top of one.
+Four layouts become one form: native, published, stage 1 on a base model, and LoRA on a base model.
 """
 
 import logging
@@ -49,14 +48,14 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A model on disk.
+    """Config and weights of a model on disk; no weight is read yet.
 
     Attributes:
-        folder: where config.json lies.
+        folder: that of config.json.
         config: of the model.
-        tensors: all weights by the model's own names, none of them read yet.
-        published: whether config.json and names of weights are the published ones.
-        adapter: a LoRA that stays apart from the weights; None: there is none, or it is merged.
+        tensors: all weights, by native names.
+        published: whether config.json and weight names are in the published layout.
+        adapter: a LoRA that is not merged; None: there is none, or it is merged.
     """
 
     folder: Path
@@ -67,14 +66,14 @@ class Checkpoint:
 
     @property
     def dtype(self) -> torch.dtype:
-        """In which it was saved, by the config or else by the first weight."""
+        """Dtype that it was saved in: of the config, or else of the first weight."""
         if isinstance(self.config.dtype, torch.dtype):
             return self.config.dtype
         floating = (t.dtype for t in self.tensors.values() if t.dtype.is_floating_point)
         return next(floating, torch.float32)
 
     def stored_name(self, name: str) -> str:
-        """What the folder's files call a weight of the model."""
+        """Name of a weight in the folder's files."""
         if self.config.text_config.model_type == "mixtral":
             name = stored_expert_name(name)
         return to_published(name) if self.published else name
@@ -86,14 +85,13 @@ def read_checkpoint(
     merge_lora: bool = True,
     config: MGMConfig | None = None,
 ) -> Checkpoint:
-    """What a folder holds.
+    """Read a folder; weights are read later, one by one.
 
     Args:
         folder: in one of the layouts.
         base: the base model of a stage-1 or LoRA folder, as `base_folders` takes it; None: the one
             that the folder names.
-        merge_lora: whether a LoRA becomes part of the weights; those that it was trained on always
-            do.
+        merge_lora: whether a LoRA is merged; the adapters that it was trained on always are.
         config: used instead of the folder's.
 
     Raises:
@@ -110,7 +108,7 @@ def read_checkpoint(
     for layer in reversed(above):
         if adapter is not None:
             tensors = merge_adapter(tensors, adapter)
-        tensors, adapter = _with_layer(tensors, layer)
+        tensors, adapter = _apply_layer(tensors, layer)
     if adapter is not None and merge_lora:
         tensors, adapter = merge_adapter(tensors, adapter), None
     if above:
@@ -123,7 +121,7 @@ def read_checkpoint(
 
 
 def _whole_tensors(folder: Path) -> dict[str, LazyTensor]:
-    """The weights of a whole model, or of a language model, by native names."""
+    """Weights of a whole model or a plain language model, by native names."""
     tensors = native_tensors(read_folder(folder))
     if _is_mini_gemini(folder):
         check_one_model(folder)
@@ -133,10 +131,10 @@ def _whole_tensors(folder: Path) -> dict[str, LazyTensor]:
     return tensors
 
 
-def _with_layer(
+def _apply_layer(
     tensors: dict[str, LazyTensor], folder: Path
 ) -> tuple[dict[str, LazyTensor], Adapter | None]:
-    """Weights with what the folder of stage 1 or of an adapter replaces, and the adapter."""
+    """Weights after those of a stage-1 or adapter folder replaced them, and the adapter."""
     check_one_model(folder)
     if not is_present(folder / ADAPTER_CONFIG):
         return tensors | native_tensors(lazy_tensors(folder / STAGE1_FILE)), None
@@ -144,7 +142,7 @@ def _with_layer(
 
 
 def stored_generation(folder: Path) -> GenerationConfig | None:
-    """How the checkpoint in a folder generates, by its own file; None: there is none.
+    """The generation config of a folder; None: it has none.
 
     Raises:
         MGMError: the file is broken.
@@ -206,18 +204,18 @@ def _config(folder: Path, values: dict[str, Any], tensors: Mapping[str, LazyTens
 
 
 def checkpoint_config(folder: Path, base: str | os.PathLike[str] | None = None) -> MGMConfig:
-    """The config of the model in a folder, as `read_checkpoint` finds it; weights may be absent."""
+    """The config that `read_checkpoint` returns; a whole model's weights may be missing."""
     if is_adapter_checkpoint(folder):
         return read_checkpoint(folder, base).config
     return MGMConfig.from_pretrained(folder)
 
 
 def _take_towers(config: MGMConfig, base: Path) -> None:
-    """Let a base model that is a Mini-Gemini say what its towers are: its weights are used."""
+    """Take the towers' configs from a base model that is a Mini-Gemini, as their weights are."""
     if _is_mini_gemini(base):
-        of_base = MGMConfig.from_pretrained(base)
-        config.vision_config = of_base.vision_config
-        config.vision_aux_config = of_base.vision_aux_config
+        base_config = MGMConfig.from_pretrained(base)
+        config.vision_config = base_config.vision_config
+        config.vision_aux_config = base_config.vision_aux_config
 
 
 def _is_mini_gemini(folder: Path) -> bool:
@@ -227,13 +225,13 @@ def _is_mini_gemini(folder: Path) -> bool:
 def _with_towers(
     folder: Path, values: Mapping[str, Any], tensors: dict[str, LazyTensor]
 ) -> dict[str, LazyTensor]:
-    """Fill in towers from the folders that the config names, where the weights lack them."""
-    for part, field, file, names in (
+    """Add towers that are missing from the weights, from the folders that the config names."""
+    for prefix, field, file, rename in (
         ("vision_tower.", "mm_vision_tower", CONFIG_FILE, clip_tensors),
         ("vision_tower_aux.", "mm_vision_tower_aux", OPENCLIP_CONFIG, convnext_tensors),
     ):
         reference = values.get(field)
-        if not reference or any(name.startswith(part) for name in tensors):
+        if not reference or any(name.startswith(prefix) for name in tensors):
             continue
         with config_errors(folder / CONFIG_FILE):
             tower = find_referenced_folder(reference, folder, file)
@@ -242,12 +240,12 @@ def _with_towers(
                 f"{folder}: its weights lack the tower that {field} in {CONFIG_FILE} names, and "
                 f"there is no {shortened(reference)}/{file} here or above it; put the tower there"
             )
-        tensors = tensors | names(read_folder(tower))
+        tensors = tensors | rename(read_folder(tower))
     return tensors
 
 
 def clip_tensors(tensors: Mapping[str, LazyTensor]) -> dict[str, LazyTensor]:
-    """The vision part of a CLIP in transformers' layout, by our names."""
+    """The vision model of a CLIP in transformers' layout, by native names."""
     # Compat: with and without the prefix that transformers 5 dropped.
     plain = {name.removeprefix("vision_model."): tensor for name, tensor in tensors.items()}
     kept = ("embeddings.", "pre_layrnorm.", "encoder.", "post_layernorm.")
@@ -259,7 +257,7 @@ def clip_tensors(tensors: Mapping[str, LazyTensor]) -> dict[str, LazyTensor]:
 
 
 def convnext_tensors(tensors: Mapping[str, LazyTensor]) -> dict[str, LazyTensor]:
-    """The ConvNeXt of an OpenCLIP folder, by our names."""
+    """The ConvNeXt of an OpenCLIP folder, by native names."""
     return {
         f"vision_tower_aux.{name}": tensor
         for name, tensor in openclip_trunk(tensors).items()
@@ -268,10 +266,10 @@ def convnext_tensors(tensors: Mapping[str, LazyTensor]) -> dict[str, LazyTensor]
 
 
 def compare_convnext(checkpoint: Checkpoint) -> None:
-    """Warn where the published code would have taken another ConvNeXt than the checkpoint's.
+    """Warn where the published code would use another ConvNeXt than the checkpoint's.
 
-    It reads the model_zoo's file unless `optimize_vision_tower_aux` is set; a checkpoint is
-    complete in itself here.
+    It reads the model_zoo's file unless `optimize_vision_tower_aux` is set; here the checkpoint's
+    own is used always.
     """
     values = read_json(checkpoint.folder / CONFIG_FILE)
     with config_errors(checkpoint.folder / CONFIG_FILE):
@@ -280,17 +278,19 @@ def compare_convnext(checkpoint: Checkpoint) -> None:
         )
     if values.get("optimize_vision_tower_aux") or tower is None or not has_weights(tower):
         return
-    for ours, other in convnext_tensors(read_folder(tower)).items():
-        own = checkpoint.tensors.get(ours)
-        if own is None or own.file == other.file:
+    for name, other in convnext_tensors(read_folder(tower)).items():
+        tensor = checkpoint.tensors.get(name)
+        if tensor is None or tensor.file == other.file:
             continue
-        same = own.shape == other.shape and torch.equal(own.read(), other.read().to(own.dtype))
+        same = tensor.shape == other.shape and torch.equal(
+            tensor.read(), other.read().to(tensor.dtype)
+        )
         if not same:
             logger.warning(
                 "%s: %s differs from %s in %s; the checkpoint's ConvNeXt is used, where the "
                 "published code would have used the other",
-                own.file,
-                own.name,
+                tensor.file,
+                tensor.name,
                 other.name,
                 other.file,
             )

@@ -72,7 +72,7 @@ def from_components(
     model.mining = None if model.mining is None else model.mining.to(dtype)
     model.projector.to(dtype)
     model.config.dtype = dtype
-    # Building the whole made its parts, which were built before, forget how they attend.
+    # Building the whole model reset the attention implementation of the parts.
     for part in (vision, language_model):
         part.set_attn_implementation(attention_implementation(model.config))
     model.generation_config = language_model.generation_config
@@ -82,7 +82,7 @@ def from_components(
 def load_language_model(
     path: str | os.PathLike[str], dtype: torch.dtype, device: str | None = None
 ) -> PreTrainedModel:
-    """A causal language model of a folder in transformers' layout.
+    """Load a causal language model from a folder in transformers' layout.
 
     Args:
         path: of the folder.
@@ -98,10 +98,10 @@ def load_language_model(
         raise MGMError(
             f"{folder}: holds no config.json; give a folder with a causal language model"
         )
-    values = read_json(config_path)  # transformers does not call a broken one by its name
-    check_no_adapter(folder)  # or transformers would load the adapter's base, and put it on that
+    values = read_json(config_path)  # transformers' error for a broken file does not name it
+    check_no_adapter(folder)  # transformers would load the adapter's base and apply it to that
     tensors = read_folder(folder)
-    stored_generation(folder)  # transformers leaves out a broken one
+    stored_generation(folder)  # transformers ignores a broken one
     with config_errors(config_path):
         check_text_config(values)
         config = AutoConfig.from_pretrained(folder)
@@ -132,12 +132,12 @@ def save_stage1(
     path: str | os.PathLike[str],
     state: Mapping[str, Tensor] | None = None,
 ) -> None:
-    """Write what stage 1 made, mining and projector, with both towers, under the published names.
+    """Write mining, projector and both towers after stage 1, under the published names.
 
     Args:
         model: after stage 1.
-        path: the file to write, `mm_projector.bin` by custom.
-        state: the model's weights, where the model itself holds parts of them; None: its own.
+        path: the file to write, usually `mm_projector.bin`.
+        state: the model's weights where it holds only shards of them; None: its state_dict.
 
     Raises:
         MGMError: the file could not be written.
@@ -147,21 +147,20 @@ def save_stage1(
         for name, tensor in (model.state_dict() if state is None else state).items()
         if name.startswith(STAGE1_PARTS)
     }
-    # To a file that is open: torch.save writes the name of a path into the file, and this one is
-    # another at each save.
+    # To an open file: torch.save would write the temporary path's random name into the file.
     with atomic_file(path) as part, part.open("wb") as file:
         torch.save(published, file)
 
 
 def load_stage1(model: PreTrainedModel, path: str | os.PathLike[str]) -> None:
-    """Fill mining and projector, and the towers where the file has them, from what stage 1 left.
+    """Load mining and projector, and the towers if the file has them, from a stage-1 file.
 
     Args:
         model: as `from_parts` made it.
-        path: the file, a folder that holds it as `mm_projector.bin`, or a whole Mini-Gemini's.
+        path: the file, its folder, or the folder of a whole Mini-Gemini.
 
     Raises:
-        MGMError: no such file, or weights that are not this model's.
+        MGMError: no such file, or its weights do not fit the model.
     """
     path = Path(path)
     check_one_model(path)

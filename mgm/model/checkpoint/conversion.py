@@ -1,4 +1,4 @@
-"""From the published layout to the native one and back, tensor by tensor, bit by bit."""
+"""Converts checkpoints between the published and the native layout, bit by bit."""
 
 import json
 from collections.abc import Callable, Mapping
@@ -26,8 +26,8 @@ from mgm.model.published_layout.weight_names import to_published
 
 MAX_SHARD_BYTES = 5 * 10**9
 
-# Of a language model's config: what says nothing about the network.
-_TEXT_NOISE = frozenset(
+# Fields of a language model's config that do not affect the network.
+_IGNORED_TEXT_FIELDS = frozenset(
     {
         "_name_or_path",
         "architectures",
@@ -44,7 +44,7 @@ _TEXT_NOISE = frozenset(
         "transformers_version",
     }
 )
-# Of a CLIP's config: what makes the network.
+# Fields of CLIP's config that define the network.
 _CLIP_FIELDS = (
     "model_type",
     "hidden_size",
@@ -74,12 +74,12 @@ _PUBLISHED_TOWER_AUX = "model_zoo/OpenAI/openclip-convnext-large-d-320-laion2B-s
 
 @dataclass(frozen=True)
 class Conversion:
-    """A checkpoint on its way to another layout.
+    """A planned conversion of a checkpoint.
 
     Attributes:
-        checkpoint: what was read.
+        checkpoint: the source.
         layout: of the result, "native" or "published".
-        tensors: the weights, none of them read yet, by the names that they get.
+        tensors: the weights, none of them read yet, by their new names.
     """
 
     checkpoint: Checkpoint
@@ -92,7 +92,7 @@ class Conversion:
         return sum(tensor.nbytes for tensor in self.tensors.values())
 
     def lines(self) -> list[str]:
-        """What maps to what, a line for each tensor: its name, its new name, shape and dtype."""
+        """A line for each tensor: its name, its new name, shape and dtype."""
         return [
             f"{tensor.name} -> {name}  {list(tensor.shape)} {str(tensor.dtype)[6:]}"
             for name, tensor in self.tensors.items()
@@ -102,7 +102,7 @@ class Conversion:
 def plan_conversion(
     source: Path, layout: str, base: str | None = None, conversation: str | None = None
 ) -> Conversion:
-    """What converting a folder means.
+    """Plan the conversion of a folder, without reading weights.
 
     Args:
         source: a checkpoint in any layout.
@@ -120,11 +120,11 @@ def plan_conversion(
     tensors = checkpoint.tensors
     if layout == "published":
         tensors = {to_published(name): tensor for name, tensor in tensors.items()}
-        whole = [t for t in checkpoint.tensors.values() if not t.dtype.is_floating_point]
-        if whole:
+        integers = [t for t in checkpoint.tensors.values() if not t.dtype.is_floating_point]
+        if integers:
             raise MGMError(
-                f"{whole[0].file}: {whole[0].name} is of {whole[0].dtype}; expected fractions, "
-                "convert the model before it is quantised"
+                f"{integers[0].file}: {integers[0].name} is of {integers[0].dtype}; expected "
+                "fractions, convert the model before it is quantised"
             )
         unmapped = sorted(checkpoint.tensors.keys() & tensors.keys())
         if unmapped:
@@ -137,7 +137,7 @@ def plan_conversion(
 
 
 def generation_config(folder: Path, config: MGMConfig) -> GenerationConfig:
-    """How the checkpoint in a folder generates, by its own file or else by its config."""
+    """The generation config of a folder, or else one made from its model config."""
     return stored_generation(folder) or GenerationConfig.from_model_config(config.text_config)
 
 
@@ -159,7 +159,7 @@ def write_config(conversion: Conversion, folder: Path) -> None:
 def published_config(checkpoint: Checkpoint) -> dict[str, Any]:
     """The flat config.json of a native checkpoint.
 
-    That which it was made from, where the folder has it and it still says the same; else a new one.
+    The original that it was converted from, if it is there and nothing differs; else a new one.
     """
     config = checkpoint.config
     original = checkpoint.folder / ORIGINALS / CONFIG_FILE
@@ -170,8 +170,8 @@ def published_config(checkpoint: Checkpoint) -> dict[str, Any]:
     processor = read_json(settings) if settings.is_file() else {}
     text = config.text_config.to_dict()
     rope = dict(text.pop("rope_parameters", None) or {})
-    flat = {name: value for name, value in text.items() if name not in _TEXT_NOISE}
-    # transformers wrote it in two fields before its version 5.
+    flat = {name: value for name, value in text.items() if name not in _IGNORED_TEXT_FIELDS}
+    # transformers 4 has two fields instead of rope_parameters.
     if "rope_theta" in rope:
         flat["rope_theta"] = rope.pop("rope_theta")
     scaled = rope.pop("rope_type", "default")
@@ -197,7 +197,7 @@ def published_config(checkpoint: Checkpoint) -> dict[str, Any]:
 
 
 def _check_expressible(checkpoint: Checkpoint, conversation: str | None) -> None:
-    """Raise an MGMError that lists what a reader of the published layout would take otherwise."""
+    """Raise an MGMError that lists the settings that the published layout cannot express."""
     config = checkpoint.config
     where = f"{checkpoint.folder}/{CONFIG_FILE}"
     kind = config.text_config.model_type
@@ -214,7 +214,7 @@ def _check_expressible(checkpoint: Checkpoint, conversation: str | None) -> None
 
 
 def _differences(flat: Mapping[str, Any], checkpoint: Checkpoint) -> list[str]:
-    """What reading a flat config would make other than the checkpoint's own."""
+    """Settings that differ between the checkpoint and what a flat config would be read as."""
     originals = checkpoint.folder / ORIGINALS
     folder = originals if originals.is_dir() else checkpoint.folder
     read = MGMConfig.from_dict(translate_config(flat, folder, checkpoint.tensors))
@@ -231,7 +231,9 @@ def _network_settings(config: MGMConfig) -> dict[str, Any]:
     settings = {name: getattr(config, name) for name in (*FIELDS, "image_token_id", "fusion")}
     text = config.text_config.to_dict()
     settings["text_config.model_type"] = text["model_type"]
-    settings |= {f"text_config.{n}": value for n, value in text.items() if n not in _TEXT_NOISE}
+    settings |= {
+        f"text_config.{n}": value for n, value in text.items() if n not in _IGNORED_TEXT_FIELDS
+    }
     for name in _CLIP_FIELDS:
         settings[f"vision_config.{name}"] = getattr(config.vision_config, name)
     aux = config.vision_aux_config

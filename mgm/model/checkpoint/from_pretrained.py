@@ -1,5 +1,4 @@
-"""What `from_pretrained` adds to transformers': checks the weights before a model takes memory, and
-that none are missing afterwards."""
+"""Steps of `from_pretrained`: resolve the checkpoint, map and check its weights, finalize."""
 
 import os
 from collections.abc import Mapping
@@ -43,14 +42,14 @@ def resolve_checkpoint(
     """Resolve the arguments of `from_pretrained` to a checkpoint; pops the hub's from `options`.
 
     Raises:
-        MGMError: it is not there, or cannot be loaded in the way that `options` ask for.
+        MGMError: it does not exist, or cannot be loaded with these options.
     """
     where = {name: options.pop(name) for name in DOWNLOAD_OPTIONS if name in options}
     folder = checkpoint_folder(path, **where)
     subfolder = options.pop("subfolder", "")
     folder = folder / subfolder
     if config is not None and config.name_or_path == str(path):
-        # AutoConfig made it without the weights, which tell what the towers are.
+        # AutoConfig made it without the weights, whose shapes define the towers.
         config = None if subfolder or is_adapter_checkpoint(folder) else config
     checkpoint = read_checkpoint(folder, base, merge_lora, config)
     if checkpoint.adapter is not None and options.get("int8"):
@@ -64,12 +63,12 @@ def resolve_checkpoint(
 def build_state_dict(
     model_class: type[PreTrainedModel], checkpoint: Checkpoint, options: dict[str, Any]
 ) -> dict[str, LazyTensor]:
-    """The weights as the model of `options` names them, none of them read yet.
+    """Map the checkpoint's weights to the model that `options` describe; none is read yet.
 
     Args:
-        model_class: is built on the meta device, to see whether the weights fit.
-        checkpoint: what is loaded.
-        options: of `from_pretrained`; completed for transformers.
+        model_class: built on the meta device to check the weights.
+        checkpoint: to be loaded.
+        options: of `from_pretrained`; changed in place to what transformers takes.
 
     Raises:
         MGMError: weights are missing or do not fit the config.
@@ -80,7 +79,7 @@ def build_state_dict(
     check_fit(whole, with_linear_expert_names(checkpoint.tensors), checkpoint.stored_name)
     tensors = dict(checkpoint.tensors)
     if getattr(checkpoint.config.text_config, "tie_word_embeddings", False):
-        # Compat: transformers 4 tied them whatever was stored; 5 would leave them apart.
+        # Compat: transformers 4 tied them even if both were stored; 5 would not.
         tensors.pop(HEAD, None)
         _tie_on_disk(whole, tensors, options)
     if options.get("text_only"):
@@ -106,10 +105,10 @@ def build_state_dict(
 def _tie_on_disk(
     model: PreTrainedModel, tensors: dict[str, LazyTensor], options: dict[str, Any]
 ) -> None:
-    """Give a tied head what `device_map` may send to the disk: its weights, and one device.
+    """Give a tied head weights and the embeddings' device, for a `device_map` with the disk.
 
-    transformers writes every weight that it sends there to a file of its own, and finds none for a
-    head that is nothing but a name of the embeddings.
+    transformers writes a file for every weight that it offloads to the disk, and would have none
+    for a head that only shares the embeddings' weights.
     """
     devices = options.get("device_map")
     if not (isinstance(devices, str) or (isinstance(devices, dict) and "disk" in devices.values())):
@@ -119,20 +118,20 @@ def _tie_on_disk(
             continue
         tensors[target] = tensors[source]
         if isinstance(devices, dict):
-            home = _device_of(source, devices)
-            if home is not None and home != _device_of(target, devices):
-                options["device_map"] = options["device_map"] | {target.rpartition(".")[0]: home}
+            device = _device_of(source, devices)
+            if device is not None and device != _device_of(target, devices):
+                options["device_map"] = options["device_map"] | {target.rpartition(".")[0]: device}
 
 
 def _device_of(name: str, devices: Mapping[str, Any]) -> Any:
-    """Where a `device_map` puts a weight: the longest of its names that the weight is part of."""
+    """The device that a `device_map` assigns to a weight: that of its longest matching prefix."""
     parts = name.split(".")
     prefixes = (".".join(parts[:end]) for end in range(len(parts), -1, -1))
     return next((devices[prefix] for prefix in prefixes if prefix in devices), None)
 
 
 def _check_sizes(checkpoint: Checkpoint) -> None:
-    """Refuse a config that the weights contradict: building its modules might take for ever."""
+    """Compare the config with the weights' shapes, before modules of absurd sizes are built."""
     config, tensors, file = checkpoint.config, checkpoint.tensors, checkpoint.folder / CONFIG_FILE
     text, vision = ("", "") if checkpoint.published else ("text_config.", "vision_config.")
     check_text_sizes(config.text_config, tensors, file, text, "language_model.")
@@ -154,13 +153,13 @@ def finalize(
     """Set name, generation config and adapter of a model whose weights were loaded.
 
     Args:
-        model: what transformers made.
-        checkpoint: what it was made of.
+        model: loaded by transformers.
+        checkpoint: that it was loaded from.
         report: transformers' `loading_info`.
-        name: path or repository id that the user gave.
+        name: path or repository id given by the user.
 
     Raises:
-        MGMError: weights were missing, left over or of another shape.
+        MGMError: weights were missing, unexpected or of another shape.
     """
     lacking = {*report["missing_keys"], *(key for key, *_ in report["mismatched_keys"])}
     source = source_of(checkpoint.tensors)

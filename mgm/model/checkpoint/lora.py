@@ -1,7 +1,7 @@
-"""The published LoRA layout: what was trained beside a base model, merged into it.
+"""LoRA checkpoints: reads an adapter in LLaVA's layout and merges it or attaches it by peft.
 
-The published training (train.py, as LLaVA's) leaves `adapter_config.json` and `adapter_model.*` of
-peft for the language model, and `non_lora_trainables.bin` with all else that was trained.
+The published training (train.py, as LLaVA's) writes `adapter_config.json` and `adapter_model.*` of
+peft for the language model, and `non_lora_trainables.bin` with the other trained weights.
 """
 
 import logging
@@ -38,12 +38,12 @@ from mgm.model.published_layout.weight_names import to_native_key
 
 logger = logging.getLogger(__name__)
 
-PREFIX = "base_model.model."  # of weights of a model that peft has wrapped
+PREFIX = "base_model.model."  # of weight names in a model wrapped by peft
 
 _PAIR = re.compile(r"(?P<module>.+)\.lora_(?P<side>[AB])(\.default)?\.weight")
 _MAGNITUDE = re.compile(r"(?P<module>.+)\.lora_magnitude_vector(\.default)?(\.weight)?")
 _LAYER = re.compile(r"\.(?P<index>\d{1,9})\.")
-# Variants of LoRA whose weights mean something else; the published training used none of them.
+# Other variants of LoRA compute something else; the published training used none of them.
 _RULES: dict[str, Rule] = {
     "peft_type": one_of("LORA"),
     "r": integer(1, 2**16),
@@ -69,15 +69,15 @@ _UNSUPPORTED = (
 
 @dataclass(frozen=True)
 class Adapter:
-    """A low-rank change of some of a model's weights: W + scale * B A.
+    """LoRA adapter: some of a model's weights become W + scale * B A.
 
     Attributes:
         config: the file adapter_config.json.
         pairs: A (rank, inputs) and B (outputs, rank) by the native name of the weight.
         scale: lora_alpha / r.
-        magnitudes: of DoRA (https://arxiv.org/abs/2402.09353, equation 5): the length (outputs)
-            that each row of the changed weight is brought to, by the name of the weight.
-        biases: that were trained too, and replace those of the model, by native name.
+        magnitudes: of DoRA (https://arxiv.org/abs/2402.09353, equation 5): the norm (outputs)
+            that each row of the changed weight is scaled to, by native name of the weight.
+        biases: trained biases, which replace the model's, by native name.
     """
 
     config: dict[str, Any]
@@ -88,7 +88,7 @@ class Adapter:
 
 
 def read_adapter(folder: Path) -> Adapter:
-    """The adapter of a folder in peft's layout.
+    """Read the adapter of a folder in peft's layout.
 
     Raises:
         MGMError: files are missing or damaged, half of a pair is missing, or it is a variant of
@@ -145,14 +145,14 @@ def read_adapter(folder: Path) -> Adapter:
 
 
 def _check_target(path: Path, config: dict[str, Any], module: str, tensor: LazyTensor) -> None:
-    """Refuse weights of a module that the config leaves out; peft would not use them.
+    """Refuse weights of a module that the config leaves out; peft would ignore them.
 
-    Patterns are not looked at: a foreign one might take for ever.
+    Regular expressions are not evaluated: an untrusted one might never end.
     """
     name = module.removeprefix(PREFIX)
 
     def among(names: list[str]) -> bool:
-        return any(name == one or name.endswith(f".{one}") for one in names)
+        return any(name == target or name.endswith(f".{target}") for target in names)
 
     layer = _LAYER.search(name)
     layers = config.get("layers_to_transform")
@@ -170,10 +170,10 @@ def _check_target(path: Path, config: dict[str, Any], module: str, tensor: LazyT
 
 
 def read_non_lora_weights(folder: Path) -> dict[str, LazyTensor]:
-    """What was trained besides the adapter, by native names; nothing if there is no such file.
+    """Read `non_lora_trainables.bin`, by native names; empty if there is no such file.
 
-    The published training and ours always write that file. An adapter that plain peft trained has
-    none, and goes on with mining and projector of its base.
+    The published training and ours always write it. An adapter trained by plain peft has none; it
+    uses mining and projector of its base.
 
     Raises:
         MGMError: our training wrote the adapter, and the file is missing or empty.
@@ -201,10 +201,10 @@ def native_name(name: str) -> str:
 
 
 def merge_adapter(tensors: Mapping[str, LazyTensor], adapter: Adapter) -> dict[str, LazyTensor]:
-    """`tensors` with the adapter's change in them, which is computed when they are read.
+    """`tensors` with the adapter merged into them, computed when they are read.
 
     Raises:
-        MGMError: the adapter is for weights that are not there, or of another shape.
+        MGMError: the adapter is for weights that are missing or of another shape.
     """
     result = dict(tensors)
     for name, (a, b) in adapter.pairs.items():
@@ -237,7 +237,7 @@ def merge_adapter(tensors: Mapping[str, LazyTensor], adapter: Adapter) -> dict[s
 
 
 def attach_adapter(model: PreTrainedModel, adapter: Adapter) -> None:
-    """Put an adapter beside a model's weights, by peft: it can be trained, or merged later.
+    """Attach an adapter to a model by peft, without merging it.
 
     Raises:
         MGMError: peft is not installed.
@@ -275,8 +275,8 @@ def _merged_tensor(
         change = b.read().float() @ a.read().float()
         weight = base.read().float().add_(change, alpha=scale)
         if magnitude is not None:
-            length = weight.norm(dim=1, keepdim=True)
-            weight *= magnitude.read().float().flatten().unsqueeze(1) / length
+            norm = weight.norm(dim=1, keepdim=True)
+            weight *= magnitude.read().float().flatten().unsqueeze(1) / norm
         return weight.to(base.dtype)
 
     return LazyTensor(base.name, base.file, base.shape, base.dtype, read)

@@ -1,7 +1,7 @@
-"""Which files belong to which kind of saved model, and how one kind replaces another in a folder.
+"""Files of saved models by kind, and atomic replacement of the model in a folder.
 
-A folder holds one model: whole, as an adapter on a base, or as what stage 1 trained. Whoever writes
-one removes the files of all others; whoever reads a folder with two says so and stops.
+A folder holds one model: a whole one, an adapter, or a stage-1 projector. Writing one removes the
+files of all others; reading a folder with two is an error.
 """
 
 import logging
@@ -27,13 +27,13 @@ STAGE1_FILE = "mm_projector.bin"
 ADAPTER_CONFIG = "adapter_config.json"
 ADAPTER_FILES = ("adapter_model.safetensors", "adapter_model.bin")
 NON_LORA_FILE = "non_lora_trainables.bin"
-# Where a native folder keeps the published files that it was made from, apart from the weights.
+# Folder inside a converted native one, with the published files except the weights.
 ORIGINALS = "published"
 CHAT_TEMPLATES = "additional_chat_templates"  # a folder that transformers writes
-# What every training has of its own, in all kinds.
+# Weight names that every training produces, in all kinds of models.
 FRESH_PARTS = ("mining.", "projector.")
 
-# Each of them is all weights of a model, in one file or as the index of several.
+# All weights of a model, in one file or as the index of several.
 _WHOLE = (
     *("model.safetensors.index.json", "model.safetensors"),
     *("pytorch_model.bin.index.json", "pytorch_model.bin"),
@@ -43,21 +43,21 @@ _OF_WEIGHTS = re.compile(
     r"(pytorch_)?model(-\d+-of-\d+)?\.(safetensors|bin)(\.index\.json)?|generation_config\.json|"
     + "|".join(map(re.escape, (*_ADAPTER, STAGE1_FILE)))
 )
-# Of another model these would change what is asked and answered, or tell of another training.
+# Left from another model, these would change prompts and outputs, or describe another training.
 _OF_PROCESSOR = re.compile(
     r"(tokenizer|(tokenizer|processor|preprocessor)_config|special_tokens_map|added_tokens|vocab"
     rf"|chat_template)\.json|chat_template\.jinja|{CHAT_TEMPLATES}|tokenizer\.model"
     r"|vocab\.txt|merges\.txt|trainer_state\.json|training_args\.bin"
 )
-# A model that is complete and takes the place of another: that is removed first, then files move.
+# A complete new model: the old one is removed first, then the new files are moved.
 _COMPLETE = re.compile(r"\.model\.[0-9a-f]{8}(\.weights)?\.(complete|moving)")
-# Readers look for these first: they go before all others, and come after them.
+# Readers look for these first: they are removed first, and moved in last.
 _ENTRIES = (ADAPTER_CONFIG, CONFIG_FILE)
 
 
 @contextmanager
 def replace_model(folder: Path, processor: bool = True) -> Generator[Path]:
-    """Give an empty folder; what the block writes there becomes the one model in `folder`.
+    """Yield an empty folder; what the block writes there replaces the model in `folder`.
 
     A new `folder` appears when it is complete. In one that is there, the files of every kind of
     model, which `check_one_model` tells apart, are removed before the new ones are moved in; from
@@ -96,7 +96,7 @@ def replace_model(folder: Path, processor: bool = True) -> Generator[Path]:
 
 
 def finish_replacement(folder: Path) -> None:
-    """Do what is left of a replacement that was killed when the new model was complete.
+    """Finish a replacement whose process was killed after the new model was complete.
 
     Raises:
         MGMError: the files could not be moved.
@@ -108,7 +108,7 @@ def finish_replacement(folder: Path) -> None:
 
 
 def _move_in(complete: Path) -> None:
-    """Move a complete model to the folder that it is in, in place of the one there."""
+    """Remove the model of the parent folder and move the complete new one there."""
     folder = complete.parent
     if complete.suffix == ".complete":
         _remove_model(folder, processor=".weights." not in complete.name)
@@ -134,7 +134,7 @@ def _remove_model(folder: Path, processor: bool) -> None:
 
 
 def check_replaceable(folder: Path) -> None:
-    """Refuse a folder where a user's own folder has the name of a file of a model.
+    """Refuse a folder with a user's subfolder that has the name of a model's file.
 
     Raises:
         MGMError: names it.
@@ -151,7 +151,7 @@ def check_replaceable(folder: Path) -> None:
 
 
 def model_files(folder: Path) -> list[str]:
-    """Names of the files in a folder that are a model of any kind, its processor left out."""
+    """Names of a folder's files that belong to a model of any kind, without its processor."""
     names = (file.name for file in folder.iterdir())
     return sorted(name for name in names if name == CONFIG_FILE or _OF_WEIGHTS.fullmatch(name))
 
@@ -167,7 +167,7 @@ def is_of_processor(name: str) -> bool:
 
 
 def check_one_model(folder: Path) -> None:
-    """Refuse a folder that holds files of two trainings, of which one would be read for the other.
+    """Refuse a folder with two models, of which one would be mistaken for the other.
 
     The same weights in two formats are one model: bots of the hub add safetensors to others.
 
@@ -189,16 +189,16 @@ def check_one_model(folder: Path) -> None:
 
 
 def check_no_adapter(folder: Path) -> None:
-    """As `check_one_model`, of a language model: others keep its weights in several formats."""
+    """Refuse a language model beside an adapter; its weights may be there in several formats."""
     whole, adapter = _whole_files(folder), _present(folder, _ADAPTER)
     if whole and adapter:
         raise _two_models(folder, whole, adapter)
 
 
 def check_stage1(folder: Path, tensors: Mapping[str, LazyTensor]) -> None:
-    """Refuse a whole model beside what another training's stage 1 left.
+    """Refuse a whole model beside the stage-1 file of another training.
 
-    Our own stage 1 writes both, with the same weights.
+    Our stage 1 writes both, with the same weights.
 
     Args:
         folder: of a whole model.
@@ -211,10 +211,10 @@ def check_stage1(folder: Path, tensors: Mapping[str, LazyTensor]) -> None:
     if not is_present(file):
         return
     for name, stage1 in native_tensors(lazy_tensors(file)).items():
-        own = tensors.get(name)
+        whole = tensors.get(name)
         if not name.startswith(FRESH_PARTS):
             continue
-        if own is None or own.shape != stage1.shape or not _same(own, stage1):
+        if whole is None or whole.shape != stage1.shape or not _same(whole, stage1):
             raise _two_models(folder, _whole_files(folder)[:1], [STAGE1_FILE])
 
 
@@ -223,7 +223,7 @@ def _same(first: LazyTensor, second: LazyTensor) -> bool:
 
 
 def _same_weights(folder: Path, names: list[str]) -> bool:
-    """Whether several files, or the shards of indexes, hold the same weights."""
+    """Whether several files, or the shards of several indexes, hold the same weights."""
     try:
         first, *others = (native_tensors(_tensors_of(folder / name)) for name in names)
         return all(_same_tensors(first, other) for other in others)
@@ -244,10 +244,10 @@ def _same_tensors(first: Mapping[str, LazyTensor], second: Mapping[str, LazyTens
         return False
     if not all(_same(first[name], second[name]) for name in shared):
         return False
-    # safetensors leaves out the second name of a weight that has two.
+    # safetensors stores a shared weight under one of its names.
     both = {**first, **second}
     return all(
-        any(both[name].shape == own.shape and _same(own, both[name]) for own in first.values())
+        any(both[name].shape == t.shape and _same(t, both[name]) for t in first.values())
         for name in first.keys() ^ second.keys()
     )
 
@@ -264,7 +264,7 @@ def _present(folder: Path, names: tuple[str, ...]) -> list[str]:
 
 
 def _whole_files(folder: Path) -> list[str]:
-    """Files that hold all weights, or list them; an index without its files does not count."""
+    """Files with all weights, and indexes of which at least one shard is there."""
     files = _present(folder, _WHOLE)
     if len(files) < 2:
         return files

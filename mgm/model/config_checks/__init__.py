@@ -1,1 +1,1 @@
-"""Configs as untrusted input: values that make sense, and that the weights agree with."""
+"""Validation of configs from files: fields, and agreement with the weights."""

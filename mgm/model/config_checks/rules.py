@@ -1,7 +1,7 @@
-"""What the fields of a model's configs may hold.
+"""Validation rules for the fields of model configs, from files that are not trusted.
 
-The upper limits lie far above every model that exists: they keep a damaged number from taking all
-memory or time before the weights can contradict it.
+The upper limits are far above every existing model: they stop a damaged number from taking all
+memory or time before it is compared with the weights.
 """
 
 import math
@@ -50,15 +50,15 @@ _END_IDS = not_empty(TOKEN_IDS)
 _PAD_ID = optional(either(TOKEN_ID, integer(-1, -1)))
 _OBJECT = Rule(lambda value: isinstance(value, Mapping), "an object")
 
-# Of every config. The first two and the rest of transformers' common fields change no answer.
+# Fields of every config. transformers' other common fields do not change outputs.
 COMMON_RULES: Mapping[str, Rule] = {
     "output_attentions": optional(BOOLEAN),
     "output_hidden_states": optional(BOOLEAN),
-    "return_dict": Rule(lambda value: value is True, "true"),  # tuples have no names
+    "return_dict": Rule(lambda value: value is True, "true"),  # a tuple has no field names
     "is_encoder_decoder": Rule(lambda value: value is False, "false"),
     "num_labels": integer(0, _MAX_LABELS),
 }
-# Counts that have no rule of their own, in any model: something is often made of each.
+# Names of counts without a rule of their own: models often build a module for each.
 _LAYER_COUNT = re.compile(r".*(layers|blocks|modules|repeats|stages|depths?)")
 _COUNT = re.compile(r"(.*_)?(num|n)_.*|.*(experts|heads|groups|types|replace)")
 _EVERY_TRANSFORMER: Mapping[str, Rule] = {
@@ -97,7 +97,7 @@ TEXT_RULES: Mapping[str, Rule] = {
     "eos_token_id": _END_IDS,
     "pad_token_id": _PAD_ID,
 }
-# Of Mini-Gemini itself.
+# Fields of `MGMConfig`.
 MGM_RULES: Mapping[str, Rule] = {
     "model_max_length": optional(integer(1)),
     "image_grid": integer(1, MAX_IMAGE_GRID),
@@ -109,13 +109,13 @@ MGM_RULES: Mapping[str, Rule] = {
     "optimize_vision_tower_aux": BOOLEAN,
     "tie_word_embeddings": BOOLEAN,
 }
-# Of the published layout, which names the folders of both towers.
+# Fields of the published layout: folders of both towers.
 TOWER_RULES: Mapping[str, Rule] = {
     "mm_vision_tower": optional(TEXT),
     "mm_vision_tower_aux": optional(TEXT),
 }
-# Attributes of transformers' config classes that say how a config is read.
-_OF_CLASSES = ("attribute_map", "sub_configs", "sub_configs_defaults")
+# Class attributes of transformers' configs that control how a config is read.
+_CLASS_ATTRIBUTES = ("attribute_map", "sub_configs", "sub_configs_defaults")
 # Numbers of `rope_parameters`, or `rope_scaling` before transformers 5.
 _ROPE_RULES: Mapping[str, Rule] = {
     "rope_theta": number(0, 1e12, above=True),
@@ -180,14 +180,14 @@ GENERATION_RULES: Mapping[str, Rule] = {
 
 
 def check_text_config(values: Mapping[str, Any], prefix: str = "") -> None:
-    """Refuse values of a language model's config that no model can have.
+    """Check the values of a language model's config.
 
     Args:
         values: its dictionary.
-        prefix: of the fields' names in the message.
+        prefix: before the field names in the message.
 
     Raises:
-        MGMError: names the field; `config_errors` adds the file.
+        MGMError: a value is not valid; names the field, `config_errors` adds the file.
     """
     check_fields(values, TEXT_RULES, "config", prefix)
     for name in ("rope_parameters", "rope_scaling"):
@@ -212,10 +212,10 @@ def check_text_config(values: Mapping[str, Any], prefix: str = "") -> None:
 
 
 def check_rope_scaling(scaling: object) -> None:
-    """Refuse a published rope_scaling of no kind that transformers knows.
+    """Check that transformers knows the type of a published rope_scaling.
 
     Raises:
-        MGMError: names the field; `config_errors` adds the file.
+        MGMError: a value is not valid; names the field, `config_errors` adds the file.
     """
     kind = None
     if isinstance(scaling, Mapping):
@@ -228,7 +228,7 @@ def check_rope_scaling(scaling: object) -> None:
 
 
 def check_vision_config(values: Mapping[str, Any], prefix: str = "") -> None:
-    """The same for the config of a vision transformer."""
+    """Check the values of a ViT's config."""
     check_fields(values, VISION_RULES, "config", prefix)
     size, patch = values.get("image_size"), values.get("patch_size")
     if size is not None and patch is not None and patch > size:
@@ -239,36 +239,36 @@ def check_vision_config(values: Mapping[str, Any], prefix: str = "") -> None:
 
 
 def check_convnext_config(values: Mapping[str, Any], prefix: str = "") -> None:
-    """The same for the config of the high-resolution tower."""
+    """Check the values of a ConvNeXt's config."""
     check_fields(values, CONVNEXT_RULES, "config", prefix)
     _check_others(values, CONVNEXT_RULES, prefix)
 
 
 def check_field_names(values: Mapping[str, Any], prefix: str = "") -> None:
-    """Refuse fields that would take the place of what transformers' configs do.
+    """Refuse fields that would override methods or class attributes of transformers' configs.
 
     Raises:
-        MGMError: names the field; `config_errors` adds the file.
+        MGMError: a value is not valid; names the field, `config_errors` adds the file.
     """
     for name in values:
-        if name in _OF_CLASSES or callable(getattr(PretrainedConfig, name, None)):
+        if name in _CLASS_ATTRIBUTES or callable(getattr(PretrainedConfig, name, None)):
             raise MGMError(f"config: {prefix}{shortened(name)} is no field; remove it")
 
 
 def _check_others(values: Mapping[str, Any], rules: Mapping[str, Rule], prefix: str) -> None:
-    """What holds for fields of any name."""
+    """Check names and numbers of all fields, those without a rule too."""
     check_field_names(values, prefix)
     for name, value in values.items():
         _check_numbers(value, f"{prefix}{shortened(name)}", None if name in rules else name)
 
 
 def _check_numbers(value: object, path: str, name: str | None = None) -> None:
-    """Refuse NaN anywhere, which makes all that is computed NaN, and counts that are too large.
+    """Refuse NaN anywhere, which makes every output NaN, and counts that are too large.
 
     Args:
         value: of a field.
         path: of the field, for the message.
-        name: of the field, if its value has no rule.
+        name: of the field if it has no rule, else None.
     """
     if isinstance(value, float) and math.isnan(value):
         raise MGMError(f"config: {path} is {shown(value)}; valid: a number")
@@ -279,7 +279,5 @@ def _check_numbers(value: object, path: str, name: str | None = None) -> None:
     pairs: Any = value.items() if isinstance(value, Mapping) else ()
     if isinstance(value, list | tuple):
         pairs = enumerate(value)
-    for inner, one in pairs:
-        _check_numbers(
-            one, f"{path}.{shortened(str(inner))}", inner if isinstance(inner, str) else name
-        )
+    for key, item in pairs:
+        _check_numbers(item, f"{path}.{shortened(str(key))}", key if isinstance(key, str) else name)

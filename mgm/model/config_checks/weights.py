@@ -1,4 +1,4 @@
-"""A config's numbers against the names and shapes of the weights, before a module is built."""
+"""Compares config fields with names and shapes of the weights, before a module is built."""
 
 import re
 from collections.abc import Iterable, Mapping
@@ -12,8 +12,8 @@ from mgm.model.files.lazy_tensor import LazyTensor
 
 _LAYERS = re.compile(r"(?:model\.|transformer\.|decoder\.)*(?:layers|h|blocks)\.(?P<index>\d+)\.")
 _EXPERTS = re.compile(r".*\.experts\.(?P<index>\d+)\.")
-# Families whose layers are all in `model.layers`, and whose attention has the usual projections.
-_USUAL = frozenset(family.text_model_type for family in FAMILIES)
+# `model_type`s whose layers are all in `model.layers`, with q_proj and k_proj.
+_LLAMA_LIKE = frozenset(family.text_model_type for family in FAMILIES)
 
 
 def check_text_sizes(
@@ -23,7 +23,7 @@ def check_text_sizes(
     section: str = "",
     prefix: str = "",
 ) -> None:
-    """Refuse a language model's config that its weights contradict.
+    """Check a language model's config against the shapes of its weights.
 
     Args:
         config: of the language model.
@@ -33,29 +33,35 @@ def check_text_sizes(
         prefix: of the language model's weights among `tensors`.
 
     Raises:
-        MGMError: names file, field and value, and what the weights have.
+        MGMError: they differ; names file, field and value, and what the weights have.
     """
-    usual = config.model_type in _USUAL
-    own = {name.removeprefix(prefix): t for name, t in tensors.items() if name.startswith(prefix)}
+    llama_like = config.model_type in _LLAMA_LIKE
+    stripped = {
+        name.removeprefix(prefix): t for name, t in tensors.items() if name.startswith(prefix)
+    }
     sizes = _Sizes(config, file, section)
-    embeddings = own.get("model.embed_tokens.weight")
+    embeddings = stripped.get("model.embed_tokens.weight")
     sizes.compare("vocab_size", embeddings, 0)
     sizes.compare("hidden_size", embeddings, 1)
-    sizes.compare_count("num_hidden_layers", _indices(own, _LAYERS), own, exactly=usual)
-    sizes.compare_count("num_local_experts", _indices(own, _EXPERTS), own, exactly=usual)
-    if not usual:
+    sizes.compare_count(
+        "num_hidden_layers", _indices(stripped, _LAYERS), stripped, exactly=llama_like
+    )
+    sizes.compare_count(
+        "num_local_experts", _indices(stripped, _EXPERTS), stripped, exactly=llama_like
+    )
+    if not llama_like:
         return
     layer = "model.layers.0."
     for name in ("block_sparse_moe.gate.weight", "mlp.gate.weight"):
-        sizes.compare("num_local_experts", own.get(layer + name), 0)
+        sizes.compare("num_local_experts", stripped.get(layer + name), 0)
     for name in ("mlp.gate_proj.weight", "mlp.fc1.weight"):
-        sizes.compare("intermediate_size", own.get(layer + name), 0)
+        sizes.compare("intermediate_size", stripped.get(layer + name), 0)
     head = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
     for field, name in (
         ("num_attention_heads", "self_attn.q_proj.weight"),
         ("num_key_value_heads", "self_attn.k_proj.weight"),
     ):
-        sizes.compare(field, own.get(layer + name), 0, unit=head)
+        sizes.compare(field, stripped.get(layer + name), 0, unit=head)
 
 
 def check_vision_sizes(
@@ -66,21 +72,23 @@ def check_vision_sizes(
     prefix: str = "",
     class_tokens: int = 1,
 ) -> None:
-    """The same for a vision transformer; `class_tokens` come before its patches' positions."""
-    own = {name.removeprefix(prefix): t for name, t in tensors.items() if name.startswith(prefix)}
+    """Check a ViT's config likewise; `class_tokens` positions come before those of patches."""
+    stripped = {
+        name.removeprefix(prefix): t for name, t in tensors.items() if name.startswith(prefix)
+    }
     sizes = _Sizes(config, file, section)
-    patch = own.get("embeddings.patch_embedding.weight")
+    patch = stripped.get("embeddings.patch_embedding.weight")
     sizes.compare("hidden_size", patch, 0)
     sizes.compare("patch_size", patch, -1)
-    sizes.compare("intermediate_size", own.get("encoder.layers.0.mlp.fc1.weight"), 0)
+    sizes.compare("intermediate_size", stripped.get("encoder.layers.0.mlp.fc1.weight"), 0)
     layers = re.compile(r"encoder\.layers\.(?P<index>\d+)\.")
-    sizes.compare_count("num_hidden_layers", _indices(own, layers), own, exactly=True)
-    positions = own.get("embeddings.position_embedding.weight")
-    wanted = (config.image_size // config.patch_size) ** 2 + class_tokens
-    if positions is not None and positions.shape[:1] != (wanted,):
+    sizes.compare_count("num_hidden_layers", _indices(stripped, layers), stripped, exactly=True)
+    positions = stripped.get("embeddings.position_embedding.weight")
+    expected = (config.image_size // config.patch_size) ** 2 + class_tokens
+    if positions is not None and positions.shape[:1] != (expected,):
         raise MGMError(
             f"{file}: {section}image_size is {config.image_size} and patch_size "
-            f"{config.patch_size}, which makes {wanted} positions, and {positions.name} in "
+            f"{config.patch_size}, which makes {expected} positions, and {positions.name} in "
             f"{positions.file} has shape {positions.shape}; copy both from one model"
         )
 
@@ -90,13 +98,13 @@ def _indices(names: Iterable[str], pattern: re.Pattern[str]) -> set[str]:
 
 
 class _Sizes:
-    """Comparisons of one config's fields with weights."""
+    """Compares one config's fields with weight shapes; a difference is an MGMError."""
 
     def __init__(self, config: Any, file: Path, section: str) -> None:
         self._config, self._file, self._section = config, file, section
 
     def compare(self, field: str, tensor: LazyTensor | None, dimension: int, unit: int = 1) -> None:
-        """Refuse a field that is not a dimension of a weight, counted in `unit`."""
+        """Check that a field times `unit` is a dimension of a weight, if both exist."""
         value = getattr(self._config, field, None)
         if tensor is None or not isinstance(value, int) or not tensor.shape:
             return
@@ -106,7 +114,7 @@ class _Sizes:
     def compare_count(
         self, field: str, stored: set[str], tensors: Mapping[str, LazyTensor], exactly: bool
     ) -> None:
-        """Refuse a field that says more than there are in the weights, or `exactly` another."""
+        """Check that a count is at most that in the weights, or with `exactly` the same."""
         value = getattr(self._config, field, None)
         if not stored or not isinstance(value, int):
             return

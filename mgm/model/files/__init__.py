@@ -1,1 +1,1 @@
-"""Files on disk and on the hub: JSON, weight files, tensors that are read when needed."""
+"""Files of checkpoints: JSON, safetensors and PyTorch weights, tokenizers, the hub."""

@@ -1,4 +1,4 @@
-"""Folders of models: on this machine, or downloaded from the Hugging Face hub."""
+"""Resolves the path of a model: a local folder, or a download from the Hugging Face hub."""
 
 import os
 from pathlib import Path
@@ -6,9 +6,9 @@ from typing import Any
 
 from mgm.errors import MGMError, hub_errors, one_line
 
-# What a model's repository holds besides weights.
+# Files of a model's repository besides weights.
 SMALL_FILES = ("*.json", "*.model", "*.jinja", "*.txt")
-# Weights by kind, the first that a repository has are downloaded.
+# Weight formats; the first that a repository has is downloaded.
 WEIGHTS = ("*.safetensors", "*.bin")
 DOWNLOAD_OPTIONS = ("revision", "token", "cache_dir", "local_files_only", "force_download")
 
@@ -18,7 +18,7 @@ def checkpoint_folder(path: str | os.PathLike[str], weights: bool = True, **wher
 
     Args:
         path: a folder, or a repository id such as "owner/name".
-        weights: whether they are downloaded too.
+        weights: whether weights are downloaded too.
         **where: as for `huggingface_hub.snapshot_download`: those in `DOWNLOAD_OPTIONS`.
 
     Raises:
@@ -31,8 +31,8 @@ def checkpoint_folder(path: str | os.PathLike[str], weights: bool = True, **wher
         return folder
     if folder.exists():
         raise MGMError(f"{path}: is a file; give the folder that holds config.json and weights")
-    # "playground/mgm-nano" has the form of a repository id, but where there is a playground it is a
-    # folder that is missing, and no download.
+    # "playground/mgm-nano" could be a repository id, but beside an existing folder "playground" it
+    # is a missing folder.
     if not is_repository_id(str(path)) or folder.parent.is_dir():
         raise MGMError(f"{path}: no such folder; give a folder that holds config.json and weights")
     where = {name: value for name, value in where.items() if value is not None}
@@ -57,7 +57,7 @@ def checkpoint_folder(path: str | os.PathLike[str], weights: bool = True, **wher
 
 
 def part_folder(path: str | os.PathLike[str]) -> Path:
-    """The local folder of an encoder or a language model, which may lie on the hub.
+    """The local folder of an encoder or a language model, downloaded if it is on the hub.
 
     Args:
         path: a folder; a repository id, also as OpenCLIP writes it ("hf-hub:owner/name"); or a
@@ -66,7 +66,7 @@ def part_folder(path: str | os.PathLike[str]) -> Path:
 
     Raises:
         MGMError: it cannot be downloaded, or OpenCLIP is needed and not installed, or knows no such
-            model. A folder that is missing is left to who reads it.
+            model. A missing folder is returned as it is.
     """
     name = str(path)
     if Path(name).exists() or (Path(name).parent.name and Path(name).parent.is_dir()):

@@ -1,4 +1,4 @@
-"""Rules for the fields of JSON files: which type, which range."""
+"""Validation rules for fields of JSON files: types and ranges."""
 
 import math
 import reprlib
@@ -11,7 +11,7 @@ from mgm.errors import MGMError
 
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """What a field may hold.
+    """A condition on a field's value, and its description for messages.
 
     Attributes:
         accepts: whether a value is valid.
@@ -23,7 +23,7 @@ class Rule:
 
 
 def integer(minimum: int, maximum: int | None = None) -> Rule:
-    """A whole number in a range that includes both ends; true and false are none."""
+    """An integer from `minimum` to `maximum`, both included; not a boolean."""
 
     def accepts(value: object) -> bool:
         return type(value) is int and minimum <= value and (maximum is None or value <= maximum)
@@ -33,7 +33,7 @@ def integer(minimum: int, maximum: int | None = None) -> Rule:
 
 
 def number(minimum: float = -math.inf, maximum: float = math.inf, above: bool = False) -> Rule:
-    """A finite number in a range that includes both ends, or with `above` only the upper one."""
+    """A finite number from `minimum` (with `above`, excluded) to `maximum`."""
 
     def accepts(value: object) -> bool:
         if not isinstance(value, int | float) or isinstance(value, bool):
@@ -51,26 +51,26 @@ BOOLEAN = Rule(lambda value: isinstance(value, bool), "true or false")
 
 
 def is_text(value: object) -> TypeGuard[str]:
-    """Whether a value is a string that can be written as UTF-8: no half of a surrogate pair."""
+    """Whether a value is a string that can be written as UTF-8: without lone surrogates."""
     return isinstance(value, str) and not any("\ud800" <= c <= "\udfff" for c in value)
 
 
 TEXT = Rule(is_text, "text")
-MAX_NAME_LENGTH = 300  # characters of a name that messages repeat
+MAX_NAME_LENGTH = 300  # characters of a name in messages
 
 
 def is_name(value: object) -> TypeGuard[str]:
-    """Whether a value is text that is short enough to be the name of a tensor or a field."""
+    """Whether a value is text, short enough for the name of a tensor or a field."""
     return is_text(value) and len(value) <= MAX_NAME_LENGTH
 
 
 def one_of(*choices: str) -> Rule:
-    """One of some texts."""
+    """One of several strings."""
     return Rule(lambda value: isinstance(value, str) and value in choices, ", ".join(choices))
 
 
 def list_of(item: Rule, length: int | None = None) -> Rule:
-    """A list whose items are all valid, of any length or of exactly one."""
+    """A list whose items all follow a rule, of any length or of a given one."""
 
     def accepts(value: object) -> bool:
         if not isinstance(value, list | tuple) or length not in (None, len(value)):
@@ -82,7 +82,7 @@ def list_of(item: Rule, length: int | None = None) -> Rule:
 
 
 def either(*rules: Rule) -> Rule:
-    """What one of several rules accepts."""
+    """A value that one of several rules accepts."""
     return Rule(
         lambda value: any(rule.accepts(value) for rule in rules),
         ", or ".join(rule.valid for rule in rules),
@@ -90,12 +90,12 @@ def either(*rules: Rule) -> Rule:
 
 
 def not_empty(rule: Rule) -> Rule:
-    """What a rule accepts, but no empty list."""
+    """A value that a rule accepts, except an empty list."""
     return Rule(lambda value: value != [] and rule.accepts(value), f"{rule.valid}, no empty list")
 
 
 def optional(rule: Rule) -> Rule:
-    """What a rule accepts, or null."""
+    """A value that a rule accepts, or null."""
     return Rule(lambda value: value is None or rule.accepts(value), f"{rule.valid}, or null")
 
 
@@ -104,12 +104,12 @@ TOKEN_IDS = optional(either(TOKEN_ID, list_of(TOKEN_ID)))
 
 
 def shortened(text: str) -> str:
-    """A name from a file as messages show it: its beginning and its end, where it is long."""
+    """A name for messages: if it is long, only its beginning and its end."""
     return text if len(text) <= MAX_NAME_LENGTH else f"{text[:100]}…{text[-100:]}"
 
 
 def shown(value: object) -> str:
-    """A value from a file as messages show it: shortened, on one line."""
+    """A value for messages: its repr, shortened, on one line."""
     short = reprlib.Repr()
     short.maxstring = short.maxother = 100
     short.maxlevel = 3
@@ -119,16 +119,16 @@ def shown(value: object) -> str:
 def check_fields(
     values: Mapping[str, object], rules: Mapping[str, Rule], where: object, prefix: str = ""
 ) -> None:
-    """Check the fields that are there.
+    """Check the values of the fields that are present.
 
     Args:
         values: a JSON object.
-        rules: by name of the field.
-        where: begins the message: the file, or "config" where `config_errors` knows it.
+        rules: by field name.
+        where: start of the message: the file, or "config" inside `config_errors`.
         prefix: of the fields' names in the message, for an object inside the file's.
 
     Raises:
-        MGMError: a field holds something else than its rule allows.
+        MGMError: a value does not follow its rule.
     """
     for name, rule in rules.items():
         if name in values and not rule.accepts(values[name]):

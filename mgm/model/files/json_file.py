@@ -1,5 +1,4 @@
-"""Text and JSON files that describe a model or a part of one: every fault is a line that names
-the file."""
+"""Reads JSON and text files of checkpoints; every error is one line that names the file."""
 
 import json
 import os
@@ -13,14 +12,14 @@ from huggingface_hub.errors import StrictDataclassError
 
 from mgm.errors import MGMError, one_line
 
-_NAMELESS = "config: "  # begins the errors of a config, which does not know its file
-# The largest that are read whole; tokenizer.json of the largest vocabularies takes 40 MB.
+_CONFIG_PREFIX = "config: "  # start of errors of a config, which does not know its file
+# Maximum size of a text file; tokenizer.json of the largest vocabularies takes 40 MB.
 MAX_TEXT_BYTES = 256 * 2**20
-# Tokenizers without a limit say so with the 31 digits of int(1e30).
+# Tokenizers without a maximum length write int(1e30), which has 31 digits.
 _MAX_DIGITS = 40
 
-# What libraries raise when they build a config, or the modules that it describes, from odd values.
-_UNFIT = (
+# Errors of libraries that build a config, or the modules that it describes, from invalid values.
+_INVALID_CONFIG_ERRORS = (
     ArithmeticError,
     AssertionError,
     AttributeError,
@@ -33,15 +32,15 @@ _UNFIT = (
 
 
 def is_present(file: Path) -> bool:
-    """Whether the folder has an entry of that name, of whatever kind: a broken link is one too."""
+    """Whether there is a file, folder or link of that name, even a broken link."""
     return os.path.lexists(file)
 
 
 def check_readable(file: Path) -> int:
-    """The size of a regular file, in bytes; opening anything else might wait for ever.
+    """The size of a regular file, in bytes; opening anything else might block.
 
     Raises:
-        MGMError: there is no such file, or it is something else, such as a folder or a pipe.
+        MGMError: it does not exist, is not readable, or is a folder, a pipe or the like.
     """
     try:
         status = file.stat()
@@ -63,7 +62,7 @@ def read_text(file: Path) -> str:
     """The text of a file in UTF-8.
 
     Raises:
-        MGMError: it is not there, cannot be read, is too large, or is not UTF-8.
+        MGMError: it does not exist, cannot be read, is too large, or is not UTF-8.
     """
     size = check_readable(file)
     if size > MAX_TEXT_BYTES:
@@ -80,7 +79,7 @@ def read_json(file: Path) -> dict[str, Any]:
     """The object in a JSON file.
 
     Raises:
-        MGMError: the file cannot be read, is not JSON, or holds something else than an object.
+        MGMError: the file cannot be read, or is not a JSON object.
     """
     try:
         content = json.loads(read_text(file), parse_int=_parse_int)
@@ -110,7 +109,7 @@ def _parse_int(digits: str) -> int:
 
 @contextmanager
 def config_errors(file: Path) -> Generator[None]:
-    """Turn every error of a config, or of what is built from it, into one that names `file`.
+    """Turn errors of a config, or of modules built from it, into an MGMError that names `file`.
 
     Raises:
         MGMError: the block failed on the values in the file.
@@ -118,11 +117,11 @@ def config_errors(file: Path) -> Generator[None]:
     try:
         yield
     except MGMError as error:
-        if not str(error).startswith(_NAMELESS):
+        if not str(error).startswith(_CONFIG_PREFIX):
             raise
-        raise MGMError(f"{file}: {str(error).removeprefix(_NAMELESS)}") from error
-    except _UNFIT as error:
+        raise MGMError(f"{file}: {str(error).removeprefix(_CONFIG_PREFIX)}") from error
+    except _INVALID_CONFIG_ERRORS as error:
         cause = error.__cause__ or error
-        # Some of them list all that a library knows.
+        # Some messages list all supported values.
         reason = f"{type(cause).__name__}: {one_line(cause)}"[:200]
         raise MGMError(f"{file}: describes no model ({reason}); restore the file") from error

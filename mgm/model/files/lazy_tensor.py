@@ -1,4 +1,4 @@
-"""Tensors in files, read one by one when they are asked for."""
+"""`LazyTensor`: shape and dtype of a tensor in a weight file, whose values are read on demand."""
 
 import pickle
 import struct
@@ -17,21 +17,21 @@ from mgm.model.files.json_fields import is_name, shown
 from mgm.model.files.json_file import check_readable
 from mgm.model.files.safetensors_header import read_safetensors_header
 
-# In a zip file, bytes from the beginning of a record's own header to the lengths of its name and
-# its extra field, which come before its content.
+# Offset, in a zip record's local header, of the lengths of its name and extra field; its content
+# follows those.
 _ZIP_LENGTHS = 26
 
 
 @dataclass(frozen=True)
 class LazyTensor:
-    """A tensor that stays in its file until it is read.
+    """A tensor in a weight file, not read yet.
 
     Attributes:
         name: in the file.
-        file: where it lies, for messages.
+        file: that it is in, for messages.
         shape: known without reading.
         dtype: known without reading.
-        read: gives the tensor, in memory of its own.
+        read: reads the tensor into new memory.
     """
 
     name: str
@@ -46,11 +46,11 @@ class LazyTensor:
         return torch.Size(self.shape).numel() * self.dtype.itemsize
 
     def read_bytes(self) -> memoryview:
-        """Its values, row by row, as they lie in memory."""
+        """Its values in row-major order, as bytes."""
         return memoryview(self.read().contiguous().flatten().view(torch.uint8).numpy())
 
     def __getitem__(self, index: EllipsisType) -> Tensor:
-        """What transformers' loader asks for when a tensor's turn has come: all of it."""
+        """Read the whole tensor: transformers' loader indexes it with `...`."""
         return self.read()[index]
 
 
@@ -76,7 +76,7 @@ def _of_safetensors(file: Path) -> dict[str, LazyTensor]:
 def _stored(
     name: str, file: Path, shape: tuple[int, ...], dtype: torch.dtype, offset: int
 ) -> LazyTensor:
-    """A tensor whose bytes lie together, `offset` bytes from the beginning of the file."""
+    """A contiguous tensor at a byte offset in a file."""
 
     def read() -> Tensor:
         tensor = torch.empty(shape, dtype=dtype)
@@ -85,7 +85,7 @@ def _stored(
             with file.open("rb", buffering=0) as stream:
                 stream.seek(offset)
                 done = 0
-                while done < len(buffer):  # the system may give less than was asked for
+                while done < len(buffer):  # a read may return fewer bytes than requested
                     count = stream.readinto(buffer[done:])
                     if not count:
                         raise MGMError(f"{file}: cut short while it was read; copy it again")
@@ -97,7 +97,7 @@ def _stored(
 
 def _of_torch(file: Path) -> dict[str, LazyTensor]:
     records = _records(file)
-    # Fake tensors know where in the file their bytes are, and take no memory.
+    # Fake tensors have the offsets of their bytes in the file, and take no memory.
     with FakeTensorMode():
         fake_tensors = _load(file, mmap=False)
     tensors = {}
@@ -115,20 +115,20 @@ def _of_torch(file: Path) -> dict[str, LazyTensor]:
             offset += tensor.storage_offset() * tensor.element_size()
             tensors[name] = _stored(name, file, shape, tensor.dtype, offset)
             continue
-        # Files from before PyTorch 1.6, and transposed tensors, have to be read by PyTorch.
+        # Transposed tensors, and files from before PyTorch 1.6, are read by PyTorch.
         if in_memory is None:
             in_memory = _load(file, mmap=offset is not None)
-        whole = in_memory[name]
-        if whole.is_meta:
+        loaded = in_memory[name]
+        if loaded.is_meta:
             raise _not_plain(file, name)
-        tensors[name] = LazyTensor(name, file, shape, whole.dtype, whole.contiguous)
+        tensors[name] = LazyTensor(name, file, shape, loaded.dtype, loaded.contiguous)
     return tensors
 
 
 def _records(file: Path) -> dict[int, int]:
-    """Bytes of each record of a zip file by its offset; none where it is no zip file.
+    """Sizes of a zip file's records, by offset; empty if it is not a zip file.
 
-    Tensors are read from these offsets as they lie there, whatever the pickle says of their sizes.
+    Tensors are read from these offsets; sizes in the pickle are not trusted.
 
     Raises:
         MGMError: it is damaged, or a record is compressed.
@@ -154,7 +154,7 @@ def _load(file: Path, mmap: bool) -> dict[str, Tensor]:
     try:
         weights = torch.load(file, map_location="cpu", weights_only=True, mmap=mmap)
     except pickle.UnpicklingError as error:
-        # Without torch's own text, which advises to run code that a foreign file may hold.
+        # Without torch's message, which advises to run code from the file.
         raise MGMError(
             f"{file}: cannot be read as weights: it is damaged, or holds other objects than "
             "tensors, whose code is not run; copy it again, or get it as safetensors"
@@ -178,7 +178,7 @@ def _load(file: Path, mmap: bool) -> dict[str, Tensor]:
 
 
 def _check_tensor(file: Path, size: int, name: object, tensor: Tensor) -> None:
-    """Refuse what is no plain tensor, reaches beyond its values or repeats them without end."""
+    """Check for a dense tensor whose shape and strides stay within its storage and file size."""
     if not is_name(name):
         raise MGMError(f"{file}: {shown(name)} is no name of a tensor; copy it again")
     if tensor.is_nested or tensor.layout != torch.strided or tensor.is_quantized:

@@ -5,7 +5,7 @@ from contextlib import contextmanager
 
 from mgm.errors import one_line
 
-# Of PyO3; each library has a class of its own with this name, which no library exports.
+# PyO3's class; each library has its own copy, and none exports it.
 _PANIC = "PanicException"
 
 
@@ -13,10 +13,10 @@ _PANIC = "PanicException"
 def panics_as_errors() -> Generator[None]:
     """Turn a panic into an exception that `except Exception` catches.
 
-    PyO3 derives it from BaseException, as KeyboardInterrupt and SystemExit, which pass unchanged.
+    PyO3's panics are BaseExceptions. KeyboardInterrupt and SystemExit are not changed.
 
     Raises:
-        RuntimeError: a library panicked; its message is that of the panic.
+        RuntimeError: a library panicked; with its message.
     """
     try:
         yield

@@ -1,4 +1,4 @@
-"""The header of a safetensors file, checked whole before any tensor is read.
+"""Parses and validates the header of a safetensors file, before any tensor is read.
 
 The format: 8 bytes with the header's length, the header in JSON, the tensors' bytes without gaps
 (https://github.com/huggingface/safetensors#format).
@@ -33,7 +33,7 @@ SAFETENSORS_DTYPES = {
     "U8": torch.uint8,
     "BOOL": torch.bool,
 }
-MAX_HEADER_BYTES = 100_000_000  # of the format
+MAX_HEADER_BYTES = 100_000_000  # limit of the format
 _LENGTH_BYTES = 8
 _MAX_SIZE = 2**63 - 1  # of a dimension, an offset and a number of elements, as in torch
 _MAX_DIMENSIONS = 64  # of torch's tensors
@@ -42,7 +42,7 @@ _METADATA = "__metadata__"
 
 @dataclass(frozen=True, slots=True)
 class StoredTensor:
-    """What the header says about a tensor: `offset` is in bytes from the file's beginning."""
+    """A tensor's entry in the header; `offset` is in bytes from the start of the file."""
 
     name: str
     dtype: torch.dtype
@@ -72,7 +72,7 @@ def read_safetensors_header(file: Path) -> list[StoredTensor]:
 
 
 def _parse(file: Path, size: int) -> tuple[dict[str, Any], int]:
-    """The header without its metadata, and how many bytes come before the first tensor."""
+    """The header without its metadata, and the offset of the first tensor in bytes."""
     try:
         with file.open("rb") as stream:
             (length,) = struct.unpack("<Q", stream.read(_LENGTH_BYTES))
@@ -109,7 +109,7 @@ def _without_duplicates(pairs: Iterable[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def _check_entry(name: str, entry: object) -> tuple[torch.dtype, tuple[int, ...], int, int]:
-    """Dtype, shape and range of bytes of a tensor; a TypeError or ValueError says what is odd."""
+    """Dtype, shape and byte range of a tensor; raises a TypeError or ValueError if not valid."""
     if not is_name(name):
         raise ValueError(f"{shown(name)} is no name of a tensor, it is too long or no text")
     if not isinstance(entry, dict):
@@ -140,7 +140,7 @@ def _are_sizes(values: object) -> TypeGuard[list[int]]:
 
 
 def _check_layout(file: Path, ranges: list[tuple[int, int, str]], size: int, data: int) -> None:
-    """Refuse tensors that overlap or leave gaps, and files of another length than they need."""
+    """Check that the tensors fill the file without overlaps and gaps."""
     position = 0
     for begin, end, name in sorted(ranges):
         if begin != position:

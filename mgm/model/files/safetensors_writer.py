@@ -1,4 +1,4 @@
-"""Safetensors files written tensor by tensor, so that no more than one is in memory."""
+"""Writes safetensors files and shards, with one tensor in memory at a time."""
 
 import json
 import struct
@@ -22,8 +22,8 @@ def write_shards(
     """Write weights as transformers does: one file, or shards with an index.
 
     Args:
-        folder: where to.
-        tensors: by the names that they get.
+        folder: to write to.
+        tensors: by the names to write.
         max_shard_bytes: of a file, unless a single tensor is larger.
         progress: called after every tensor with the bytes written.
     """
@@ -43,13 +43,13 @@ def write_shards(
 
 def _shards(tensors: Mapping[str, LazyTensor], limit: int) -> Iterator[list[str]]:
     names: list[str] = []
-    held = 0
+    size = 0
     for name, tensor in tensors.items():
-        if names and held + tensor.nbytes > limit:
+        if names and size + tensor.nbytes > limit:
             yield names
-            names, held = [], 0
+            names, size = [], 0
         names.append(name)
-        held += tensor.nbytes
+        size += tensor.nbytes
     yield names
 
 
@@ -59,15 +59,15 @@ def write_file(
     metadata: Mapping[str, str] | None = None,
     progress: Callable[[int], object] = lambda count: None,
 ) -> None:
-    """Write one file; the same content is the same bytes, which the format's own library varies.
+    """Write one file; unlike the safetensors library, the same tensors always give the same bytes.
 
     Args:
-        file: where to.
-        tensors: by the names that they get.
-        metadata: of the file, beside its format.
+        file: to write.
+        tensors: by the names to write.
+        metadata: added to the header.
         progress: called after every tensor with the bytes written.
     """
-    # Wide types first, as the format's own library does it: every tensor lies aligned.
+    # Wide dtypes first, as the safetensors library does, so that every tensor is aligned.
     order = sorted(tensors, key=lambda name: -tensors[name].dtype.itemsize)
     header: dict[str, object] = {"__metadata__": {"format": "pt"} | dict(metadata or {})}
     end = 0

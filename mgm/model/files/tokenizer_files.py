@@ -1,4 +1,4 @@
-"""The files of a tokenizer: what libraries would take in silence, or fail on without naming it."""
+"""Validates a tokenizer's files, whose faults libraries ignore or report without a file name."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -28,7 +28,7 @@ ADDED_FILE = "added_tokens.json"
 WHOLE_FILE = "tokenizer.json"
 SENTENCEPIECE_FILE = "tokenizer.model"
 _MAP_FILE = "special_tokens_map.json"
-# Read by libraries, which would wait for ever at a pipe.
+# Read by libraries, which would block on a pipe.
 _OTHER_FILES = (WHOLE_FILE, SENTENCEPIECE_FILE, "vocab.json", "vocab.txt", "merges.txt")
 
 _FLAGS = ("lstrip", "rstrip", "single_word", "normalized", "special")
@@ -69,10 +69,10 @@ _SETTINGS_RULES: Mapping[str, Rule] = {
 
 
 def check_tokenizer_files(folder: Path) -> None:
-    """Refuse broken settings, and what is no file, before a library opens them.
+    """Check a tokenizer's settings, and that its files are regular files.
 
     Raises:
-        MGMError: names the file, and the field.
+        MGMError: one is broken; names the file and the field.
     """
     read_tokenizer_config(folder)
     read_added_tokens(folder)
@@ -112,9 +112,9 @@ def read_added_tokens(folder: Path) -> dict[str, int]:
 
 
 def max_token_id(folder: Path) -> int:
-    """The highest id that a tokenizer's files know, in its vocabulary or beside it; -1: none.
+    """The highest token id in a tokenizer's files, added tokens included; -1: no tokens.
 
-    That of `<image>`, which our own tokenizers have, does not count.
+    `<image>`, which our own tokenizers have, is left out.
 
     Raises:
         MGMError: a file is broken.
@@ -151,5 +151,5 @@ def _sentencepiece_size(file: Path) -> int:
     check_readable(file)
     try:
         return SentencePieceProcessor(model_file=str(file)).get_piece_size()
-    except (OSError, RuntimeError, ValueError):  # ValueError: what it says is not UTF-8
-        return 0  # whoever loads the tokenizer says what is wrong with it
+    except (OSError, RuntimeError, ValueError):  # ValueError: its message is not UTF-8
+        return 0  # loading the tokenizer raises an error that names the fault

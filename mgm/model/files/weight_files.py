@@ -1,4 +1,4 @@
-"""Weights on disk: reading one file or many, and filling a module with nothing left over."""
+"""Reads weight files, single or sharded, and checks them against a module's parameters."""
 
 import math
 import os
@@ -26,18 +26,18 @@ SINGLE_FILES = (
 
 
 def has_weights(folder: str | os.PathLike[str]) -> bool:
-    """Whether a folder holds an index of weights or a file with all of them."""
+    """Whether a folder has a weight file or an index of shards."""
     return any(is_present(Path(folder) / name) for name in (*INDEX_FILES, *SINGLE_FILES))
 
 
 def weight_files(folder: str | os.PathLike[str]) -> tuple[dict[str, str], list[Path]]:
-    """What an index says, tensor by tensor, and the files that hold the weights.
+    """The index of a folder's shards (file by tensor name), and its weight files.
 
-    The index is empty where a single file holds them all.
+    The index is empty for a single file.
 
     Raises:
-        MGMError: no weights, an index that names missing files, files
-            elsewhere, or is not one.
+        MGMError: there are no weights, or the index is not valid or names files that are missing or
+            in another folder.
     """
     folder = Path(folder)
     for name in INDEX_FILES:
@@ -75,14 +75,14 @@ def _indexed_files(index: Path) -> tuple[dict[str, str], list[Path]]:
 
 
 def _is_shard_name(name: object) -> TypeGuard[str]:
-    """Whether this is a plain file name: an index leads to no other folder."""
+    """Whether this is a file name without a folder."""
     if not is_name(name) or Path(name).name != name or "\\" in name or "\0" in name:
         return False
     return Path(name).suffix in (".safetensors", ".bin")
 
 
 def read_folder(folder: str | os.PathLike[str]) -> dict[str, LazyTensor]:
-    """The tensors of a folder by name, in the order of its files; none of them is read yet.
+    """The tensors of a folder by name, in the order of its files; not read yet.
 
     Raises:
         MGMError: no weights, missing or damaged files, a tensor in two files, or an index that
@@ -127,16 +127,16 @@ def read_file(file: Path) -> dict[str, Tensor]:
 def load_into(
     module: nn.Module, weights: Mapping[str, Tensor], source: str, ignore: Iterable[str] = ()
 ) -> None:
-    """Copy weights into a module; every parameter is filled, and nothing is left over but `ignore`.
+    """Load weights into a module, strictly, except for unexpected names in `ignore`.
 
     Args:
-        module: what is filled.
+        module: changed in place.
         weights: by the module's own names.
         source: where they come from, for the error.
-        ignore: prefixes of names that may be left over.
+        ignore: prefixes of unexpected names to skip.
 
     Raises:
-        MGMError: names are missing or left over, or shapes differ.
+        MGMError: names are missing or unexpected, or shapes differ.
     """
     expected = module.state_dict()
     ignore = (*ignore, "embeddings.position_ids")
@@ -157,19 +157,18 @@ def check_fit(
     tensors: Mapping[str, LazyTensor],
     stored_name: Callable[[str], str] = str,
 ) -> None:
-    """Refuse weights that are not a model's, or leave much of it unfilled, before it takes memory.
+    """Check weights against a model on the meta device, before memory is allocated.
 
-    Names that transformers converts while it loads are in one of the two alone; they are taken for
-    the same as long as there are enough of them.
+    Names that transformers converts while loading are on one side only; those weights are compared
+    by their total size.
 
     Args:
         model: on the meta device.
         tensors: by the model's own names.
-        stored_name: what files call a weight of the model.
+        stored_name: from a weight's name in the model to that in the files.
 
     Raises:
-        MGMError: a shape differs, a tensor holds no fractions, or the model has more weights than
-            there are.
+        MGMError: a shape or dtype does not fit, or weights are missing.
     """
     expected = {name: tuple(parameter.shape) for name, parameter in model.named_parameters()}
     for name, tensor in tensors.items():
@@ -191,7 +190,7 @@ def check_fit(
 
 
 def source_of(tensors: Mapping[str, LazyTensor]) -> str:
-    """The files that tensors come from, as messages name them: the first, and how many more."""
+    """The files of tensors for messages: the first, and how many more."""
     first, *others = dict.fromkeys(tensor.file for tensor in tensors.values())
     return f"{first} and {len(others)} more" if others else str(first)
 

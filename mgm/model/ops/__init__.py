@@ -1,1 +1,1 @@
-"""Losses, kernels and attention implementations."""
+"""Losses, attention implementations, oneDNN and liger kernels, torch.compile."""

@@ -1,4 +1,4 @@
-"""How attention is computed, in the language model and in the low-resolution tower."""
+"""Selects the attention implementation: SDPA, FlashAttention, FlexAttention or eager."""
 
 from collections.abc import Generator
 from contextlib import contextmanager
@@ -11,15 +11,15 @@ IMPLEMENTATIONS = ("sdpa", "flash_attention_2", "flex_attention", "eager")
 
 
 def set_attention(model: PreTrainedModel, implementation: str) -> None:
-    """Use one of transformers' implementations in every part of the model that attends.
+    """Set transformers' attention implementation in the language model and the ViT.
 
     Args:
         model: the whole model.
         implementation: "sdpa" (torch's own), "flash_attention_2" (package flash-attn, on a GPU),
-            "flex_attention" or "eager" (the arithmetic written out).
+            "flex_attention" or "eager" (plain matrix products).
 
     Raises:
-        MGMError: it is none of these, or cannot be used here.
+        MGMError: it is unknown, or cannot be used here.
     """
     if implementation not in IMPLEMENTATIONS:
         raise MGMError(
@@ -36,16 +36,16 @@ def set_attention(model: PreTrainedModel, implementation: str) -> None:
 
 
 def attention_implementation(config: PretrainedConfig) -> str:
-    """By which implementation a model of this config attends."""
+    """The attention implementation of a model with this config."""
     return config._attn_implementation
 
 
 @contextmanager
 def override_attention(config: PretrainedConfig, implementation: str) -> Generator[None]:
-    """Have a model attend by another implementation meanwhile.
+    """Use another attention implementation within the block.
 
-    Its layers share the config and look there at every call. `set_attn_implementation` would do the
-    same for ever, and check on the way what takes longer than a step.
+    Layers share the config and read it at every call. `set_attn_implementation` runs checks that
+    take longer than a decode step.
     """
     chosen = config._attn_implementation
     config._attn_implementation = implementation

@@ -1,4 +1,4 @@
-"""Whether torch.compile works here, said in one line before it is relied on."""
+"""Checks that `torch.compile` works on this machine."""
 
 from typing import Any
 
@@ -9,14 +9,14 @@ from mgm.errors import MGMError, one_line
 
 
 def check_compiler(device: torch.device, **options: Any) -> None:
-    """Compile something small.
+    """Compile a small function, to fail early and in one line.
 
     Args:
-        device: that it is for.
+        device: to compile for.
         **options: of `torch.compile`, such as `mode`.
 
     Raises:
-        MGMError: nothing can be compiled here, or not with these options.
+        MGMError: compiling fails here, or with these options.
     """
     try:
         torch.compile(_sine, **options)(torch.ones(8, device=device))

@@ -1,10 +1,10 @@
-"""What DeepSpeed says about devices, unasked, on standard output."""
+"""Silences DeepSpeed's log line about the accelerator, which it prints to standard output."""
 
 import logging
 
 
 def quiet_deepspeed() -> None:
-    """Keep it out of what programs write.
+    """Filter the line out of DeepSpeed's logger.
 
     Where DeepSpeed is installed, accelerate imports it whenever a model is saved or trained.
     """

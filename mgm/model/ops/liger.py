@@ -1,6 +1,6 @@
-"""liger-kernel's Triton kernels in training: the language model's small parts, and its loss.
+"""liger-kernel's Triton kernels for training: RMSNorm, rotary embeddings, MLP and loss.
 
-They take a GPU; Triton's interpreter (TRITON_INTERPRET=1) runs them anywhere, for tests.
+They need a GPU; Triton's interpreter (TRITON_INTERPRET=1) runs them anywhere, for tests.
 """
 
 import importlib.util
@@ -12,15 +12,16 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from mgm.errors import MGMError
+from mgm.model.labels import IGNORE_INDEX
 
 
 def apply_liger_kernel(language_model: PreTrainedModel, options: dict[str, Any]) -> None:
-    """Replace norms, rotary positions and MLPs, of a family that liger-kernel knows.
+    """Replace norms, rotary embeddings and MLPs of a model that liger-kernel supports.
 
     Args:
         language_model: changed in place.
-        options: which kernels, as liger-kernel calls them, such as `rms_norm`; those of the loss
-            are left out, see `liger_linear_cross_entropy`.
+        options: kernels by liger-kernel's names, such as `rms_norm`; the loss is not replaced, see
+            `liger_linear_cross_entropy`.
 
     Raises:
         MGMError: liger-kernel is not installed, or there is no GPU.
@@ -38,10 +39,10 @@ def apply_liger_kernel(language_model: PreTrainedModel, options: dict[str, Any])
 def liger_linear_cross_entropy(
     hidden: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor
 ) -> Tensor:
-    """As `mgm.model.ops.fused_linear_cross_entropy`, by liger-kernel."""
+    """liger-kernel's version of `mgm.model.ops.fused_linear_cross_entropy`."""
     from liger_kernel.ops.fused_linear_cross_entropy import LigerFusedLinearCrossEntropyFunction
 
     loss, *_ = LigerFusedLinearCrossEntropyFunction.apply(
-        hidden, weight, targets, bias, None, -100, 0.0, 0.0, "sum"
+        hidden, weight, targets, bias, None, IGNORE_INDEX, 0.0, 0.0, "sum"
     )
     return loss

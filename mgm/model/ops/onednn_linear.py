@@ -15,11 +15,11 @@ from timm.layers import GELU, GlobalResponseNormMlp, Mlp
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-SMALL = 2**22  # products in a call, below which MKL is as fast
+MIN_MULTIPLICATIONS = 2**22  # of a call; MKL is as fast below
 
 
 class OneDNNLinear(nn.Linear):
-    """A linear layer, and GELU if `gelu` says so; as `nn.Linear` where oneDNN does not apply."""
+    """Linear layer by oneDNN, with a fused GELU if `gelu`; as `nn.Linear` where that cannot run."""
 
     gelu = False
 
@@ -33,8 +33,8 @@ class OneDNNLinear(nn.Linear):
 
     def _applies(self, input: Tensor) -> bool:
         return (
-            not torch.compiler.is_compiling()  # which chooses by itself
-            and input.numel() * self.out_features >= SMALL
+            not torch.compiler.is_compiling()  # the compiler chooses kernels itself
+            and input.numel() * self.out_features >= MIN_MULTIPLICATIONS
             and input.device.type == self.weight.device.type == "cpu"
             and input.dtype == self.weight.dtype == torch.float32
             and not torch.is_grad_enabled()
@@ -42,12 +42,12 @@ class OneDNNLinear(nn.Linear):
 
 
 def linear_pointwise() -> Any:
-    """torch's operation, looked up when it is needed: a torch without oneDNN has none."""
+    """torch's private operator, looked up at the call: a torch without oneDNN does not have it."""
     return torch.ops.mkldnn._linear_pointwise
 
 
 def use_onednn(model: nn.Module) -> None:
-    """Run linear layers, and exact GELUs behind them, through oneDNN where it is faster."""
+    """Run linear layers, and the exact GELUs that follow them, through oneDNN if it is faster."""
     if not (torch.backends.mkldnn.is_available() and _has_avx512()):
         return
     for module in model.modules():
@@ -55,15 +55,15 @@ def use_onednn(model: nn.Module) -> None:
             module.__class__ = OneDNNLinear
     for module in model.modules():
         if isinstance(module, nn.Sequential | Mlp | GlobalResponseNormMlp):
-            _join(module)
+            _fuse_gelu(module)
 
 
 def _has_avx512() -> bool:
     return torch.backends.cpu.get_cpu_capability().startswith("AVX512")
 
 
-def _join(parent: nn.Module) -> None:
-    """Have linear layers apply the GELUs that follow them."""
+def _fuse_gelu(parent: nn.Module) -> None:
+    """Fuse GELUs into the linear layers before them."""
     for (_, before), (name, after) in pairwise(list(parent.named_children())):
         exact = isinstance(after, GELU) or (
             isinstance(after, nn.GELU) and after.approximate == "none"

@@ -1,1 +1,1 @@
-"""Names of the published checkpoints: weights and config fields."""
+"""Weight names and config fields of the published checkpoints."""

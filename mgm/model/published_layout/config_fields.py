@@ -1,4 +1,4 @@
-"""The published checkpoints' flat config.json: its fields by our names, and translated to ours."""
+"""Translates the flat config.json of published checkpoints to `MGMConfig`'s fields."""
 
 import logging
 import os
@@ -20,7 +20,7 @@ from mgm.model.vision.convnext_shapes import convnext_geometry
 
 logger = logging.getLogger(__name__)
 
-# Fields of the flat config by our names: published name, value when it is absent.
+# By native name: the published name, and the value when it is absent.
 FIELDS: Mapping[str, tuple[str, Any]] = {
     "vision_feature_layer": ("mm_vision_select_layer", -2),
     "vision_feature_select": ("mm_vision_select_feature", "patch"),
@@ -34,7 +34,7 @@ FIELDS: Mapping[str, tuple[str, Any]] = {
     "optimize_vision_tower_aux": ("optimize_vision_tower_aux", False),
 }
 
-# Fields that say nothing about the language model, nor about ours.
+# Published fields that do not belong to the language model's config.
 NON_TEXT_FIELDS = frozenset(name for name, _ in FIELDS.values()) | {
     "_name_or_path",
     "architectures",
@@ -71,7 +71,7 @@ def is_published_config(values: Mapping[str, Any]) -> bool:
 
 @contextmanager
 def published_field_names() -> Generator[None]:
-    """Let the errors of a config name its fields as the published config.json does."""
+    """Rename fields in errors within the block to those of the published config.json."""
     try:
         yield
     except MGMError as error:
@@ -87,16 +87,16 @@ def translate_config(
     folder: str | os.PathLike[str] | None,
     tensors: Mapping[str, LazyTensor] | None = None,
 ) -> dict[str, Any]:
-    """Our config's dictionary from a published flat one.
+    """Translate a published flat config to the dictionary of an `MGMConfig`.
 
-    The towers' geometry comes from the tower's own config.json where the folder that the flat one
-    names is there, else from the weights' shapes, and where those leave something open (CLIP's
-    heads) from the published towers; the log says which.
+    A tower's config comes from the folder that the flat config names, if it exists, else from the
+    weights' shapes; what shapes do not determine (CLIP's heads) is as in the published towers. The
+    log says which.
 
     Args:
         values: the flat config.json.
-        folder: where it lies, if that is a folder.
-        tensors: the checkpoint's, by our names; None: those in the folder, if there are any.
+        folder: that it is in, or None.
+        tensors: the checkpoint's, by native names; None: those in the folder, if any.
 
     Raises:
         MGMError: the weights are unreadable, not those of a Mini-Gemini, or contradict the config.
@@ -130,7 +130,7 @@ def translate_config(
     }
     highest = -1 if folder is None else max_token_id(Path(folder))
     if text.get("vocab_size") is not None and highest >= text["vocab_size"]:
-        native["image_token_id"] = highest + 1  # no id of the tokenizer may mean an image
+        native["image_token_id"] = highest + 1  # no id of the tokenizer may stand for an image
     for name in ("torch_dtype", "dtype"):
         if name in values:
             native[name] = values[name]
@@ -158,10 +158,10 @@ def _tensors(folder: str | os.PathLike[str] | None) -> dict[str, LazyTensor]:
 def find_referenced_folder(
     name: str | None, folder: str | os.PathLike[str] | None, file: str
 ) -> Path | None:
-    """The folder that a published config names, if it holds `file`, wherever the path may start.
+    """Resolve a folder that a published config names and that has `file`; None: not found.
 
-    Compat: published paths start where training ran, such as `model_zoo/OpenAI/...`; they are
-    looked for from here and from every folder above the checkpoint's.
+    Compat: published paths are relative to where training ran, such as `model_zoo/OpenAI/...`; they
+    are tried from the working directory and from every folder above the checkpoint's.
     """
     if not name:
         return None
@@ -177,24 +177,24 @@ def _clip_config(
     values: Mapping[str, Any],
     folder: str | os.PathLike[str] | None,
 ) -> dict[str, Any] | None:
-    of_weights = _clip_from_shapes(tensors)
+    shapes_config = _clip_from_shapes(tensors)
     width = values.get("mm_hidden_size")
-    if of_weights and width not in (None, of_weights["hidden_size"]):
+    if shapes_config and width not in (None, shapes_config["hidden_size"]):
         raise MGMError(
-            f"config: mm_hidden_size is {shown(width)}; expected {of_weights['hidden_size']}, the "
-            "width of the CLIP in the weights, copy both from one model"
+            f"config: mm_hidden_size is {shown(width)}; expected {shapes_config['hidden_size']}, "
+            "the width of the CLIP in the weights, copy both from one model"
         )
     tower = find_referenced_folder(values.get("mm_vision_tower"), folder, "config.json")
-    of_folder = None if tower is None else _tower_config(tower)
-    if not of_weights and tensors:
+    folder_config = None if tower is None else _tower_config(tower)
+    if not shapes_config and tensors:
         raise _no_tower("mm_vision_tower", values, "model.vision_tower.vision_tower", tensors)
-    if not of_weights:
+    if not shapes_config:
         logger.info("CLIP's geometry: %s", f"as {tower} says" if tower else "the published one")
-        return of_folder
+        return folder_config
     differing = [
-        f"{name} {shown(of_folder.get(name))} (weights: {value})"
-        for name, value in of_weights.items()
-        if of_folder and of_folder.get(name, value) != value
+        f"{name} {shown(folder_config.get(name))} (weights: {value})"
+        for name, value in shapes_config.items()
+        if folder_config and folder_config.get(name, value) != value
     ]
     if differing:
         logger.warning(
@@ -202,17 +202,17 @@ def _clip_config(
             tower,
             ", ".join(differing),
         )
-    elif of_folder:
+    elif folder_config:
         logger.info("CLIP's geometry: as %s says", tower)
-        return of_folder
-    width = of_weights["hidden_size"]
+        return folder_config
+    width = shapes_config["hidden_size"]
     # CLIP's heads are 64 wide at every published size; below that only toy models exist.
-    of_weights["num_attention_heads"] = width // 64 if width % 64 == 0 else max(width // 16, 1)
+    shapes_config["num_attention_heads"] = width // 64 if width % 64 == 0 else max(width // 16, 1)
     logger.info(
         "CLIP's geometry: from the weights' shapes, %s heads as in published towers of that width",
-        of_weights["num_attention_heads"],
+        shapes_config["num_attention_heads"],
     )
-    return of_weights
+    return shapes_config
 
 
 def _clip_from_shapes(tensors: Mapping[str, LazyTensor]) -> dict[str, Any]:
@@ -241,7 +241,7 @@ def _clip_from_shapes(tensors: Mapping[str, LazyTensor]) -> dict[str, Any]:
 
 
 def _sizes(tensor: LazyTensor, count: int) -> tuple[int, ...]:
-    """A tensor's shape, which has to have `count` dimensions."""
+    """A tensor's shape, after a check that it has `count` dimensions."""
     if len(tensor.shape) != count:
         raise MGMError(
             f"{tensor.file}: {tensor.name} has shape {tensor.shape}; expected {count} dimensions, "

@@ -1,10 +1,10 @@
-"""Weight names of published checkpoints, to ours and back."""
+"""Maps weight names of published checkpoints to native ones and back."""
 
 from collections.abc import Mapping
 
 from mgm.model.files.lazy_tensor import LazyTensor
 
-# Weight names by their beginnings: published, ours. The first that fits decides.
+# Prefixes of weight names, published and native; the first match is replaced.
 WEIGHT_PREFIXES = (
     ("model.embed_tokens.", "language_model.model.embed_tokens."),
     ("model.layers.", "language_model.model.layers."),
@@ -24,25 +24,25 @@ WEIGHT_PREFIXES = (
 
 
 def to_native_key(name: str) -> str:
-    """A published weight name as ours; any other name as it is."""
+    """The native name of a published weight; other names are not changed."""
     return _renamed(name, WEIGHT_PREFIXES)
 
 
 def to_published(name: str) -> str:
-    """Our weight name as published; any other name as it is."""
+    """The published name of a native weight; other names are not changed."""
     return _renamed(name, tuple((ours, published) for published, ours in WEIGHT_PREFIXES))
 
 
 def _renamed(name: str, table: tuple[tuple[str, str], ...]) -> str:
-    for beginning, replacement in table:
-        if name.startswith(beginning):
-            return replacement + name.removeprefix(beginning)
+    for prefix, replacement in table:
+        if name.startswith(prefix):
+            return replacement + name.removeprefix(prefix)
     return name
 
 
 def native_tensors(tensors: Mapping[str, LazyTensor]) -> dict[str, LazyTensor]:
-    """A published checkpoint's tensors by our names, without those that are computed anew."""
-    # Compat: earlier transformers saved these two with the weights.
+    """A published checkpoint's tensors by native names, without buffers that are recomputed."""
+    # Compat: earlier versions of transformers saved these buffers.
     computed = ("rotary_emb.inv_freq", "embeddings.position_ids")
     return {
         to_native_key(name): tensor

@@ -1,1 +1,1 @@
-"""Weights in 8 and 4 bits."""
+"""Quantised weights: int8, and bitsandbytes' LLM.int8() and NF4."""

@@ -1,4 +1,4 @@
-"""Language models in fewer bits; what sees the image stays in full precision."""
+"""Quantisation of the language model, by bitsandbytes or int8; vision stays in full precision."""
 
 import copy
 import importlib.util
@@ -8,25 +8,25 @@ import torch
 
 from mgm.errors import MGMError
 
-# Two towers, mining and projector are a few hundred million parameters of billions, and errors in
-# them reach every answer; the head is left alone as transformers leaves it.
+# Towers, mining and projector are a small part of the parameters, and errors in them affect every
+# token; transformers does not quantise the head either.
 FULL_PRECISION = ("vision_tower", "vision_tower_aux", "mining", "projector", "lm_head")
 
-# Kinds of quantisation: "int8": weights in 8 bits, each row with a scale. "llm-int8": weights and
+# "int8": weights in 8 bits, each row with a scale. "llm-int8": weights and
 # activations in 8 bits, outliers apart (Dettmers et al. 2022). "int4": weights in 4 bits of type
 # nf4 (Dettmers et al. 2023). The last two are bitsandbytes'.
 QUANTIZATION_KINDS = ("int8", "llm-int8", "int4")
 
 
 def quantization_options(kind: str | None, dtype: torch.dtype | str) -> dict[str, Any]:
-    """What `MGMForConditionalGeneration.from_pretrained` takes for a kind of quantisation.
+    """Arguments of `MGMForConditionalGeneration.from_pretrained` for a kind of quantisation.
 
     Args:
         kind: one of `QUANTIZATION_KINDS`; None: no quantisation.
-        dtype: in which products of "int4" are computed.
+        dtype: of matrix products with "int4".
 
     Raises:
-        MGMError: there is no such kind, or bitsandbytes is needed and not installed.
+        MGMError: the kind is unknown, or bitsandbytes is not installed.
     """
     if kind is None:
         return {}
@@ -49,7 +49,7 @@ def quantization_options(kind: str | None, dtype: torch.dtype | str) -> dict[str
 
 
 def only_linear_layers(config: Any) -> Any:
-    """A quantisation of transformers that leaves `FULL_PRECISION` alone too."""
+    """A copy of a quantisation config of transformers that skips `FULL_PRECISION` too."""
     if isinstance(config, dict):
         raise MGMError("quantization_config is a dictionary; give a config object of transformers")
     config = copy.copy(config)

@@ -1,4 +1,4 @@
-"""Linear layers with weights of 8 bits: each row of a weight is whole numbers times one scale."""
+"""Weight-only int8 quantisation of linear layers, with one scale for each output row."""
 
 from collections.abc import Callable, Mapping
 
@@ -10,23 +10,23 @@ from mgm.model.files.lazy_tensor import LazyTensor
 
 
 class Int8Linear(nn.Module):
-    """y = (x W^T) * scale + bias, W whole numbers from -127 to 127; x keeps its precision.
+    """y = (x W^T) * scale + bias with int8 W from -127 to 127; activations keep their precision.
 
     Args:
-        like: the layer that it replaces; its weights are not copied.
+        linear: the layer that it replaces; its weights are not copied.
     """
 
     weight: Tensor
     scale: Tensor
 
-    def __init__(self, like: nn.Linear) -> None:
+    def __init__(self, linear: nn.Linear) -> None:
         super().__init__()
-        rows, columns = like.weight.shape
-        device, dtype = like.weight.device, like.weight.dtype
+        rows, columns = linear.weight.shape
+        device, dtype = linear.weight.device, linear.weight.dtype
         weight = torch.zeros(rows, columns, dtype=torch.int8, device=device)
         self.register_buffer("weight", weight)
         self.register_buffer("scale", torch.ones(rows, dtype=dtype, device=device))
-        self.bias = like.bias
+        self.bias = linear.bias
 
     def forward(self, hidden_states: Tensor) -> Tensor:
         """(..., columns) -> (..., rows)."""
@@ -35,7 +35,7 @@ class Int8Linear(nn.Module):
 
 
 def use_int8(module: nn.Module, skip_modules: tuple[str, ...] = ()) -> None:
-    """Replace every linear layer below `module` by `Int8Linear`, but for those names."""
+    """Replace every linear layer in `module` by `Int8Linear`, except in `skip_modules`."""
     for name, child in list(module.named_children()):
         if name in skip_modules:
             continue
@@ -46,10 +46,10 @@ def use_int8(module: nn.Module, skip_modules: tuple[str, ...] = ()) -> None:
 
 
 def int8_tensors(model: nn.Module, tensors: Mapping[str, LazyTensor]) -> dict[str, LazyTensor]:
-    """Weights as a model with `Int8Linear` takes them; they are quantised when they are read.
+    """Weights for a model with `Int8Linear`, quantised when they are read.
 
     Args:
-        model: that takes them.
+        model: with `Int8Linear` layers.
         tensors: in full precision, by the model's names.
     """
     result = dict(tensors)
@@ -57,8 +57,9 @@ def int8_tensors(model: nn.Module, tensors: Mapping[str, LazyTensor]) -> dict[st
         full = tensors.get(f"{name}.weight")
         if isinstance(module, Int8Linear) and full is not None:
             rows = full.shape[:1]
-            whole = _lazily(full, lambda weight: quantize_rows(weight)[0], full.shape, torch.int8)
-            result[f"{name}.weight"] = whole
+            result[f"{name}.weight"] = _lazily(
+                full, lambda weight: quantize_rows(weight)[0], full.shape, torch.int8
+            )
             result[f"{name}.scale"] = _lazily(
                 full, lambda weight: quantize_rows(weight)[1], rows, full.dtype
             )
@@ -66,7 +67,7 @@ def int8_tensors(model: nn.Module, tensors: Mapping[str, LazyTensor]) -> dict[st
 
 
 def quantize_rows(weight: Tensor) -> tuple[Tensor, Tensor]:
-    """Whole numbers (rows, columns) and scales (rows,) whose product is next to `weight`."""
+    """Quantise to int8 values (rows, columns) and scales (rows), by each row's largest value."""
     weight = weight.float()
     scale = weight.abs().amax(dim=1) / 127
     scale = scale.where(scale > 0, torch.ones_like(scale))

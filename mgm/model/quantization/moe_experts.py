@@ -1,7 +1,7 @@
-"""Experts as linear layers of their own, which quantisation can replace.
+"""Mixtral's experts as separate linear layers, so that they can be quantised.
 
-transformers keeps the experts of a Mixtral layer in two tensors, which quantisers pass over: almost
-all of an 8x7B would stay as it is.
+transformers keeps the experts of a layer in two tensors, which quantisers skip: almost all of an
+8x7B would stay in full precision.
 """
 
 import re
@@ -14,12 +14,12 @@ from transformers.models.mixtral.modeling_mixtral import MixtralExperts
 
 from mgm.model.files.lazy_tensor import LazyTensor
 
-# As files and as transformers call the module that holds the experts and their gate.
+# The MoE block's name in files and in transformers.
 _STORED, _BUILT = ".block_sparse_moe.", ".mlp."
 
 
 class LinearExpert(nn.Module):
-    """One expert: down(act(gate(x)) * up(x)), by the names of Mixtral's files."""
+    """One expert: w2(act(w1(x)) * w3(x)), with the weight names of Mixtral's files."""
 
     def __init__(self, width: int, inner: int, act_fn: nn.Module) -> None:
         super().__init__()
@@ -34,19 +34,19 @@ class LinearExpert(nn.Module):
 
 
 class LinearExperts(nn.ModuleList):
-    """Stands where transformers has a `MixtralExperts`, and computes the same."""
+    """Replaces transformers' `MixtralExperts`, and computes the same."""
 
     def __init__(self, experts: Any) -> None:
         sizes = (experts.hidden_dim, experts.intermediate_dim, experts.act_fn)
         super().__init__(LinearExpert(*sizes) for _ in range(experts.num_experts))
 
     def forward(self, hidden_states: Tensor, top_k_index: Tensor, top_k_weights: Tensor) -> Tensor:
-        """Mix, for every token, what its experts say.
+        """Weighted sum of each token's experts.
 
         Args:
             hidden_states: (tokens, width).
-            top_k_index: (tokens, experts per token), which experts.
-            top_k_weights: (tokens, experts per token), how much of each.
+            top_k_index: (tokens, experts per token), indices of the experts.
+            top_k_weights: (tokens, experts per token), their weights.
 
         Returns:
             (tokens, width).
@@ -87,15 +87,15 @@ def _filled(experts: Any) -> LinearExperts:
 
 
 def linear_expert_name(name: str) -> str:
-    """What a Mixtral with `LinearExperts` calls a weight of files."""
+    """Name of a stored weight in a Mixtral with `LinearExperts`."""
     return name.replace(_STORED, _BUILT)
 
 
 def with_linear_expert_names(tensors: Mapping[str, LazyTensor]) -> dict[str, LazyTensor]:
-    """Weights by the names that a model with `LinearExperts` has for them."""
+    """Stored weights by their names in a model with `LinearExperts`."""
     return {linear_expert_name(name): tensor for name, tensor in tensors.items()}
 
 
 def stored_expert_name(name: str) -> str:
-    """What files call a weight of a Mixtral with `LinearExperts`."""
+    """Name in files of a weight of a Mixtral with `LinearExperts`."""
     return re.sub(rf"{re.escape(_BUILT)}(?=gate\.|experts\.)", _STORED, name)

@@ -1,1 +1,1 @@
-"""The vision path: ViT, ConvNeXt, patch info mining, projector."""
+"""Vision side: ViT, ConvNeXt, patch info mining, projector, image views."""
