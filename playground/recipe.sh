@@ -33,21 +33,21 @@ learn_images() { python -m playground.pretraining.encoders --tokenizer "$out/tok
 
 code_of_cells() {
     [ -d "$out/llama-code" ] ||
-        learn_language --tokenizer "$out/tokenizer" --learn-code --out "$out/llama-code" \
-            --learning-rate 3e-3 --steps 3000 --fall 0
+        learn_language --tokenizer "$out/tokenizer" --train-cell-code --out "$out/llama-code" \
+            --learning-rate 3e-3 --steps 3000 --decay-ratio 0
 }
 encoders_that_read() {
     [ -d "$out/encoders/clip-vit-nano-patch14-168" ] ||
-        learn_images --out "$out/encoders" --steps 4000 --fall 0
+        learn_images --out "$out/encoders" --steps 4000 --decay-ratio 0
 }
 language_model() {
     [ -d "$zoo/llama-nano" ] ||
-        learn_language --start "$out/llama-code" --out "$zoo/llama-nano" --steps 18000 --shown 0.97 \
-            --learning-rate 2e-3 --fall 0.6
+        learn_language --init-from "$out/llama-code" --out "$zoo/llama-nano" --steps 18000 --cell-ratio 0.97 \
+            --learning-rate 2e-3 --decay-ratio 0.6
 }
 encoders_and_data() {
     [ -d "$zoo/clip-vit-nano-patch14-168" ] ||
-        learn_images --start "$out/encoders" --language-model "$out/llama-code" --out "$zoo" --steps 18000 --fall 0.6
+        learn_images --init-from "$out/encoders" --language-model "$out/llama-code" --out "$zoo" --steps 18000 --decay-ratio 0.6
     python -m playground.generate --out "$data" --split train --count 60000 --seed 1
     python -m playground.generate --out playground/data/held_out --split held_out --count 200 --seed 2
 }

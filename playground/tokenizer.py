@@ -93,14 +93,16 @@ def main() -> None:
     parser.add_argument(
         "--samples", type=count, default=6000, help="scenes whose words are counted"
     )
-    parser.add_argument("--minimum", type=count, default=25, help="a frequent word occurs so often")
+    parser.add_argument(
+        "--min-count", type=count, default=25, help="occurrences from which a word is one token"
+    )
     arguments = parser.parse_args()
     samples = [draw_sample(seed, "train") for seed in range(arguments.samples)]
     texts = [text for s in samples for t in s.turns for text in (t.question, t.answer)]
     texts += [sample.caption for sample in samples]
     spelled = {word.lower() for words in themes().values() for word in words}
     labels = {word for label in (*SHAPES, *EMOJI, *COLORS) for word in label.split()}
-    words = sorted({*question_words(texts, spelled, arguments.minimum), *labels})
+    words = sorted({*question_words(texts, spelled, arguments.min_count), *labels})
     with atomic_folder(arguments.out) as part:
         build_tokenizer(words).save_pretrained(part)
     print(f"{len(words)} whole words: {' '.join(words)}")

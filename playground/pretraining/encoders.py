@@ -236,17 +236,23 @@ def main() -> None:
     """Read the command line and train."""
     parser = Parser(prog="python -m playground.pretraining.encoders", description=__doc__)
     parser.add_argument(
-        "--language-model", type=Path, help="its code of cells is learnt too, from this folder"
+        "--language-model",
+        type=Path,
+        help="folder with the cell code, which the encoders learn to produce",
     )
     parser.add_argument("--tokenizer", type=Path, required=True, help="folder of the tokenizer")
     parser.add_argument("--out", type=Path, required=True, help="folder that gets both encoders")
-    parser.add_argument("--start", type=Path, help="encoders to go on from, in the layout of --out")
+    parser.add_argument(
+        "--init-from", type=Path, help="encoders to continue from, as --out holds them"
+    )
     parser.add_argument("--steps", type=count, default=7500)
     parser.add_argument("--batch-size", type=count, default=6)
     parser.add_argument("--learning-rate", type=fraction, default=2e-3)
-    parser.add_argument("--pages", type=fraction, default=0.4, help="share of dense text pages")
     parser.add_argument(
-        "--fall", type=fraction, default=0.4, help="share of falling learning rates"
+        "--page-ratio", type=fraction, default=0.4, help="share of dense text pages"
+    )
+    parser.add_argument(
+        "--decay-ratio", type=fraction, default=0.4, help="share of steps with learning-rate decay"
     )
     parser.add_argument("--workers", type=count, default=1)
     parser.add_argument("--seed", type=int, default=1_000_000_000)
@@ -256,8 +262,8 @@ def main() -> None:
     tokenizer = read_tokenizer(arguments.tokenizer)
     code = load_code(arguments.language_model) if arguments.language_model else None
     model = Pretraining(len(tokenizer), code)
-    if arguments.start:
-        load_encoders(model, arguments.start)
+    if arguments.init_from:
+        load_encoders(model, arguments.init_from)
     model.convnext.to(memory_format=torch.channels_last)
     model.clip.set_attn_implementation("eager")  # faster than sdpa in bfloat16 on a CPU
     if shutil.which("g++"):
@@ -268,7 +274,7 @@ def main() -> None:
     def losses(done: int) -> Iterator[tuple[Tensor, dict[str, Tensor]]]:
         batches = batches_after(
             done,
-            lambda seed: DrawnImages(seed, arguments.pages, tokenizer),
+            lambda seed: DrawnImages(seed, arguments.page_ratio, tokenizer),
             arguments.seed,
             arguments.batch_size,
             arguments.workers,
@@ -276,7 +282,7 @@ def main() -> None:
         return map(model, batches)
 
     save = partial(save_encoders, model)
-    train(model, losses, by, arguments.steps, arguments.out, save, arguments.fall)
+    train(model, losses, by, arguments.steps, arguments.out, save, arguments.decay_ratio)
 
 
 if __name__ == "__main__":

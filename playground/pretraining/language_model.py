@@ -5,8 +5,8 @@ encoders: where in an image a text goes on, and what the encoders' features mean
 first alone: 144 cells, each the sum of what stands in it (which characters in which order, how
 high, which thing in which colour, a thumbnail), take the places that image tokens will take.
 
-    --tokenizer DIR --learn-code --out A    a random model, and the code of the cells
-    --start A --out B                       the code stays: the encoders are pre-trained to see it
+    --tokenizer DIR --train-cell-code --out A   a random model, and the cell code
+    --init-from A --out B                       frozen cell code, which the encoders learn to produce
 """
 
 import argparse
@@ -155,29 +155,31 @@ def main() -> None:
     )
     start = parser.add_mutually_exclusive_group(required=True)
     start.add_argument("--tokenizer", type=Path, help="folder of the tokenizer of a new model")
-    start.add_argument("--start", type=Path, help="folder of the model to go on with")
+    start.add_argument("--init-from", type=Path, help="folder of a model to continue from")
     parser.add_argument("--out", type=Path, required=True, help="folder that gets the model")
-    parser.add_argument("--learn-code", action="store_true", help="learn the code of cells too")
-    parser.add_argument("--shown", type=fraction, default=0.85, help="share of cells, not text")
+    parser.add_argument("--train-cell-code", action="store_true", help="train the cell code too")
+    parser.add_argument(
+        "--cell-ratio", type=fraction, default=0.85, help="share of samples with cells, not text"
+    )
     parser.add_argument("--steps", type=count, required=True)
     parser.add_argument("--batch-size", type=count, default=12, help="conversations of a step")
     parser.add_argument("--learning-rate", type=fraction, default=1.5e-3)
     parser.add_argument(
-        "--fall", type=fraction, default=0.4, help="share of falling learning rates"
+        "--decay-ratio", type=fraction, default=0.4, help="share of steps with learning-rate decay"
     )
     parser.add_argument("--workers", type=count, default=1)
     parser.add_argument("--seed", type=int, default=2_000_000_000)
     arguments = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     torch.manual_seed(arguments.seed)
-    tokenizer = read_tokenizer(arguments.start or arguments.tokenizer)
-    if arguments.start:
-        model = LlamaForCausalLM.from_pretrained(arguments.start, dtype=torch.float32).train()
+    tokenizer = read_tokenizer(arguments.init_from or arguments.tokenizer)
+    if arguments.init_from:
+        model = LlamaForCausalLM.from_pretrained(arguments.init_from, dtype=torch.float32).train()
     else:
         model = nano_language_model(tokenizer)
     model.set_attn_implementation(ATTENTION)
-    code = starting_code(arguments.start, model, tokenizer)
-    if arguments.learn_code:
+    code = starting_code(arguments.init_from, model, tokenizer)
+    if arguments.train_cell_code:
         code.train().requires_grad_(True)
     run = torch.compile(decode, dynamic=True) if shutil.which("g++") else decode
     size = arguments.batch_size
@@ -185,7 +187,7 @@ def main() -> None:
     def losses(done: int) -> Iterator[tuple[Tensor, dict[str, Tensor]]]:
         batches = batches_after(
             done,
-            lambda seed: Conversations(tokenizer, size, seed, arguments.shown),
+            lambda seed: Conversations(tokenizer, size, seed, arguments.cell_ratio),
             arguments.seed,
             size,
             arguments.workers,
@@ -204,7 +206,7 @@ def main() -> None:
 
     by = optimizers([model], [code], arguments.learning_rate, OTHERS_RATE)
     learnt = nn.ModuleList([model, code])
-    train(learnt, losses, by, arguments.steps, arguments.out, save, arguments.fall)
+    train(learnt, losses, by, arguments.steps, arguments.out, save, arguments.decay_ratio)
 
 
 if __name__ == "__main__":
