@@ -14,7 +14,7 @@ from playground.sample import Glyph, Thing
 FRAME = 256  # units along the longest side: the pixels of the nano model's view
 RIM = 2  # pixels
 SMALLEST_CAP = 12.0  # pixels
-LEAST_PITCH = 21.5  # units from line to line: a line of text for each row of image tokens
+MIN_PITCH = 21.5  # units from line to line: a line of text for each row of image tokens
 
 Anchor = Literal["left", "middle", "right"]
 
@@ -22,13 +22,13 @@ Anchor = Literal["left", "middle", "right"]
 class Canvas:
     """An image whose longest side is `FRAME` units long, whatever its size in pixels.
 
-    All places and sizes given to the methods are in units; what is recorded is in pixels.
+    All positions and sizes given to the methods are in units; what is recorded is in pixels.
 
     Attributes:
         width, height: in units.
         scale: pixels per unit.
         heights: cap height in units of each text that was drawn with a key.
-        is_crowded: some text had no room even at the smallest cap height.
+        is_crowded: some text did not fit even at the smallest cap height.
     """
 
     def __init__(
@@ -66,11 +66,11 @@ class Canvas:
             self.is_crowded = True
         return max(self.smallest_cap, cap * factor)
 
-    def fitting_pitch(self, wanted: float, room: float) -> float:
+    def fitting_pitch(self, preferred: float, available: float) -> float:
         """A distance from line to line of at most `room`; crowded where the lines would touch."""
-        if room < LEAST_PITCH:
+        if available < MIN_PITCH:
             self.is_crowded = True
-        return min(max(LEAST_PITCH, wanted), room)
+        return min(max(MIN_PITCH, preferred), available)
 
     def is_sound(self) -> bool:
         """Whether all text had room and no character crosses the edge of the image."""
@@ -174,11 +174,13 @@ class Canvas:
 
     def stamp(self, mask: Image.Image, paint: Color | Image.Image, x: float, y: float) -> None:
         """Paste a colour or an image through `mask` with its upper left corner at (x, y)."""
-        place = (round(x * self.scale), round(y * self.scale))
+        corner = (round(x * self.scale), round(y * self.scale))
         if isinstance(paint, Image.Image):
-            self.image.paste(paint, place, mask)
+            self.image.paste(paint, corner, mask)
         else:
-            self.image.paste(paint, (*place, place[0] + mask.width, place[1] + mask.height), mask)
+            self.image.paste(
+                paint, (*corner, corner[0] + mask.width, corner[1] + mask.height), mask
+            )
 
     def place(
         self,

@@ -49,13 +49,13 @@ def contrast(first: Color, second: Color) -> float:
     return (high + 0.05) / (low + 0.05)
 
 
-def ink_on(paper: Color, rng: Random, least: float = 3.5) -> Color:
-    """A text colour whose contrast to `paper` is at least `least`; black or white at worst."""
+def ink_on(paper: Color, rng: Random, min_contrast: float = 3.5) -> Color:
+    """A text colour of at least `min_contrast` on `paper`; black or white if none is found."""
     for _ in range(4):
         ink = (rng.randint(0, 255), rng.randint(0, 255), rng.randint(0, 255))
         if rng.random() < 0.6:
             ink = shade(rng.choice(("black", "white")), rng)
-        if contrast(ink, paper) >= least:
+        if contrast(ink, paper) >= min_contrast:
             return ink
     return (10, 10, 10) if luminance(paper) > 0.18 else (250, 250, 250)
 

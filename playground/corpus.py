@@ -1,4 +1,4 @@
-"""Text for the language model: scenes told in words, with questions, and plain reading tasks."""
+"""Text-only pre-training samples: captions of scenes with questions, and reading tasks."""
 
 from random import Random
 
@@ -15,11 +15,10 @@ def text_sample(
 ) -> tuple[str, list[tuple[str, str]]]:
     """A text and questions with answers about it, without any picture.
 
-    The facts come from the scenes' own sources, so the texts speak of the same things as the
-    pictures do, in the same words.
+    Specs are sampled as for pictures, so texts and pictures share their content and words.
 
     Args:
-        turns: how many questions about a scene, at least and at most.
+        turns: minimum and maximum number of questions about a scene.
 
     Returns:
         The text, and pairs of question and answer.
@@ -29,14 +28,14 @@ def text_sample(
         return _tasks(rng, split)
     name = choose_kind(rng)
     scene = SCENES[name]
-    facts = scene.choose_facts(rng, split)
-    told = scene.sentences(facts)
-    caption = " ".join(told)
+    spec = scene.choose_spec(rng, split)
+    sentences = scene.sentences(spec)
+    caption = " ".join(sentences)
     if name not in ORDERED and rng.random() < 0.3:
-        rng.shuffle(told)
-    asks = [ask for ask in scene.asks(facts, rng) if not ask.needs_picture]
-    asked = conversation(asks, name, caption, {}, rng, turns)
-    return " ".join(told), [(turn.question, turn.answer) for turn in asked]
+        rng.shuffle(sentences)
+    asks = [ask for ask in scene.asks(spec, rng) if not ask.needs_picture]
+    exchanges = conversation(asks, name, caption, {}, rng, turns)
+    return " ".join(sentences), [(turn.question, turn.answer) for turn in exchanges]
 
 
 def _tasks(rng: Random, split: Split) -> tuple[str, list[tuple[str, str]]]:

@@ -24,11 +24,11 @@ SIDE = 640  # pixels
 OVERSAMPLING = 2
 Item = shapes.Item
 
-# By file name: kind of scene, facts, width and height in units of SIDE, first seed to try.
+# By file name: kind of scene, spec, width and height in units of SIDE, first seed to try.
 EXAMPLES: dict[str, tuple[str, object, tuple[float, float], int]] = {
     "sign": (
         "sign",
-        sign.Facts(
+        sign.Spec(
             "headline",
             False,
             ("Garden Hotel", "Fresh Coffee"),
@@ -43,7 +43,7 @@ EXAMPLES: dict[str, tuple[str, object, tuple[float, float], int]] = {
     ),
     "receipt": (
         "receipt",
-        receipt.Facts(
+        receipt.Spec(
             "Harbor Market",
             ("Coffee", "Croissant", "Honey", "Apple", "Cheese"),
             ("$3.40", "$2.75", "$6.90", "$0.85", "$4.60"),
@@ -56,7 +56,7 @@ EXAMPLES: dict[str, tuple[str, object, tuple[float, float], int]] = {
     ),
     "table": (
         "table",
-        table.Facts(
+        table.Spec(
             "Animal",
             ("Weight", "Speed"),
             ("Lion", "Camel", "Ostrich", "Wolf"),
@@ -67,7 +67,7 @@ EXAMPLES: dict[str, tuple[str, object, tuple[float, float], int]] = {
     ),
     "bar_chart": (
         "bar_chart",
-        bar_chart.Facts(
+        bar_chart.Spec(
             "Harvest",
             ("Apple", "Pear", "Plum", "Kiwi", "Fig"),
             (84, 52, 37, 61, 24),
@@ -80,7 +80,7 @@ EXAMPLES: dict[str, tuple[str, object, tuple[float, float], int]] = {
     ),
     "line_chart": (
         "line_chart",
-        line_chart.Facts(
+        line_chart.Spec(
             "Visitors",
             "month",
             ("Apr", "May", "Jun", "Jul", "Aug"),
@@ -93,7 +93,7 @@ EXAMPLES: dict[str, tuple[str, object, tuple[float, float], int]] = {
     ),
     "shapes": (
         "shapes",
-        shapes.Facts(
+        shapes.Spec(
             (2, 3),
             (
                 Item("circle", "red", 0, 0),
@@ -110,13 +110,13 @@ EXAMPLES: dict[str, tuple[str, object, tuple[float, float], int]] = {
     ),
     "emoji": (
         "emoji",
-        emoji.Facts("corners", ("cat", "rocket", "strawberry", "cat"), (0, 1, 2, 3), "dog"),
+        emoji.Spec("corners", ("cat", "rocket", "strawberry", "cat"), (0, 1, 2, 3), "dog"),
         (0.8, 0.68),
         6,
     ),
     "pair": (
         "comparison",
-        comparison.Facts("numbers", ("27", "64"), ("blue", "yellow")),
+        comparison.Spec("numbers", ("27", "64"), ("blue", "yellow")),
         (0.8, 0.8),
         12,
     ),
@@ -125,10 +125,10 @@ EXAMPLES: dict[str, tuple[str, object, tuple[float, float], int]] = {
 
 def draw_example(name: str) -> list[Image.Image]:
     """The pictures of one example, smoothed by drawing them larger than they are shown."""
-    kind, facts, (wide, high), seed = EXAMPLES[name]
+    kind, spec, (wide, high), seed = EXAMPLES[name]
     size = (round(SIDE * wide) * OVERSAMPLING, round(SIDE * high) * OVERSAMPLING)
     while True:
-        drawn = SCENES[kind].draw(facts, Random(seed), "train", size)
+        drawn = SCENES[kind].draw(spec, Random(seed), "train", size)
         canvases = drawn if isinstance(drawn, list) else [drawn]
         if all(canvas.is_sound() for canvas in canvases):
             return [canvas.image.reduce(OVERSAMPLING) for canvas in canvases]

@@ -94,8 +94,8 @@ def shares(
     for question, answer in zip(questions, answers, strict=True):
         name = group(question)
         if name is not None:
-            right, asked = counts.get(name, (0, 0))
-            counts[name] = (right + (answer == question.answer), asked + 1)
+            right, total = counts.get(name, (0, 0))
+            counts[name] = (right + (answer == question.answer), total + 1)
     return dict(sorted(counts.items()))
 
 
@@ -125,9 +125,9 @@ def table(results: dict[str, dict[str, tuple[int, int]]]) -> str:
     for row in rows:
         if row in (first_height, "all"):
             lines.append("-" * len(lines[0]))
-        asked = results[names[0]][row][1]
-        cells = "".join(f"{100 * results[n][row][0] / asked:>18.1f}" for n in names)
-        lines.append(f"{row:<24}{asked:>7}{cells}")
+        total = results[names[0]][row][1]
+        cells = "".join(f"{100 * results[n][row][0] / total:>18.1f}" for n in names)
+        lines.append(f"{row:<24}{total:>7}{cells}")
     return "\n".join(lines)
 
 
@@ -149,8 +149,8 @@ def plot(results: dict[str, dict[str, tuple[int, int]]], path: Path) -> None:
     for axis, names, title in zip(axes, (kinds, heights), titles, strict=True):
         for index, (model, counts) in enumerate(results.items()):
             values = [100 * counts[n][0] / counts[n][1] for n in names]
-            places = [i + (index - (len(results) - 1) / 2) * width for i in range(len(names))]
-            axis.bar(places, values, width, label=model)
+            positions = [i + (index - (len(results) - 1) / 2) * width for i in range(len(names))]
+            axis.bar(positions, values, width, label=model)
         labels = [
             name.removeprefix("text ").removesuffix(" px").replace("_", " ") for name in names
         ]
@@ -165,7 +165,7 @@ def plot(results: dict[str, dict[str, tuple[int, int]]], path: Path) -> None:
         figure.savefig(part, format="png", dpi=110)
 
 
-def named_model(text: str) -> tuple[str, str]:
+def model_argument(text: str) -> tuple[str, str]:
     """NAME and PATH of a `--model`."""
     name, separator, path = text.partition("=")
     if not separator:
@@ -184,7 +184,7 @@ def main() -> None:
     parser = Parser(prog="python -m playground.evaluate", description=__doc__.splitlines()[0])
     parser.add_argument("--data", type=Path, required=True, help="folder of drawn images")
     parser.add_argument(
-        "--model", type=named_model, action="append", required=True, metavar="NAME=PATH"
+        "--model", type=model_argument, action="append", required=True, metavar="NAME=PATH"
     )
     parser.add_argument("--out", type=Path, required=True, help="folder for results")
     parser.add_argument("--limit", type=count, help="first conversations only")

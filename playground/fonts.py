@@ -38,14 +38,14 @@ class SizedFont:
 
     def starts(self, text: str) -> list[float]:
         """Where each character of a line begins, and where the line ends, from its left end."""
-        places, x = [], 0.0
+        positions, x = [], 0.0
         for index, char in enumerate(text):
             if self._kerns and index:
                 pair = text[index - 1 : index + 1]
                 x += self._advance(pair) - self._advance(pair[0]) - self._advance(pair[1])
-            places.append(x)
+            positions.append(x)
             x += self._advance(char)
-        return [*places, x]
+        return [*positions, x]
 
     def width(self, text: str) -> float:
         """The advance of a line."""

@@ -3,10 +3,10 @@
 A language model that knows only running text has to learn two things at once when it is joined to
 encoders: where in an image a text goes on, and what the encoders' features mean. Here it learns the
 first alone: 144 cells, each the sum of what stands in it (which characters in which order, how
-high, which thing in which colour, a thumbnail), take the places that image tokens will take.
+high, which thing in which colour, a thumbnail), stand where image tokens will be.
 
     --tokenizer DIR --train-cell-code --out A   a random model, and the cell code
-    --init-from A --out B                       frozen cell code, which the encoders learn to produce
+    --init-from A --out B                       frozen cell code, the target of the encoders
 """
 
 import argparse

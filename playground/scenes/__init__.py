@@ -1,7 +1,7 @@
 """Scenes: seeded pictures with questions and answers, one module per kind.
 
-A scene module first draws facts from a random source, then puts them in a picture (`draw`), in
-sentences (`sentences`) and in questions (`asks`); so text and picture always agree.
+A scene module first samples a spec (`choose_spec`), from which it renders a picture (`draw`), a
+caption (`sentences`) and questions (`asks`), so text and picture always agree.
 """
 
 from random import Random
@@ -43,20 +43,20 @@ __all__ = [
 class Scene(Protocol):
     """What a scene module offers."""
 
-    def choose_facts(self, rng: Random, split: Split) -> Any:
+    def choose_spec(self, rng: Random, split: Split) -> Any:
         """What the picture shows, with the words, numbers and layouts of its split."""
         ...
 
-    def sentences(self, facts: Any) -> list[str]:
+    def sentences(self, spec: Any) -> list[str]:
         """The caption's sentences."""
         ...
 
-    def asks(self, facts: Any, rng: Random) -> list[Ask]:
-        """All questions that the facts answer."""
+    def asks(self, spec: Any, rng: Random) -> list[Ask]:
+        """All questions that the spec answers."""
         ...
 
     def draw(
-        self, facts: Any, rng: Random, split: Split, size: tuple[int, int] | None = None
+        self, spec: Any, rng: Random, split: Split, size: tuple[int, int] | None = None
     ) -> Canvas | list[Canvas]:
         """The picture, or the pictures; `size` in pixels, None: chosen here."""
         ...
@@ -91,23 +91,23 @@ def draw_sample(
         seed: equal arguments give an equal sample, on every machine with the same fonts.
         split: "train", or "held_out" with words, numbers, faces and layouts never drawn in it.
         kind: one of `KINDS`; at random where None.
-        turns: how many questions, at least and at most.
+        turns: minimum and maximum number of questions.
     """
     rng = Random(f"{split}/{kind}/{seed}")
     name = kind or choose_kind(rng)
     scene = SCENES[name]
     while True:
-        facts = scene.choose_facts(rng, split)
-        drawn = scene.draw(facts, rng, split)
+        spec = scene.choose_spec(rng, split)
+        drawn = scene.draw(spec, rng, split)
         canvases = drawn if isinstance(drawn, list) else [drawn]
         if all(canvas.is_sound() for canvas in canvases):
             break
     heights = {key: cap for canvas in canvases for key, cap in canvas.heights.items()}
-    caption = " ".join(scene.sentences(facts))
+    caption = " ".join(scene.sentences(spec))
     return Sample(
         kind=name,
         images=[_finished(canvas, rng) for canvas in canvases],
-        turns=conversation(scene.asks(facts, rng), name, caption, heights, rng, turns),
+        turns=conversation(scene.asks(spec, rng), name, caption, heights, rng, turns),
         caption=caption,
         glyphs=[canvas.glyphs for canvas in canvases],
         objects=[canvas.things for canvas in canvases],

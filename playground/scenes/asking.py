@@ -30,7 +30,7 @@ DESCRIBE_BOTH = (
 
 @dataclass(frozen=True)
 class Ask:
-    """A question about a scene's facts.
+    """A question about a scene's spec.
 
     Attributes:
         kind: what is asked, as in "price".
@@ -65,7 +65,7 @@ def conversation(
         scene: kind of the scene, the first part of the turns' kind.
         caption: the answer where a description is asked for, if it is short enough.
         heights: cap heights of the drawn texts by key.
-        turns: how many questions, at least and at most.
+        turns: minimum and maximum number of questions.
     """
     chosen = _choose(asks, rng.randint(*turns), rng)
     short = rng.random() < SHORT_SHARE
@@ -73,23 +73,23 @@ def conversation(
         questions = DESCRIBE_BOTH if scene == "comparison" else DESCRIBE
         chosen[-1] = Ask("describe", questions, caption, caption, tuple(heights))
         rng.shuffle(chosen)
-    asked = []
+    selected = []
     for ask in chosen:
         question = rng.choice(ask.questions)
         if rng.random() < BRITISH_SHARE:
             question = question.replace("color", "colour")
         read = [heights[key] for key in ask.reads if key in heights]
-        asked.append(
+        selected.append(
             Turn(
                 # As in the published mix, the wish for a bare answer is said once.
-                question=question + (SHORT_SUFFIX if short and not asked else ""),
+                question=question + (SHORT_SUFFIX if short and not selected else ""),
                 answer=ask.short if short else ask.sentence,
                 kind=f"{scene}/{ask.kind}",
                 text_height=min(read) if read else None,
                 clue=ask.clue,
             )
         )
-    return asked
+    return selected
 
 
 def _choose(asks: Sequence[Ask], count: int, rng: Random) -> list[Ask]:

@@ -18,7 +18,7 @@ LONGEST_UPRIGHT = 6  # characters of a label below an upright bar
 
 
 @dataclass(frozen=True)
-class Facts:
+class Spec:
     """Bars from left to right or top to bottom; no two have the same value.
 
     Attributes:
@@ -34,7 +34,7 @@ class Facts:
     hollow: bool
 
 
-def choose_facts(rng: Random, split: Split) -> Facts:
+def choose_spec(rng: Random, split: Split) -> Spec:
     """Draw the bars."""
     count = rng.randint(3, 5)
     lying = rng.random() < 0.4
@@ -52,15 +52,15 @@ def choose_facts(rng: Random, split: Split) -> Facts:
             if len(word) <= LONGEST_UPRIGHT and word not in labels:
                 labels.append(word)
     # The two extreme bars must stand out to the eye, not only by their printed values.
-    most = rng.choice((40, 60, 100, 300, 900))
-    values = choose_spread(rng, split, count, max(1, most // 12), most, 0.06)
+    max_value = rng.choice((40, 60, 100, 300, 900))
+    values = choose_spread(rng, split, count, max(1, max_value // 12), max_value, 0.06)
     if rng.random() < 0.5:
         # "The orange bar" must not be one that is labelled "Orange".
         free = [color for color in VIVID if color.capitalize() not in labels]
         colors = rng.sample(free, count)
     else:
         colors = [rng.choice((*VIVID, "gray"))] * count
-    return Facts(
+    return Spec(
         choose_words(rng, split, 1, "business")[0],
         tuple(labels),
         values,
@@ -70,36 +70,38 @@ def choose_facts(rng: Random, split: Split) -> Facts:
     )
 
 
-def sentences(facts: Facts) -> list[str]:
-    """The facts in words, one sentence each."""
-    bars = ", ".join(f"{label} {value}" for label, value in _bars(facts))
-    said = [
-        f'A bar chart with the title "{facts.title}".',
-        f"It has {len(facts.labels)} bars: {bars}.",
+def sentences(spec: Spec) -> list[str]:
+    """The caption: the spec in sentences."""
+    bars = ", ".join(f"{label} {value}" for label, value in _bars(spec))
+    lines = [
+        f'A bar chart with the title "{spec.title}".',
+        f"It has {len(spec.labels)} bars: {bars}.",
     ]
-    if len(set(facts.colors)) > 1:
-        pairs = zip(facts.labels, facts.colors, strict=True)
-        said.append("The colors are " + ", ".join(f"{name} {color}" for name, color in pairs) + ".")
+    if len(set(spec.colors)) > 1:
+        pairs = zip(spec.labels, spec.colors, strict=True)
+        lines.append(
+            "The colors are " + ", ".join(f"{name} {color}" for name, color in pairs) + "."
+        )
     else:
-        said.append(f"The bars are {facts.colors[0]}.")
-    return said
+        lines.append(f"The bars are {spec.colors[0]}.")
+    return lines
 
 
-def asks(facts: Facts, rng: Random) -> list[Ask]:
+def asks(spec: Spec, rng: Random) -> list[Ask]:
     """All that can be asked about the bars."""
-    count = len(facts.labels)
-    found = [
+    count = len(spec.labels)
+    result = [
         Ask(
             "bars",
             ("How many bars are there?", "How many bars does the chart have?"),
             str(count),
             f"There are {count} bars.",
         ),
-        ask_title(facts.title),
+        ask_title(spec.title),
     ]
-    found += ask_extremes(facts.labels, facts.values, "bar", "What has the {word} value?")
+    result += ask_extremes(spec.labels, spec.values, "bar", "What has the {word} value?")
     each = []
-    for index, (label, value) in enumerate(_bars(facts)):
+    for index, (label, value) in enumerate(_bars(spec)):
         keys = (f"label {index}", f"value {index}")
         each.append(
             Ask(
@@ -123,8 +125,8 @@ def asks(facts: Facts, rng: Random) -> list[Ask]:
                 keys,
             )
         )
-        if len(set(facts.colors)) > 1:
-            color = facts.colors[index]
+        if len(set(spec.colors)) > 1:
+            color = spec.colors[index]
             each.append(
                 Ask(
                     "color",
@@ -146,25 +148,25 @@ def asks(facts: Facts, rng: Random) -> list[Ask]:
                     keys[1:],
                 )
             )
-    if len(set(facts.colors)) == 1:
-        found.append(
+    if len(set(spec.colors)) == 1:
+        result.append(
             Ask(
                 "color",
                 ("What color are the bars?",),
-                facts.colors[0],
-                f"The bars are {facts.colors[0]}.",
+                spec.colors[0],
+                f"The bars are {spec.colors[0]}.",
             )
         )
-    return found + rng.sample(each, min(5, len(each)))
+    return result + rng.sample(each, min(5, len(each)))
 
 
-def _bars(facts: Facts) -> list[tuple[str, int]]:
-    return list(zip(facts.labels, facts.values, strict=True))
+def _bars(spec: Spec) -> list[tuple[str, int]]:
+    return list(zip(spec.labels, spec.values, strict=True))
 
 
-def draw(facts: Facts, rng: Random, split: Split, size: tuple[int, int] | None = None) -> Canvas:
+def draw(spec: Spec, rng: Random, split: Split, size: tuple[int, int] | None = None) -> Canvas:
     """Draw the chart."""
-    size = size or choose_size(rng, "tall" if facts.lying else "wide")
+    size = size or choose_size(rng, "tall" if spec.lying else "wide")
     paper = dark(rng) if rng.random() < 0.15 else pale(rng)
     canvas = Canvas(size, choose_background(size, paper, rng, depth=10))
     ink = ink_on(paper, rng, 6)
@@ -172,40 +174,40 @@ def draw(facts: Facts, rng: Random, split: Split, size: tuple[int, int] | None =
     face = choose_face(rng, split, cap)
     title_cap = choose_cap(rng, cap, max(cap, 16))
     canvas.text(
-        facts.title, canvas.width / 2, 6 + title_cap, face, title_cap, ink, "middle", "title"
+        spec.title, canvas.width / 2, 6 + title_cap, face, title_cap, ink, "middle", "title"
     )
     top = 10 + title_cap * 2
-    paints = _paints(facts, rng)
-    (_draw_lying if facts.lying else _draw_upright)(canvas, facts, top, face, cap, ink, paints)
+    paints = _paints(spec, rng)
+    (_draw_lying if spec.lying else _draw_upright)(canvas, spec, top, face, cap, ink, paints)
     return canvas
 
 
-def _paints(facts: Facts, rng: Random) -> list[Color]:
-    if len(set(facts.colors)) == 1:
-        return [shade(facts.colors[0], rng)] * len(facts.colors)
-    return [shade(color, rng) for color in facts.colors]
+def _paints(spec: Spec, rng: Random) -> list[Color]:
+    if len(set(spec.colors)) == 1:
+        return [shade(spec.colors[0], rng)] * len(spec.colors)
+    return [shade(color, rng) for color in spec.colors]
 
 
 def _draw_upright(
     canvas: Canvas,
-    facts: Facts,
+    spec: Spec,
     top: float,
     face: Face,
     cap: float,
     ink: Color,
     paints: list[Color],
 ) -> None:
-    count = len(facts.labels)
+    count = len(spec.labels)
     slot = (canvas.width - 16) / count
-    cap = canvas.fitting_cap([*facts.labels, *map(str, facts.values)], face, cap, slot - 4)
+    cap = canvas.fitting_cap([*spec.labels, *map(str, spec.values)], face, cap, slot - 4)
     floor = canvas.height - 8 - cap * 2
     tallest = floor - top - cap * 2.2
-    for index, (label, value) in enumerate(_bars(facts)):
+    for index, (label, value) in enumerate(_bars(spec)):
         x = 8 + slot * (index + 0.5)
-        height = max(3.0, tallest * value / max(facts.values))
+        height = max(3.0, tallest * value / max(spec.values))
         half = slot * 0.32
-        _draw_bar(canvas, facts, paints[index], x - half, floor - height, x + half, floor)
-        canvas.note("bar", facts.colors[index], x - half, floor - height, x + half, floor)
+        _draw_bar(canvas, spec, paints[index], x - half, floor - height, x + half, floor)
+        canvas.note("bar", spec.colors[index], x - half, floor - height, x + half, floor)
         canvas.text(
             str(value), x, floor - height - cap * 1.1, face, cap, ink, "middle", f"value {index}"
         )
@@ -215,35 +217,35 @@ def _draw_upright(
 
 def _draw_lying(
     canvas: Canvas,
-    facts: Facts,
+    spec: Spec,
     top: float,
     face: Face,
     cap: float,
     ink: Color,
     paints: list[Color],
 ) -> None:
-    count = len(facts.labels)
+    count = len(spec.labels)
     slot = (canvas.height - top - 4) / count
     slot = canvas.fitting_pitch(slot, slot)
     cap = min(cap, max(canvas.smallest_cap, slot / 1.8))
-    cap = canvas.fitting_cap(list(facts.labels), face, cap, canvas.width * 0.42)
-    left = 8 + max(canvas.text_width(label, face, cap) for label in facts.labels)
+    cap = canvas.fitting_cap(list(spec.labels), face, cap, canvas.width * 0.42)
+    left = 8 + max(canvas.text_width(label, face, cap) for label in spec.labels)
     longest = canvas.width - left - 10 - canvas.text_width("0000", face, cap)
-    for index, (label, value) in enumerate(_bars(facts)):
+    for index, (label, value) in enumerate(_bars(spec)):
         y = top + slot * (index + 0.5)
-        length = max(3.0, longest * value / max(facts.values))
+        length = max(3.0, longest * value / max(spec.values))
         half = slot * 0.32
-        _draw_bar(canvas, facts, paints[index], left, y - half, left + length, y + half)
-        canvas.note("bar", facts.colors[index], left, y - half, left + length, y + half)
+        _draw_bar(canvas, spec, paints[index], left, y - half, left + length, y + half)
+        canvas.note("bar", spec.colors[index], left, y - half, left + length, y + half)
         canvas.text(label, left - 4, y, face, cap, ink, "right", f"label {index}")
         canvas.text(str(value), left + length + 4, y, face, cap, ink, "left", f"value {index}")
     canvas.line([(left, top), (left, canvas.height - 4)], ink, 1)
 
 
 def _draw_bar(
-    canvas: Canvas, facts: Facts, paint: Color, x0: float, y0: float, x1: float, y1: float
+    canvas: Canvas, spec: Spec, paint: Color, x0: float, y0: float, x1: float, y1: float
 ) -> None:
-    if facts.hollow:
+    if spec.hollow:
         canvas.box(x0, y0, x1, y1, outline=paint, line=4)
     else:
         canvas.box(x0, y0, x1, y1, fill=paint)

@@ -20,13 +20,13 @@ def ask_extremes(
         noun: what a label stands for, as in "month".
         question: a second wording, with {word} for "highest" or "lowest".
     """
-    found = []
+    result = []
     for word, pick in (("highest", max), ("lowest", min)):
         index = values.index(pick(values))
         label, value = labels[index], values[index]
         questions = (f"Which {noun} has the {word} value?", question.format(word=word))
         answer = f"The {noun} with the {word} value is {label}."
-        found.append(Ask(word, questions, label, answer, (f"label {index}",), clue=str(value)))
+        result.append(Ask(word, questions, label, answer, (f"label {index}",), clue=str(value)))
         questions, answer = (f"What is the {word} value?",), f"The {word} value is {value}."
-        found.append(Ask(f"{word} value", questions, str(value), answer, (f"value {index}",)))
-    return found
+        result.append(Ask(f"{word} value", questions, str(value), answer, (f"value {index}",)))
+    return result

@@ -13,11 +13,11 @@ from playground.scenes.asking import Ask, yes_no
 from playground.shapes import SHAPES, draw_shape
 from playground.words import choose_numbers, choose_words
 
-PLACES = ("first", "second")
+POSITIONS = ("first", "second")
 
 
 @dataclass(frozen=True)
-class Facts:
+class Spec:
     """What is in the two images.
 
     Attributes:
@@ -31,7 +31,7 @@ class Facts:
     colors: tuple[str, str]
 
 
-def choose_facts(rng: Random, split: Split) -> Facts:
+def choose_spec(rng: Random, split: Split) -> Spec:
     """Draw two images' contents."""
     theme = rng.choice(("words", "numbers", "emoji", "shapes"))
     pool: list[str]
@@ -47,68 +47,73 @@ def choose_facts(rng: Random, split: Split) -> Facts:
     if theme in ("words", "emoji") and rng.random() < 0.4:
         second = first
     color, other = rng.sample(VIVID, 2)
-    return Facts(theme, (first, second), (color, color if rng.random() < 0.3 else other))
+    return Spec(theme, (first, second), (color, color if rng.random() < 0.3 else other))
 
 
-def sentences(facts: Facts) -> list[str]:
-    """The facts in words, one sentence each."""
-    return [f"The {place} image shows {_described(facts, i)}." for i, place in enumerate(PLACES)]
+def sentences(spec: Spec) -> list[str]:
+    """The caption: the spec in sentences."""
+    return [
+        f"The {position} image shows {_described(spec, i)}." for i, position in enumerate(POSITIONS)
+    ]
 
 
-def _described(facts: Facts, index: int) -> str:
-    content, color = facts.contents[index], facts.colors[index]
-    if facts.theme == "emoji":
+def _described(spec: Spec, index: int) -> str:
+    content, color = spec.contents[index], spec.colors[index]
+    if spec.theme == "emoji":
         return article(content)
-    if facts.theme == "shapes":
+    if spec.theme == "shapes":
         return article(f"{color} {content}")
-    what = "word" if facts.theme == "words" else "number"
+    what = "word" if spec.theme == "words" else "number"
     return f'the {what} "{content}" on {article(color)} sign'
 
 
-def asks(facts: Facts, rng: Random) -> list[Ask]:
+def asks(spec: Spec, rng: Random) -> list[Ask]:
     """All that can be asked about the two images."""
-    first, second = facts.contents
+    first, second = spec.contents
     same = first == second
-    found = []
-    for index, place in enumerate(PLACES):
-        content, key = facts.contents[index], (f"text {index}",)
-        if facts.theme in ("words", "numbers"):
-            what = "word" if facts.theme == "words" else "number"
-            found.append(
+    result = []
+    for index, position in enumerate(POSITIONS):
+        content, key = spec.contents[index], (f"text {index}",)
+        if spec.theme in ("words", "numbers"):
+            what = "word" if spec.theme == "words" else "number"
+            result.append(
                 Ask(
                     f"read {what}",
-                    (f"What does the {place} image say?", f"Which {what} is in the {place} image?"),
+                    (
+                        f"What does the {position} image say?",
+                        f"Which {what} is in the {position} image?",
+                    ),
                     content,
-                    f"The {place} image says {content}.",
+                    f"The {position} image says {content}.",
                     key,
                 )
             )
         else:
-            found.append(
+            result.append(
                 Ask(
                     "what",
-                    (f"What is in the {place} image?", f"What does the {place} image show?"),
+                    (f"What is in the {position} image?", f"What does the {position} image show?"),
                     content,
-                    f"The {place} image shows {article(content)}.",
+                    f"The {position} image shows {article(content)}.",
                 )
             )
-        if facts.theme != "emoji":
-            what = "shape" if facts.theme == "shapes" else "sign"
-            color = facts.colors[index]
-            found.append(
+        if spec.theme != "emoji":
+            what = "shape" if spec.theme == "shapes" else "sign"
+            color = spec.colors[index]
+            result.append(
                 Ask(
                     "color",
-                    (f"What color is the {what} in the {place} image?",),
+                    (f"What color is the {what} in the {position} image?",),
                     color,
-                    f"The {what} in the {place} image is {color}.",
+                    f"The {what} in the {position} image is {color}.",
                 )
             )
         if not same:
-            found.append(_which(facts, index, place))
-    if facts.theme != "emoji":
-        what = "shapes" if facts.theme == "shapes" else "signs"
-        alike = facts.colors[0] == facts.colors[1]
-        found.append(
+            result.append(_which(spec, index, position))
+    if spec.theme != "emoji":
+        what = "shapes" if spec.theme == "shapes" else "signs"
+        alike = spec.colors[0] == spec.colors[1]
+        result.append(
             yes_no(
                 "same color",
                 (f"Do both {what} have the same color?",),
@@ -117,23 +122,23 @@ def asks(facts: Facts, rng: Random) -> list[Ask]:
                 f"No, the {what} have different colors.",
             )
         )
-    if facts.theme == "numbers":
+    if spec.theme == "numbers":
         keys = ("text 0", "text 1")
         for word, pick in (("larger", max), ("smaller", min)):
-            number = pick(facts.contents, key=int)
-            place = PLACES[facts.contents.index(number)]
-            found.append(
+            number = pick(spec.contents, key=int)
+            position = POSITIONS[spec.contents.index(number)]
+            result.append(
                 Ask(
                     word,
                     (f"Which image has the {word} number?",),
-                    place,
-                    f"The {place} image has the {word} number.",
+                    position,
+                    f"The {position} image has the {word} number.",
                     keys,
                     clue=number,
                 )
             )
-    elif facts.theme == "words":
-        found.append(
+    elif spec.theme == "words":
+        result.append(
             yes_no(
                 "same word",
                 ("Do both images show the same word?", "Is the word in both images the same?"),
@@ -143,8 +148,8 @@ def asks(facts: Facts, rng: Random) -> list[Ask]:
                 ("text 0", "text 1"),
             )
         )
-    elif facts.theme == "emoji":
-        found.append(
+    elif spec.theme == "emoji":
+        result.append(
             yes_no(
                 "same thing",
                 ("Do both images show the same thing?",),
@@ -153,43 +158,43 @@ def asks(facts: Facts, rng: Random) -> list[Ask]:
                 "No, the images show different things.",
             )
         )
-    return found
+    return result
 
 
-def _which(facts: Facts, index: int, place: str) -> Ask:
-    content = facts.contents[index]
-    if facts.theme in ("words", "numbers"):
+def _which(spec: Spec, index: int, position: str) -> Ask:
+    content = spec.contents[index]
+    if spec.theme in ("words", "numbers"):
         return Ask(
             "which says",
             (f'Which image says "{content}"?',),
-            place,
-            f"The {place} image says {content}.",
+            position,
+            f"The {position} image says {content}.",
             (f"text {index}",),
         )
     return Ask(
         "which shows",
         (f"Which image shows {article(content)}?",),
-        place,
-        f"The {place} image shows {article(content)}.",
+        position,
+        f"The {position} image shows {article(content)}.",
     )
 
 
 def draw(
-    facts: Facts, rng: Random, split: Split, size: tuple[int, int] | None = None
+    spec: Spec, rng: Random, split: Split, size: tuple[int, int] | None = None
 ) -> list[Canvas]:
     """Draw the two images."""
-    return [_draw_one(facts, index, rng, split, size or choose_size(rng)) for index in range(2)]
+    return [_draw_one(spec, index, rng, split, size or choose_size(rng)) for index in range(2)]
 
 
-def _draw_one(facts: Facts, index: int, rng: Random, split: Split, size: tuple[int, int]) -> Canvas:
-    content, color = facts.contents[index], facts.colors[index]
-    around = pale(rng) if rng.random() < 0.7 or facts.theme == "shapes" else dark(rng)
+def _draw_one(spec: Spec, index: int, rng: Random, split: Split, size: tuple[int, int]) -> Canvas:
+    content, color = spec.contents[index], spec.colors[index]
+    around = pale(rng) if rng.random() < 0.7 or spec.theme == "shapes" else dark(rng)
     canvas = Canvas(size, choose_background(size, around, rng, depth=20))
-    if facts.theme in ("emoji", "shapes"):
+    if spec.theme in ("emoji", "shapes"):
         side = min(canvas.width, canvas.height) * rng.uniform(0.25, 0.7)
         x = rng.uniform(side / 2 + 4, canvas.width - side / 2 - 4)
         y = rng.uniform(side / 2 + 4, canvas.height - side / 2 - 4)
-        if facts.theme == "emoji":
+        if spec.theme == "emoji":
             draw_emoji(canvas, content, x, y, side)
         else:
             draw_shape(canvas, content, x, y, side, shade(color, rng), color)

@@ -11,7 +11,7 @@ from playground.emoji import EMOJI, article, draw_emoji, plural
 from playground.sample import Split
 from playground.scenes.asking import Ask, ask_count, yes_no
 
-PLACES = {
+POSITIONS = {
     "pair": ("on the left", "on the right"),
     "column": ("at the top", "at the bottom"),
     "row": ("on the left", "in the middle", "on the right"),
@@ -25,15 +25,15 @@ CENTERS = {
     "corners": ((0.25, 0.25), (0.75, 0.25), (0.25, 0.75), (0.75, 0.75)),
     "stack": ((0.5, 1 / 6), (0.5, 0.5), (0.5, 5 / 6)),
 }
-ROOM = {"pair": (2, 1), "column": (1, 2), "row": (3, 1), "corners": (2, 2), "stack": (1, 3)}
+GRIDS = {"pair": (2, 1), "column": (1, 2), "row": (3, 1), "corners": (2, 2), "stack": (1, 3)}
 TRAIN_LAYOUTS = ("pair", "column", "row", "corners", "crowd", "crowd")
 HELD_OUT_LAYOUTS = ("stack",)
 CROWD = 3  # cells per side of the layout "crowd"
 
 
 @dataclass(frozen=True)
-class Facts:
-    """Names of the emoji, one per place of the layout; in the layout "crowd" places are cells."""
+class Spec:
+    """Names of the emoji, one per position of the layout; in the layout "crowd" by cell."""
 
     layout: str
     names: tuple[str, ...]
@@ -41,7 +41,7 @@ class Facts:
     absent: str
 
 
-def choose_facts(rng: Random, split: Split) -> Facts:
+def choose_spec(rng: Random, split: Split) -> Spec:
     """Draw which emoji are where."""
     held_out = split == "held_out" and rng.random() < 0.3
     layout = rng.choice(HELD_OUT_LAYOUTS if held_out else TRAIN_LAYOUTS)
@@ -49,39 +49,39 @@ def choose_facts(rng: Random, split: Split) -> Facts:
         kinds = rng.sample(tuple(EMOJI), rng.randint(2, 4))
         names = tuple(rng.choice(kinds[1:]) for _ in range(rng.randint(3, 6)))
         cells = tuple(sorted(rng.sample(range(CROWD * CROWD), len(names))))
-        return Facts(layout, names, cells, kinds[0])
-    *names, absent = rng.sample(tuple(EMOJI), len(PLACES[layout]) + 1)
+        return Spec(layout, names, cells, kinds[0])
+    *names, absent = rng.sample(tuple(EMOJI), len(POSITIONS[layout]) + 1)
     if layout == "corners" and rng.random() < 0.4:
         names[rng.randrange(4)] = rng.choice(names)
-    return Facts(layout, tuple(names), tuple(range(len(names))), absent)
+    return Spec(layout, tuple(names), tuple(range(len(names))), absent)
 
 
-def sentences(facts: Facts) -> list[str]:
-    """The facts in words, one sentence each."""
-    if facts.layout == "crowd":
-        counts = Counter(facts.names)
+def sentences(spec: Spec) -> list[str]:
+    """The caption: the spec in sentences."""
+    if spec.layout == "crowd":
+        counts = Counter(spec.names)
         listed = ", ".join(
             f"{n} {plural(name)}" if n > 1 else f"1 {name}" for name, n in counts.items()
         )
         return [f"A picture of {listed}."]
     return [
-        f"There is {article(name)} {place}."
-        for name, place in zip(facts.names, PLACES[facts.layout], strict=True)
+        f"There is {article(name)} {position}."
+        for name, position in zip(spec.names, POSITIONS[spec.layout], strict=True)
     ]
 
 
-def asks(facts: Facts, rng: Random) -> list[Ask]:
+def asks(spec: Spec, rng: Random) -> list[Ask]:
     """All that can be asked about the emoji."""
-    counts = Counter(facts.names)
-    found = []
+    counts = Counter(spec.names)
+    result = []
     for name in rng.sample(sorted(counts), min(2, len(counts))):
         count, many = counts[name], plural(name)
         sentence = f"There are {count} {many}." if count > 1 else f"There is {article(name)}."
-        found.append(ask_count("count", many, count, sentence))
-    claims = [facts.absent, rng.choice(facts.names)]
+        result.append(ask_count("count", many, count, sentence))
+    claims = [spec.absent, rng.choice(spec.names)]
     rng.shuffle(claims)
     for claim in claims:
-        found.append(
+        result.append(
             yes_no(
                 "check",
                 (
@@ -94,42 +94,44 @@ def asks(facts: Facts, rng: Random) -> list[Ask]:
                 f"No, there is no {claim}.",
             )
         )
-    found.append(
+    result.append(
         Ask(
             "all",
             ("How many things are there in total?",),
-            str(len(facts.names)),
-            f"There are {len(facts.names)} things in total.",
+            str(len(spec.names)),
+            f"There are {len(spec.names)} things in total.",
         )
     )
-    if facts.layout == "crowd":
-        return found
-    for name, place in zip(facts.names, PLACES[facts.layout], strict=True):
-        found.append(
+    if spec.layout == "crowd":
+        return result
+    for name, position in zip(spec.names, POSITIONS[spec.layout], strict=True):
+        result.append(
             Ask(
                 "what",
-                (f"What is {place}?", f"What do you see {place}?"),
+                (f"What is {position}?", f"What do you see {position}?"),
                 name,
-                f"There is {article(name)} {place}.",
+                f"There is {article(name)} {position}.",
             )
         )
         if counts[name] == 1:
-            found.append(Ask("where", (f"Where is the {name}?",), place, f"The {name} is {place}."))
-    return found
+            result.append(
+                Ask("where", (f"Where is the {name}?",), position, f"The {name} is {position}.")
+            )
+    return result
 
 
-def draw(facts: Facts, rng: Random, split: Split, size: tuple[int, int] | None = None) -> Canvas:
+def draw(spec: Spec, rng: Random, split: Split, size: tuple[int, int] | None = None) -> Canvas:
     """Draw the emoji, without overlap."""
     size = size or choose_size(rng)
     paper = pale(rng) if rng.random() < 0.7 else dark(rng)
     canvas = Canvas(size, choose_background(size, paper, rng))
-    for name, cell in zip(facts.names, facts.cells, strict=True):
-        if facts.layout == "crowd":
+    for name, cell in zip(spec.names, spec.cells, strict=True):
+        if spec.layout == "crowd":
             row, column = divmod(cell, CROWD)
-            center, room = ((column + 0.5) / CROWD, (row + 0.5) / CROWD), (CROWD, CROWD)
+            center, grid = ((column + 0.5) / CROWD, (row + 0.5) / CROWD), (CROWD, CROWD)
         else:
-            center, room = CENTERS[facts.layout][cell], ROOM[facts.layout]
-        wide, high = canvas.width / room[0], canvas.height / room[1]
+            center, grid = CENTERS[spec.layout][cell], GRIDS[spec.layout]
+        wide, high = canvas.width / grid[0], canvas.height / grid[1]
         side = min(wide, high, 120) * rng.uniform(0.45, 0.8)
         x = center[0] * canvas.width + rng.uniform(-1, 1) * min(wide * 0.12, (wide - side) / 2 - 2)
         y = center[1] * canvas.height + rng.uniform(-1, 1) * min(high * 0.15, (high - side) / 2 - 2)

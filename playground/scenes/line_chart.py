@@ -15,7 +15,7 @@ from playground.words import DAYS, MONTHS, choose_spread, choose_words
 
 
 @dataclass(frozen=True)
-class Facts:
+class Spec:
     """Points from left to right; no two have the same value.
 
     Attributes:
@@ -30,15 +30,15 @@ class Facts:
     marker: str
 
 
-def choose_facts(rng: Random, split: Split) -> Facts:
+def choose_spec(rng: Random, split: Split) -> Spec:
     """Draw the points."""
     unit, names = rng.choice((("month", MONTHS), ("day", DAYS)))
     count = rng.randint(3, 5)
     start = rng.randrange(len(names) - count + 1)
-    most = rng.choice((40, 60, 100, 300, 900))
-    values = choose_spread(rng, split, count, max(1, most // 12), most, 0.06)
+    max_value = rng.choice((40, 60, 100, 300, 900))
+    values = choose_spread(rng, split, count, max(1, max_value // 12), max_value, 0.06)
     held_out = split == "held_out" and rng.random() < 0.3
-    return Facts(
+    return Spec(
         choose_words(rng, split, 1, "business")[0],
         unit,
         names[start : start + count],
@@ -48,38 +48,38 @@ def choose_facts(rng: Random, split: Split) -> Facts:
     )
 
 
-def sentences(facts: Facts) -> list[str]:
-    """The facts in words, one sentence each."""
-    points = ", ".join(f"{label} {value}" for label, value in _points(facts))
+def sentences(spec: Spec) -> list[str]:
+    """The caption: the spec in sentences."""
+    points = ", ".join(f"{label} {value}" for label, value in _points(spec))
     return [
-        f'A line chart with the title "{facts.title}".',
+        f'A line chart with the title "{spec.title}".',
         f"Its points are {points}.",
-        f"The line is {facts.color}.",
+        f"The line is {spec.color}.",
     ]
 
 
-def asks(facts: Facts, rng: Random) -> list[Ask]:
+def asks(spec: Spec, rng: Random) -> list[Ask]:
     """All that can be asked about the line."""
-    unit, count = facts.unit, len(facts.labels)
+    unit, count = spec.unit, len(spec.labels)
     preposition = "in" if unit == "month" else "on"
-    found = [
-        Ask("color", ("What color is the line?",), facts.color, f"The line is {facts.color}."),
+    result = [
+        Ask("color", ("What color is the line?",), spec.color, f"The line is {spec.color}."),
         Ask(
             "points",
             ("How many points does the line have?",),
             str(count),
             f"The line has {count} points.",
         ),
-        ask_title(facts.title),
+        ask_title(spec.title),
     ]
-    found += ask_extremes(
-        facts.labels,
-        facts.values,
+    result += ask_extremes(
+        spec.labels,
+        spec.values,
         unit,
         f"{preposition.capitalize()} which {unit} is the value {{word}}?",
     )
     each = []
-    for index, (label, value) in enumerate(_points(facts)):
+    for index, (label, value) in enumerate(_points(spec)):
         keys = (f"label {index}", f"value {index}")
         each.append(
             Ask(
@@ -104,8 +104,8 @@ def asks(facts: Facts, rng: Random) -> list[Ask]:
             )
         )
     for index in range(1, count):
-        first, second = facts.labels[index - 1], facts.labels[index]
-        word = "up" if facts.values[index] > facts.values[index - 1] else "down"
+        first, second = spec.labels[index - 1], spec.labels[index]
+        word = "up" if spec.values[index] > spec.values[index - 1] else "down"
         each.append(
             Ask(
                 "trend",
@@ -115,14 +115,14 @@ def asks(facts: Facts, rng: Random) -> list[Ask]:
                 (f"label {index - 1}", f"label {index}"),
             )
         )
-    return found + rng.sample(each, min(5, len(each)))
+    return result + rng.sample(each, min(5, len(each)))
 
 
-def _points(facts: Facts) -> list[tuple[str, int]]:
-    return list(zip(facts.labels, facts.values, strict=True))
+def _points(spec: Spec) -> list[tuple[str, int]]:
+    return list(zip(spec.labels, spec.values, strict=True))
 
 
-def draw(facts: Facts, rng: Random, split: Split, size: tuple[int, int] | None = None) -> Canvas:
+def draw(spec: Spec, rng: Random, split: Split, size: tuple[int, int] | None = None) -> Canvas:
     """Draw the chart."""
     size = size or choose_size(rng, "wide")
     paper = dark(rng) if rng.random() < 0.15 else pale(rng)
@@ -132,28 +132,28 @@ def draw(facts: Facts, rng: Random, split: Split, size: tuple[int, int] | None =
     face = choose_face(rng, split, cap)
     title_cap = choose_cap(rng, cap, max(cap, 16))
     canvas.text(
-        facts.title, canvas.width / 2, 6 + title_cap, face, title_cap, ink, "middle", "title"
+        spec.title, canvas.width / 2, 6 + title_cap, face, title_cap, ink, "middle", "title"
     )
-    slot = (canvas.width - 12) / len(facts.labels)
-    cap = canvas.fitting_cap([*facts.labels, *map(str, facts.values)], face, cap, slot - 4)
+    slot = (canvas.width - 12) / len(spec.labels)
+    cap = canvas.fitting_cap([*spec.labels, *map(str, spec.values)], face, cap, slot - 4)
     floor = canvas.height - 8 - cap * 2
     top = 14 + title_cap * 2 + cap * 2.4
-    low, high = min(facts.values), max(facts.values)
+    low, high = min(spec.values), max(spec.values)
     base = floor - 6 - cap * 1.6
-    places = [
+    positions = [
         (6 + slot * (i + 0.5), base - (base - top) * (value - low) / (high - low))
-        for i, value in enumerate(facts.values)
+        for i, value in enumerate(spec.values)
     ]
     canvas.line([(6, floor), (canvas.width - 6, floor)], ink, 1)
     if rng.random() < 0.5:
         canvas.line([(6, top - cap * 2), (6, floor)], ink, 1)
-    paint = _visible(facts.color, paper, rng)
-    canvas.line(places, paint, rng.uniform(1.2, 2.6))
+    paint = _visible(spec.color, paper, rng)
+    canvas.line(positions, paint, rng.uniform(1.2, 2.6))
     radius = rng.uniform(4, 7)
-    for index, (x, y) in enumerate(places):
-        draw_shape(canvas, facts.marker, x, y, radius, paint, facts.color)
-        text = str(facts.values[index])
-        shift, up = _free_side(facts.values, index)
+    for index, (x, y) in enumerate(positions):
+        draw_shape(canvas, spec.marker, x, y, radius, paint, spec.color)
+        text = str(spec.values[index])
+        shift, up = _free_side(spec.values, index)
         aside = x + shift * (canvas.text_width(text, face, cap) * 0.5 + 1)
         offset = radius / 2 + 3 + cap * 0.6
         canvas.text(
@@ -167,7 +167,7 @@ def draw(facts: Facts, rng: Random, split: Split, size: tuple[int, int] | None =
             f"value {index}",
         )
         canvas.text(
-            facts.labels[index],
+            spec.labels[index],
             x,
             floor + 4 + cap * 0.8,
             face,

@@ -7,7 +7,7 @@ from random import Random
 from PIL import ImageFilter
 
 from playground.backgrounds import add_grain, choose_background
-from playground.canvas import FRAME, LEAST_PITCH, SMALLEST_CAP, Canvas, choose_cap
+from playground.canvas import FRAME, MIN_PITCH, SMALLEST_CAP, Canvas, choose_cap
 from playground.colors import VIVID, Color, contrast, dark, pale, shade
 from playground.emoji import EMOJI, draw_emoji
 from playground.faces import Face
@@ -26,7 +26,7 @@ from playground.words import (
 
 PUNCTUATION = "$%&?!:;#+=@*()/-.,'\""
 LETTERS_AND_DIGITS = string.ascii_letters + string.digits
-FEWEST, MOST = 40, 200  # characters
+MIN_LENGTH, MAX_LENGTH = 40, 200  # characters
 ATTEMPTS = 20
 LARGE_SHARE = 0.35  # of the blocks may have letters of 40 pixels
 
@@ -35,7 +35,7 @@ def draw_page(seed: int) -> Sample:
     """A page of 256 x 256 pixels with 40 to 200 characters of training words, and some objects."""
     for attempt in range(ATTEMPTS):
         page = _draw(Random(f"page/{seed}/{attempt}"))
-        if len(page.glyphs[0]) >= FEWEST:
+        if len(page.glyphs[0]) >= MIN_LENGTH:
             break
     return page
 
@@ -44,7 +44,7 @@ def _draw(rng: Random) -> Sample:
     paper = _paper(rng)
     size = (FRAME, FRAME)
     canvas = Canvas(size, choose_background(size, paper, rng, 28, (35, 25, 25, 15)))
-    wanted = rng.randint(FEWEST + 20, MOST)
+    wanted = rng.randint(MIN_LENGTH + 20, MAX_LENGTH)
     free: list[tuple[float, float, float, float]] = [(2, 2, FRAME - 2, FRAME - 2)]
     for _ in range(rng.randint(0, 3)):
         _put_object(canvas, rng, free, paper)
@@ -115,7 +115,7 @@ def _put_block(
     drop = limit * abs(math.sin(math.radians(angle)))
     if drop > 40:
         limit, drop = limit * 40 / drop, 40.0
-    pitch = max(cap * rng.uniform(1.7, 2.2), LEAST_PITCH)
+    pitch = max(cap * rng.uniform(1.7, 2.2), MIN_PITCH)
     if y1 - y0 < pitch + drop + 2 or limit < cap * 2:
         return []
     lines = min(rng.randint(1, 5), 1 + int((y1 - y0 - drop - pitch) / pitch))
@@ -136,9 +136,11 @@ def _put_block(
     return [(x0, y - pitch / 2 + 3, x1, y1)]
 
 
-def _line(canvas: Canvas, rng: Random, face: Face, cap: float, limit: float, most: int) -> str:
+def _line(
+    canvas: Canvas, rng: Random, face: Face, cap: float, limit: float, max_length: int
+) -> str:
     text = ""
-    while len(text) < most:
+    while len(text) < max_length:
         longer = f"{text} {choose_token(rng)}".strip()
         if canvas.text_width(longer, face, cap) > limit:
             break
@@ -149,10 +151,10 @@ def _line(canvas: Canvas, rng: Random, face: Face, cap: float, limit: float, mos
 
 
 def _ink(paper: Color, rng: Random) -> Color:
-    least = rng.uniform(2.6, 5)
+    min_contrast = rng.uniform(2.6, 5)
     for _ in range(12):
         ink = (rng.randint(0, 255), rng.randint(0, 255), rng.randint(0, 255))
-        if contrast(ink, paper) >= least:
+        if contrast(ink, paper) >= min_contrast:
             return ink
     return (10, 10, 10) if contrast((10, 10, 10), paper) > 4.5 else (250, 250, 250)
 

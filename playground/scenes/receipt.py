@@ -18,7 +18,7 @@ SHOPS = ("Shop", "Cafe", "Market", "Store", "Deli", "Bar")
 
 
 @dataclass(frozen=True)
-class Facts:
+class Spec:
     """What a receipt lists; prices and total as printed, each price once."""
 
     shop: str
@@ -29,7 +29,7 @@ class Facts:
     layout: str
 
 
-def choose_facts(rng: Random, split: Split) -> Facts:
+def choose_spec(rng: Random, split: Split) -> Spec:
     """Draw a receipt's items and prices."""
     count = rng.randint(2, 5)
     *items, absent = choose_words(rng, split, count + 1, "food")
@@ -39,15 +39,15 @@ def choose_facts(rng: Random, split: Split) -> Facts:
     held_out = split == "held_out" and rng.random() < 0.3
     layout = rng.choice(HELD_OUT_LAYOUTS if held_out else TRAIN_LAYOUTS)
     prices = tuple(f"{sign}{price / 100:.2f}" for price in cents)
-    return Facts(shop, tuple(items), prices, f"{sign}{sum(cents) / 100:.2f}", absent, layout)
+    return Spec(shop, tuple(items), prices, f"{sign}{sum(cents) / 100:.2f}", absent, layout)
 
 
 def _prices(rng: Random, split: Split, count: int) -> list[int]:
     """Prices of which, or of whose sum, one is held out in half of the held-out receipts."""
     wants_held_out = split == "held_out" and rng.random() < 0.5
-    most = 999 if rng.random() < 0.7 else 2999
+    max_cents = 999 if rng.random() < 0.7 else 2999
     while True:
-        cents = rng.sample(range(40, most), count)
+        cents = rng.sample(range(40, max_cents), count)
         if rng.random() < 0.7:
             cents = [price - price % 5 for price in cents]
         printed = [f"{price / 100:.2f}" for price in (*cents, sum(cents))]
@@ -55,20 +55,20 @@ def _prices(rng: Random, split: Split, count: int) -> list[int]:
             return cents
 
 
-def sentences(facts: Facts) -> list[str]:
-    """The facts in words, one sentence each."""
-    listed = ", ".join(f"{item} {price}" for item, price in _rows(facts))
+def sentences(spec: Spec) -> list[str]:
+    """The caption: the spec in sentences."""
+    listed = ", ".join(f"{item} {price}" for item, price in _rows(spec))
     return [
-        f"A receipt of {facts.shop}.",
+        f"A receipt of {spec.shop}.",
         f"The items are {listed}.",
-        f"The total is {facts.total}.",
+        f"The total is {spec.total}.",
     ]
 
 
-def asks(facts: Facts, rng: Random) -> list[Ask]:
+def asks(spec: Spec, rng: Random) -> list[Ask]:
     """All that can be asked about the receipt."""
-    count = len(facts.items)
-    found = [
+    count = len(spec.items)
+    result = [
         Ask(
             "total",
             (
@@ -77,15 +77,15 @@ def asks(facts: Facts, rng: Random) -> list[Ask]:
                 "What is the total price?",
                 "What is the total amount?",
             ),
-            facts.total,
-            f"The total is {facts.total}.",
+            spec.total,
+            f"The total is {spec.total}.",
             ("total",),
         ),
         Ask(
             "shop",
             ("What is the name of the shop?", "Which shop is the receipt from?"),
-            facts.shop,
-            f"The shop is {facts.shop}.",
+            spec.shop,
+            f"The shop is {spec.shop}.",
             ("shop",),
         ),
         Ask(
@@ -95,9 +95,9 @@ def asks(facts: Facts, rng: Random) -> list[Ask]:
             f"There are {count} items on the receipt.",
         ),
     ]
-    for index, (item, price) in enumerate(_rows(facts)):
+    for index, (item, price) in enumerate(_rows(spec)):
         keys = (f"row {index}",)
-        found.append(
+        result.append(
             Ask(
                 "price",
                 (
@@ -111,7 +111,7 @@ def asks(facts: Facts, rng: Random) -> list[Ask]:
                 keys,
             )
         )
-        found.append(
+        result.append(
             Ask(
                 "item",
                 (f"Which item costs {price}?", f"What costs {price}?"),
@@ -120,39 +120,39 @@ def asks(facts: Facts, rng: Random) -> list[Ask]:
                 keys,
             )
         )
-    claim = rng.choice((facts.absent, rng.choice(facts.items)))
-    found.append(
+    claim = rng.choice((spec.absent, rng.choice(spec.items)))
+    result.append(
         yes_no(
             "check",
             (f"Is {claim} on the receipt?",),
-            claim in facts.items,
+            claim in spec.items,
             f"Yes, {claim} is on the receipt.",
             f"No, {claim} is not on the receipt.",
             ("row 0",),
         )
     )
-    return found
+    return result
 
 
-def _rows(facts: Facts) -> list[tuple[str, str]]:
-    return list(zip(facts.items, facts.prices, strict=True))
+def _rows(spec: Spec) -> list[tuple[str, str]]:
+    return list(zip(spec.items, spec.prices, strict=True))
 
 
-def draw(facts: Facts, rng: Random, split: Split, size: tuple[int, int] | None = None) -> Canvas:
+def draw(spec: Spec, rng: Random, split: Split, size: tuple[int, int] | None = None) -> Canvas:
     """Draw the receipt."""
     size = size or choose_size(rng, "tall")
     canvas = Canvas(
         size, choose_background(size, dark(rng) if rng.random() < 0.5 else pale(rng), rng, depth=40)
     )
-    rows = len(facts.items) + 2
-    most = min(16.0, (canvas.height - 24) / (rows + 1) / 1.6)
-    cap = choose_cap(rng, canvas.smallest_cap, max(canvas.smallest_cap, most))
+    rows = len(spec.items) + 2
+    max_cap = min(16.0, (canvas.height - 24) / (rows + 1) / 1.6)
+    cap = choose_cap(rng, canvas.smallest_cap, max(canvas.smallest_cap, max_cap))
     face = choose_face(rng, split, cap)
-    longest = max((item + "   " + price for item, price in _rows(facts)), key=len)
+    longest = max((item + "   " + price for item, price in _rows(spec)), key=len)
     cap = canvas.fitting_cap(
-        [longest, facts.shop, f"Total   {facts.total}"], face, cap, canvas.width - 36
+        [longest, spec.shop, f"Total   {spec.total}"], face, cap, canvas.width - 36
     )
-    natural = max(canvas.text_width(text, face, cap) for text in (longest, facts.shop))
+    natural = max(canvas.text_width(text, face, cap) for text in (longest, spec.shop))
     pitch = canvas.fitting_pitch(cap * rng.uniform(1.7, 2.2), (canvas.height - 16) / (rows + 0.6))
     width = min(canvas.width - 10, natural + rng.uniform(20, 70))
     height = min(canvas.height - 6, pitch * (rows + 0.6) + 8)
@@ -166,18 +166,18 @@ def draw(facts: Facts, rng: Random, split: Split, size: tuple[int, int] | None =
         left + width,
         top + height,
         fill=paper,
-        outline=ink if facts.layout == "framed" else (150, 150, 150),
+        outline=ink if spec.layout == "framed" else (150, 150, 150),
         line=1,
     )
     _draw_rows(
-        canvas, facts, (left + 8, left + width - 8), top + 4 + pitch * 0.6, pitch, face, cap, ink
+        canvas, spec, (left + 8, left + width - 8), top + 4 + pitch * 0.6, pitch, face, cap, ink
     )
     return canvas
 
 
 def _draw_rows(
     canvas: Canvas,
-    facts: Facts,
+    spec: Spec,
     sides: tuple[float, float],
     y: float,
     pitch: float,
@@ -186,20 +186,20 @@ def _draw_rows(
     ink: Color,
 ) -> None:
     left, right = sides
-    canvas.text(facts.shop, (left + right) / 2, y, face, cap, ink, "middle", "shop")
+    canvas.text(spec.shop, (left + right) / 2, y, face, cap, ink, "middle", "shop")
     y += pitch * 1.1
-    for index, (item, price) in enumerate(_rows(facts)):
+    for index, (item, price) in enumerate(_rows(spec)):
         canvas.text(item, left, y, face, cap, ink, "left", f"row {index}")
         canvas.text(price, right, y, face, cap, ink, "right")
-        if facts.layout == "dotted":
+        if spec.layout == "dotted":
             start = left + canvas.text_width(item + " ", face, cap)
             end = right - canvas.text_width(" " + price, face, cap)
             while start < end:
                 canvas.line([(start, y + cap / 2), (start + 0.6, y + cap / 2)], ink, 0.8)
                 start += 4
         y += pitch
-    if facts.layout != "plain":
+    if spec.layout != "plain":
         canvas.line([(left, y - pitch * 0.45), (right, y - pitch * 0.45)], ink, 0.8)
     y += pitch * 0.1
     canvas.text("Total", left, y, face, cap, ink, "left", "total")
-    canvas.text(facts.total, right, y, face, cap, ink, "right")
+    canvas.text(spec.total, right, y, face, cap, ink, "right")

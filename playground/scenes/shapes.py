@@ -1,4 +1,4 @@
-"""Coloured shapes in a loose grid: kinds, colours, counts, places."""
+"""Coloured shapes in a loose grid: kinds, colours, counts, positions."""
 
 from collections import Counter
 from dataclasses import dataclass
@@ -32,7 +32,7 @@ class Item:
 
 
 @dataclass(frozen=True)
-class Facts:
+class Spec:
     """All shapes, in reading order, and something that is not among them."""
 
     grid: tuple[int, int]
@@ -40,7 +40,7 @@ class Facts:
     absent: str
 
 
-def choose_facts(rng: Random, split: Split) -> Facts:
+def choose_spec(rng: Random, split: Split) -> Spec:
     """Draw the shapes; a few kinds and colours only, so that some occur more than once."""
     held_out = split == "held_out" and rng.random() < 0.3
     grid = rng.choice(HELD_OUT_GRIDS if held_out else TRAIN_GRIDS)
@@ -56,39 +56,39 @@ def choose_facts(rng: Random, split: Split) -> Facts:
     absent = next(iter(names))
     while absent in names:
         absent = f"{rng.choice(VIVID if rng.random() < 0.4 else colors)} {rng.choice(SHAPES)}"
-    return Facts(grid, items, absent)
+    return Spec(grid, items, absent)
 
 
-def sentences(facts: Facts) -> list[str]:
-    """The facts in words, one sentence each."""
+def sentences(spec: Spec) -> list[str]:
+    """The caption: the spec in sentences."""
     rows: dict[int, list[str]] = {}
-    for item in facts.items:
+    for item in spec.items:
         rows.setdefault(item.row, []).append(article(item.name))
-    count = len(facts.items)
-    said = [f"A picture with {count} shapes." if count > 1 else "A picture with 1 shape."]
+    count = len(spec.items)
+    lines = [f"A picture with {count} shapes." if count > 1 else "A picture with 1 shape."]
     names = ("top row", "middle row", "bottom row")
-    names = (names[0], names[2]) if facts.grid[0] == 2 else names
+    names = (names[0], names[2]) if spec.grid[0] == 2 else names
     for row, listed in sorted(rows.items()):
-        where = f"In the {names[row]}, from" if facts.grid[0] > 1 else "From"
-        said.append(f"{where} left to right: {', '.join(listed)}.")
-    return said
+        where = f"In the {names[row]}, from" if spec.grid[0] > 1 else "From"
+        lines.append(f"{where} left to right: {', '.join(listed)}.")
+    return lines
 
 
-def asks(facts: Facts, rng: Random) -> list[Ask]:
+def asks(spec: Spec, rng: Random) -> list[Ask]:
     """All that can be asked about the shapes."""
-    items = facts.items
+    items = spec.items
     shapes = Counter(item.shape for item in items)
     colors = Counter(item.color for item in items)
     names = Counter(item.name for item in items)
-    found = [_count("shapes", "shape", len(items)), *_corner_asks(facts, rng)]
+    result = [_count("shapes", "shape", len(items)), *_corner_asks(spec, rng)]
     for shape in rng.sample(sorted(shapes), min(2, len(shapes))):
-        found.append(_count("count shape", shape, shapes[shape]))
+        result.append(_count("count shape", shape, shapes[shape]))
     for color in rng.sample(sorted(colors), min(2, len(colors))):
-        found.append(_count("count color", f"{color} shape", colors[color]))
-    name = facts.absent if rng.random() < 0.15 else rng.choice(sorted(names))
-    found.append(_count("count both", name, names[name]))
-    claim = rng.choice((facts.absent, rng.choice(sorted(names))))
-    found.append(
+        result.append(_count("count color", f"{color} shape", colors[color]))
+    name = spec.absent if rng.random() < 0.15 else rng.choice(sorted(names))
+    result.append(_count("count both", name, names[name]))
+    claim = rng.choice((spec.absent, rng.choice(sorted(names))))
+    result.append(
         yes_no(
             "check",
             (f"Is there {article(claim)}?", f"Is there {article(claim)} in the image?"),
@@ -99,7 +99,7 @@ def asks(facts: Facts, rng: Random) -> list[Ask]:
     )
     for item in items:
         if shapes[item.shape] == 1:
-            found.append(
+            result.append(
                 Ask(
                     "color",
                     (f"What color is the {item.shape}?", f"What is the color of the {item.shape}?"),
@@ -108,7 +108,7 @@ def asks(facts: Facts, rng: Random) -> list[Ask]:
                 )
             )
         if len(items) == 1:
-            found.append(
+            result.append(
                 Ask(
                     "shape",
                     (
@@ -121,7 +121,7 @@ def asks(facts: Facts, rng: Random) -> list[Ask]:
                 )
             )
         elif colors[item.color] == 1:
-            found.append(
+            result.append(
                 Ask(
                     "shape",
                     (f"What shape is {item.color}?", f"Which shape is {item.color}?"),
@@ -133,9 +133,9 @@ def asks(facts: Facts, rng: Random) -> list[Ask]:
         ask
         for item in items
         if names[item.name] == 1
-        for ask in _beside(item, items, not _is_full(facts))
+        for ask in _beside(item, items, not _is_full(spec))
     ]
-    return found + rng.sample(beside, min(2, len(beside)))
+    return result + rng.sample(beside, min(2, len(beside)))
 
 
 def _count(kind: str, name: str, count: int) -> Ask:
@@ -144,14 +144,14 @@ def _count(kind: str, name: str, count: int) -> Ask:
     return ask_count(kind, many, count, sentence)
 
 
-def _corner_asks(facts: Facts, rng: Random) -> list[Ask]:
-    rows, columns = facts.grid
+def _corner_asks(spec: Spec, rng: Random) -> list[Ask]:
+    rows, columns = spec.grid
     if (rows, columns) == (1, 2):
-        places = {(0, 0): "on the left", (0, 1): "on the right"}
+        positions = {(0, 0): "on the left", (0, 1): "on the right"}
     elif (rows, columns) == (2, 1):
-        places = {(0, 0): "at the top", (1, 0): "at the bottom"}
+        positions = {(0, 0): "at the top", (1, 0): "at the bottom"}
     elif rows > 1 and columns > 1:
-        places = {
+        positions = {
             (0, 0): "in the top left",
             (0, columns - 1): "in the top right",
             (rows - 1, 0): "in the bottom left",
@@ -159,29 +159,29 @@ def _corner_asks(facts: Facts, rng: Random) -> list[Ask]:
         }
     else:
         return []
-    found = []
-    for item in facts.items:
-        place = places.get((item.row, item.column))
-        if place:
-            found.append(
+    result = []
+    for item in spec.items:
+        position = positions.get((item.row, item.column))
+        if position:
+            result.append(
                 Ask(
                     "corner",
-                    (f"What is {place}?", f"Which shape is {place}?"),
+                    (f"What is {position}?", f"Which shape is {position}?"),
                     item.name,
-                    f"There is {article(item.name)} {place}.",
-                    needs_picture=not _is_full(facts),
+                    f"There is {article(item.name)} {position}.",
+                    needs_picture=not _is_full(spec),
                 )
             )
-    return rng.sample(found, min(2, len(found)))
+    return rng.sample(result, min(2, len(result)))
 
 
-def _is_full(facts: Facts) -> bool:
+def _is_full(spec: Spec) -> bool:
     # Sentences do not tell where a place of the grid is free.
-    return len(facts.items) == facts.grid[0] * facts.grid[1]
+    return len(spec.items) == spec.grid[0] * spec.grid[1]
 
 
 def _beside(item: Item, items: tuple[Item, ...], needs_picture: bool) -> list[Ask]:
-    found = []
+    result = []
     for words, row, column in (
         ("directly left of", 0, -1),
         ("directly right of", 0, 1),
@@ -190,7 +190,7 @@ def _beside(item: Item, items: tuple[Item, ...], needs_picture: bool) -> list[As
     ):
         for other in items:
             if (other.row, other.column) == (item.row + row, item.column + column):
-                found.append(
+                result.append(
                     Ask(
                         "beside",
                         (
@@ -202,17 +202,17 @@ def _beside(item: Item, items: tuple[Item, ...], needs_picture: bool) -> list[As
                         needs_picture=needs_picture,
                     )
                 )
-    return found
+    return result
 
 
-def draw(facts: Facts, rng: Random, split: Split, size: tuple[int, int] | None = None) -> Canvas:
+def draw(spec: Spec, rng: Random, split: Split, size: tuple[int, int] | None = None) -> Canvas:
     """Draw the shapes, each well inside its cell."""
     size = size or choose_size(rng)
-    paper = _paper(facts, rng)
+    paper = _paper(spec, rng)
     canvas = Canvas(size, choose_background(size, paper, rng, depth=12))
-    rows, columns = facts.grid
+    rows, columns = spec.grid
     high, wide = canvas.height / rows, canvas.width / columns
-    for item in facts.items:
+    for item in spec.items:
         side = min(high, wide, 130) * rng.uniform(0.42, 0.78)
         x = wide * (item.column + 0.5) + rng.uniform(-1, 1) * min(
             wide * 0.12, (wide - side) / 2 - 3
@@ -222,8 +222,8 @@ def draw(facts: Facts, rng: Random, split: Split, size: tuple[int, int] | None =
     return canvas
 
 
-def _paper(facts: Facts, rng: Random) -> Color:
+def _paper(spec: Spec, rng: Random) -> Color:
     while True:
         paper = pale(rng) if rng.random() < 0.6 else dark(rng)
-        if all(contrast(COLORS[item.color], paper) > 1.25 for item in facts.items):
+        if all(contrast(COLORS[item.color], paper) > 1.25 for item in spec.items):
             return paper

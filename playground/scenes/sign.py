@@ -6,8 +6,8 @@ from playground.colors import COLORS, VIVID, contrast
 from playground.emoji import article
 from playground.sample import Split
 from playground.scenes.sign_drawing import draw_sign
-from playground.scenes.sign_facts import Facts
 from playground.scenes.sign_questions import sign_asks
+from playground.scenes.sign_spec import Spec
 from playground.words import choose_code, choose_nonsense, choose_phone, choose_words
 
 PAPERS = (*VIVID, "black", "white")
@@ -19,7 +19,7 @@ draw = draw_sign
 asks = sign_asks
 
 
-def choose_text(rng: Random, split: Split, most_words: int = 3) -> str:
+def choose_text(rng: Random, split: Split, max_words: int = 3) -> str:
     """One line: words mostly, now and then a code, a telephone number or a word without meaning."""
     kind = rng.choices(("words", "code", "phone", "nonsense"), (62, 18, 6, 14))[0]
     if kind == "code":
@@ -30,11 +30,11 @@ def choose_text(rng: Random, split: Split, most_words: int = 3) -> str:
         text = choose_nonsense(rng, split)
     else:
         count = rng.choices((1, 2, 3), (60, 28, 12))[0]
-        text = " ".join(choose_words(rng, split, min(count, most_words)))
+        text = " ".join(choose_words(rng, split, min(count, max_words)))
     return rng.choices((text, text.upper(), text.lower()), (60, 25, 15))[0]
 
 
-def choose_facts(rng: Random, split: Split) -> Facts:
+def choose_spec(rng: Random, split: Split) -> Spec:
     """Draw what the sign says."""
     layout = rng.choices(tuple(LAYOUTS), tuple(LAYOUTS.values()))[0]
     bare = layout != "boxes" and rng.random() < BARE_SHARE
@@ -48,7 +48,7 @@ def choose_facts(rng: Random, split: Split) -> Facts:
     if bare and rng.random() < 0.5:
         papers = ["white"]
     inks = [ink for ink in INKS if contrast(COLORS[ink], COLORS[papers[0]]) > 3.3]
-    return Facts(
+    return Spec(
         layout=layout,
         bare=bare,
         texts=tuple(texts),
@@ -74,25 +74,26 @@ def _unlike(text: str, rng: Random, split: Split) -> str:
             return other
 
 
-def sentences(facts: Facts) -> list[str]:
-    """The facts in words, one sentence each."""
-    if facts.layout == "boxes":
-        pairs = zip(facts.papers, facts.texts, strict=True)
+def sentences(spec: Spec) -> list[str]:
+    """The caption: the spec in sentences."""
+    if spec.layout == "boxes":
+        pairs = zip(spec.papers, spec.texts, strict=True)
         return [f'{_start(color)} box that says "{text}".' for color, text in pairs]
-    first = facts.texts[0]
-    holder = f"{_start(facts.papers[0])} {'picture' if facts.bare else 'sign'}"
-    ink = f"{facts.ink} " if facts.bare else ""
-    if facts.layout == "single":
-        said = f'with the {ink}text "{first}"' if facts.bare else f'that says "{first}"'
-        return [f"{holder} {said}."]
-    if facts.layout == "headline":
-        large, small = facts.texts[1 - facts.small], facts.texts[facts.small]
-        place = "below" if facts.small == 1 else "above"
+    first = spec.texts[0]
+    holder = f"{_start(spec.papers[0])} {'picture' if spec.bare else 'sign'}"
+    ink = f"{spec.ink} " if spec.bare else ""
+    if spec.layout == "single":
+        clause = f'with the {ink}text "{first}"' if spec.bare else f'that says "{first}"'
+        return [f"{holder} {clause}."]
+    if spec.layout == "headline":
+        large, small = spec.texts[1 - spec.small], spec.texts[spec.small]
+        relation = "below" if spec.small == 1 else "above"
         return [
-            f'{holder} with the large {ink}text "{large}" and {place} it the small text "{small}".'
+            f'{holder} with the large {ink}text "{large}" and {relation} it the small text '
+            f'"{small}".'
         ]
-    listed = ", ".join(f'"{text}"' for text in facts.texts)
-    return [f"{holder} with {len(facts.texts)} lines of {ink}text: {listed}."]
+    listed = ", ".join(f'"{text}"' for text in spec.texts)
+    return [f"{holder} with {len(spec.texts)} lines of {ink}text: {listed}."]
 
 
 def _start(color: str) -> str:

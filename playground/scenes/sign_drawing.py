@@ -6,69 +6,65 @@ from random import Random
 from PIL import Image, ImageDraw
 
 from playground.backgrounds import choose_background
-from playground.canvas import LEAST_PITCH, Canvas, choose_cap, choose_size
+from playground.canvas import MIN_PITCH, Canvas, choose_cap, choose_size
 from playground.colors import Color, dark, ink_on, pale, shade
 from playground.faces import Face
 from playground.fonts import choose_face
 from playground.sample import Split
-from playground.scenes.sign_facts import Facts
+from playground.scenes.sign_spec import Spec
 
 LARGEST_CAP = 44.0  # units, as everything here
 MARGIN = 22.0  # at both sides of the widest line
 TURNED_SHARE = 0.25
 
 
-def draw_sign(
-    facts: Facts, rng: Random, split: Split, size: tuple[int, int] | None = None
-) -> Canvas:
+def draw_sign(spec: Spec, rng: Random, split: Split, size: tuple[int, int] | None = None) -> Canvas:
     """Draw the sign; the key of each text is "line" and its index.
 
     Args:
         size: in pixels; random where None.
     """
     size = size or choose_size(rng)
-    if facts.bare:
-        paper = shade(facts.papers[0], rng, 0 if rng.random() < 0.4 else 12)
-        depth = 8 if contrast_is_rich(facts) else 0
+    if spec.bare:
+        paper = shade(spec.papers[0], rng, 0 if rng.random() < 0.4 else 12)
+        depth = 8 if contrast_is_rich(spec) else 0
         canvas = Canvas(size, choose_background(size, paper, rng, depth))
-        _draw_bare(canvas, facts, rng, split)
+        _draw_bare(canvas, spec, rng, split)
         return canvas
     around = pale(rng) if rng.random() < 0.6 else dark(rng)
     canvas = Canvas(size, choose_background(size, around, rng, depth=40))
-    if facts.layout == "boxes":
-        _draw_boxes(canvas, facts, rng, split)
+    if spec.layout == "boxes":
+        _draw_boxes(canvas, spec, rng, split)
     else:
-        _draw_plate(canvas, facts, rng, split)
+        _draw_plate(canvas, spec, rng, split)
     return canvas
 
 
-def contrast_is_rich(facts: Facts) -> bool:
+def contrast_is_rich(spec: Spec) -> bool:
     """Whether paper and ink of bare text are so unlike that the paper may vary."""
-    return {facts.papers[0], facts.ink} == {"black", "white"}
+    return {spec.papers[0], spec.ink} == {"black", "white"}
 
 
-def _choose_caps(
-    canvas: Canvas, facts: Facts, rng: Random, split: Split
-) -> tuple[Face, list[float]]:
-    low, room = canvas.smallest_cap, canvas.width - 2 * MARGIN
-    count = len(facts.texts)
-    if facts.layout == "headline":
+def _choose_caps(canvas: Canvas, spec: Spec, rng: Random, split: Split) -> tuple[Face, list[float]]:
+    low, max_width = canvas.smallest_cap, canvas.width - 2 * MARGIN
+    count = len(spec.texts)
+    if spec.layout == "headline":
         small = choose_cap(rng, low, max(low, 14))
         caps = [max(small * 2, choose_cap(rng, 16, 38))] * 2
-        caps[facts.small] = small
+        caps[spec.small] = small
     else:
-        most = min(LARGEST_CAP, (canvas.height - 24) / count / 2)
-        caps = [choose_cap(rng, low, max(low, most))] * count
+        max_cap = min(LARGEST_CAP, (canvas.height - 24) / count / 2)
+        caps = [choose_cap(rng, low, max(low, max_cap))] * count
     face = choose_face(rng, split, min(caps))
     caps = [
-        canvas.fitting_cap([text], face, cap, room)
-        for text, cap in zip(facts.texts, caps, strict=True)
+        canvas.fitting_cap([text], face, cap, max_width)
+        for text, cap in zip(spec.texts, caps, strict=True)
     ]
-    if facts.layout == "headline":
+    if spec.layout == "headline":
         # A long large line that was made to fit must still be the larger one by far.
-        large = caps[1 - facts.small]
+        large = caps[1 - spec.small]
         canvas.is_crowded |= large / 1.6 < low
-        caps[facts.small] = min(caps[facts.small], large / 1.6)
+        caps[spec.small] = min(caps[spec.small], large / 1.6)
     else:
         caps = [min(caps)] * count
     return face, caps
@@ -90,21 +86,21 @@ def _draw_lines(
         y += pitches[index] / 2
 
 
-def _draw_plate(canvas: Canvas, facts: Facts, rng: Random, split: Split) -> None:
-    face, caps = _choose_caps(canvas, facts, rng, split)
+def _draw_plate(canvas: Canvas, spec: Spec, rng: Random, split: Split) -> None:
+    face, caps = _choose_caps(canvas, spec, rng, split)
     widest = max(
-        canvas.text_width(text, face, cap) for text, cap in zip(facts.texts, caps, strict=True)
+        canvas.text_width(text, face, cap) for text, cap in zip(spec.texts, caps, strict=True)
     )
-    pitches = [max(LEAST_PITCH, cap * 1.9) for cap in caps]
+    pitches = [max(MIN_PITCH, cap * 1.9) for cap in caps]
     height = min(sum(pitches) + rng.uniform(8, 24), canvas.height - 6)
-    ends = height * 0.35 if facts.pill else 0.0
+    ends = height * 0.35 if spec.pill else 0.0
     width = min(widest + rng.uniform(14, 34) + ends, canvas.width - 6)
     size = (round(width * canvas.scale), round(height * canvas.scale))
-    paper = shade(facts.papers[0], rng)
+    paper = shade(spec.papers[0], rng)
     plate = Canvas(size, paper, canvas.scale)
     ink = ink_on(paper, rng)
-    radius = height / 2 if facts.pill else rng.choice((0.0, 0.0, 4.0, 9.0))
-    if rng.random() < 0.5 and not facts.pill:
+    radius = height / 2 if spec.pill else rng.choice((0.0, 0.0, 4.0, 9.0))
+    if rng.random() < 0.5 and not spec.pill:
         inset = rng.uniform(1.5, 3)
         plate.box(
             inset,
@@ -117,7 +113,7 @@ def _draw_plate(canvas: Canvas, facts: Facts, rng: Random, split: Split) -> None
         )
     _draw_lines(
         plate,
-        facts.texts,
+        spec.texts,
         plate.width / 2,
         (plate.height - sum(pitches)) / 2,
         face,
@@ -136,32 +132,32 @@ def _draw_plate(canvas: Canvas, facts: Facts, rng: Random, split: Split) -> None
         canvas.box(x - 3, y, x + 3, canvas.height, fill=(92, 88, 86))
     canvas.place(plate, x, y, angle, _rounded(size, radius * canvas.scale))
     box = (x - width / 2, y - height / 2, x + width / 2, y + height / 2)
-    canvas.note("sign", facts.papers[0], *box)
+    canvas.note("sign", spec.papers[0], *box)
 
 
-def _draw_bare(canvas: Canvas, facts: Facts, rng: Random, split: Split) -> None:
-    face, caps = _choose_caps(canvas, facts, rng, split)
+def _draw_bare(canvas: Canvas, spec: Spec, rng: Random, split: Split) -> None:
+    face, caps = _choose_caps(canvas, spec, rng, split)
     widths = [
-        canvas.text_width(text, face, cap) for text, cap in zip(facts.texts, caps, strict=True)
+        canvas.text_width(text, face, cap) for text, cap in zip(spec.texts, caps, strict=True)
     ]
-    pitches = [max(LEAST_PITCH, cap * rng.uniform(1.8, 2.6)) for cap in caps]
-    ink = shade(facts.ink, rng, 8)
+    pitches = [max(MIN_PITCH, cap * rng.uniform(1.8, 2.6)) for cap in caps]
+    ink = shade(spec.ink, rng, 8)
     slack_x = (canvas.width - max(widths)) / 2 - 5
     x = canvas.width / 2 + rng.uniform(-1, 1) * max(0.0, slack_x)
-    if facts.layout == "single" and rng.random() < TURNED_SHARE:
+    if spec.layout == "single" and rng.random() < TURNED_SHARE:
         angle = rng.uniform(-8, 8)
         slack_y = (canvas.height - widths[0] * abs(angle) / 57 - caps[0] * 2.2) / 2 - 2
         y = canvas.height / 2 + rng.uniform(-1, 1) * max(0.0, slack_y)
-        canvas.turned_text(facts.texts[0], x, y, face, caps[0], ink, angle, "line 0")
+        canvas.turned_text(spec.texts[0], x, y, face, caps[0], ink, angle, "line 0")
         return
     spare = canvas.height - sum(pitches) - 4
     top = 2 + rng.random() * max(0.0, spare)
-    _draw_lines(canvas, facts.texts, x, top, face, caps, pitches, ink)
+    _draw_lines(canvas, spec.texts, x, top, face, caps, pitches, ink)
 
 
-def _draw_boxes(canvas: Canvas, facts: Facts, rng: Random, split: Split) -> None:
-    low, slot = canvas.smallest_cap, canvas.height / len(facts.texts)
-    for index, (color, text) in enumerate(zip(facts.papers, facts.texts, strict=True)):
+def _draw_boxes(canvas: Canvas, spec: Spec, rng: Random, split: Split) -> None:
+    low, slot = canvas.smallest_cap, canvas.height / len(spec.texts)
+    for index, (color, text) in enumerate(zip(spec.papers, spec.texts, strict=True)):
         cap = choose_cap(rng, low, max(low, min(26, slot / 3)))
         face = choose_face(rng, split, cap)
         cap = canvas.fitting_cap([text], face, cap, canvas.width - 2 * MARGIN)
@@ -176,7 +172,7 @@ def _draw_boxes(canvas: Canvas, facts: Facts, rng: Random, split: Split) -> None
             fill=paper,
             outline=(70, 70, 70),
             line=0.8,
-            radius=height / 2 if facts.pill else rng.choice((0, 0, 5)),
+            radius=height / 2 if spec.pill else rng.choice((0, 0, 5)),
         )
         canvas.note("box", color, *box)
         canvas.text(text, x, y, face, cap, ink_on(paper, rng), "middle", f"line {index}")

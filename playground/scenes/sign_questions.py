@@ -3,16 +3,16 @@
 from random import Random
 
 from playground.scenes.asking import ORDINALS, Ask, yes_no
-from playground.scenes.sign_facts import Facts
+from playground.scenes.sign_spec import Spec
 
 
-def sign_asks(facts: Facts, rng: Random) -> list[Ask]:
+def sign_asks(spec: Spec, rng: Random) -> list[Ask]:
     """All that can be asked about the sign."""
-    if facts.layout == "boxes":
-        return _box_asks(facts, rng)
-    color = facts.papers[0]
-    if facts.bare:
-        found = [
+    if spec.layout == "boxes":
+        return _box_asks(spec, rng)
+    color = spec.papers[0]
+    if spec.bare:
+        result = [
             Ask(
                 "color",
                 ("What color is the background?", "What is the color of the background?"),
@@ -22,12 +22,12 @@ def sign_asks(facts: Facts, rng: Random) -> list[Ask]:
             Ask(
                 "color",
                 ("What color is the text?", "What is the color of the text?"),
-                facts.ink,
-                f"The text is {facts.ink}.",
+                spec.ink,
+                f"The text is {spec.ink}.",
             ),
         ]
     else:
-        found = [
+        result = [
             Ask(
                 "color",
                 ("What color is the sign?", "What is the color of the sign?"),
@@ -35,25 +35,25 @@ def sign_asks(facts: Facts, rng: Random) -> list[Ask]:
                 f"The sign is {color}.",
             )
         ]
-    if facts.layout == "single":
-        return found + _single_asks(facts, rng)
-    if facts.layout == "headline":
-        for name, index in (("large", 1 - facts.small), ("small", facts.small)):
-            found.append(
+    if spec.layout == "single":
+        return result + _single_asks(spec, rng)
+    if spec.layout == "headline":
+        for name, index in (("large", 1 - spec.small), ("small", spec.small)):
+            result.append(
                 Ask(
                     name,
                     (
                         f"What does the {name} text say?",
                         f"Read the {name} text.",
                     ),
-                    facts.texts[index],
-                    f"The {name} text says {facts.texts[index]}.",
+                    spec.texts[index],
+                    f"The {name} text says {spec.texts[index]}.",
                     (f"line {index}",),
                 )
             )
     else:
-        count = len(facts.texts)
-        found.append(
+        count = len(spec.texts)
+        result.append(
             Ask(
                 "lines",
                 ("How many lines of text are there?",),
@@ -61,9 +61,9 @@ def sign_asks(facts: Facts, rng: Random) -> list[Ask]:
                 f"There are {count} lines of text.",
             )
         )
-    for name, index in (("top", 0), ("bottom", len(facts.texts) - 1)):
-        text = facts.texts[index]
-        found.append(
+    for name, index in (("top", 0), ("bottom", len(spec.texts) - 1)):
+        text = spec.texts[index]
+        result.append(
             Ask(
                 name,
                 (
@@ -76,10 +76,10 @@ def sign_asks(facts: Facts, rng: Random) -> list[Ask]:
                 (f"line {index}",),
             )
         )
-    if facts.layout == "lines":
-        for index in range(1, min(3, len(facts.texts) - 1)):
-            text, name = facts.texts[index], ORDINALS[index]
-            found.append(
+    if spec.layout == "lines":
+        for index in range(1, min(3, len(spec.texts) - 1)):
+            text, name = spec.texts[index], ORDINALS[index]
+            result.append(
                 Ask(
                     "line",
                     (f"What does the {name} line say?", f"Read the {name} line."),
@@ -88,14 +88,14 @@ def sign_asks(facts: Facts, rng: Random) -> list[Ask]:
                     (f"line {index}",),
                 )
             )
-    return found
+    return result
 
 
-def _single_asks(facts: Facts, rng: Random) -> list[Ask]:
-    text, key = facts.texts[0], ("line 0",)
+def _single_asks(spec: Spec, rng: Random) -> list[Ask]:
+    text, key = spec.texts[0], ("line 0",)
     words = text.split()
-    noun = "text" if facts.bare else "sign"
-    if facts.bare:
+    noun = "text" if spec.bare else "sign"
+    if spec.bare:
         questions = (
             "What does the text say?",
             "What is written in the image?",
@@ -109,9 +109,9 @@ def _single_asks(facts: Facts, rng: Random) -> list[Ask]:
             "Read the sign.",
             "What is the text on the sign?",
         )
-    found = [Ask("text", questions, text, f"The {noun} says {text}.", key)]
-    claim = rng.choice((text, facts.other))
-    found.append(
+    result = [Ask("text", questions, text, f"The {noun} says {text}.", key)]
+    claim = rng.choice((text, spec.other))
+    result.append(
         yes_no(
             "check",
             (f'Does the {noun} say "{claim}"?',),
@@ -123,7 +123,7 @@ def _single_asks(facts: Facts, rng: Random) -> list[Ask]:
     )
     if len(words) > 1:
         for name, word in zip(ORDINALS, words, strict=False):
-            found.append(
+            result.append(
                 Ask(
                     "word",
                     (f"What is the {name} word?", f"Which word comes {name}?"),
@@ -133,16 +133,16 @@ def _single_asks(facts: Facts, rng: Random) -> list[Ask]:
                 )
             )
     number = f"are {len(words)} words" if len(words) > 1 else "is 1 word"
-    found.append(Ask("words", ("How many words are there?",), str(len(words)), f"There {number}."))
-    return found
+    result.append(Ask("words", ("How many words are there?",), str(len(words)), f"There {number}."))
+    return result
 
 
-def _box_asks(facts: Facts, rng: Random) -> list[Ask]:
-    count = len(facts.texts)
-    found = []
-    for index, (color, text) in enumerate(zip(facts.papers, facts.texts, strict=True)):
+def _box_asks(spec: Spec, rng: Random) -> list[Ask]:
+    count = len(spec.texts)
+    result = []
+    for index, (color, text) in enumerate(zip(spec.papers, spec.texts, strict=True)):
         key = (f"line {index}",)
-        found.append(
+        result.append(
             Ask(
                 "box",
                 (
@@ -156,8 +156,8 @@ def _box_asks(facts: Facts, rng: Random) -> list[Ask]:
             )
         )
     index = rng.randrange(count)
-    text, color = facts.texts[index], facts.papers[index]
-    found.append(
+    text, color = spec.texts[index], spec.papers[index]
+    result.append(
         Ask(
             "box color",
             (f'What color is the box that says "{text}"?',),
@@ -166,12 +166,12 @@ def _box_asks(facts: Facts, rng: Random) -> list[Ask]:
             (f"line {index}",),
         )
     )
-    found.append(
+    result.append(
         Ask("boxes", ("How many boxes are there?",), str(count), f"There are {count} boxes.")
     )
     for name, index in (("top", 0), ("bottom", count - 1)):
-        text = facts.texts[index]
-        found.append(
+        text = spec.texts[index]
+        result.append(
             Ask(
                 f"{name} box",
                 (f"What does the box at the {name} say?", f"What does the {name} box say?"),
@@ -180,4 +180,4 @@ def _box_asks(facts: Facts, rng: Random) -> list[Ask]:
                 (f"line {index}",),
             )
         )
-    return found
+    return result

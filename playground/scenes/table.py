@@ -41,7 +41,7 @@ HELD_OUT_SIZES = ((3, 2),)  # rows, columns of numbers
 
 
 @dataclass(frozen=True)
-class Facts:
+class Spec:
     """A table's names and numbers; no number is twice in one column."""
 
     corner: str
@@ -50,7 +50,7 @@ class Facts:
     cells: tuple[tuple[int, ...], ...]
 
 
-def choose_facts(rng: Random, split: Split) -> Facts:
+def choose_spec(rng: Random, split: Split) -> Spec:
     """Draw a table's names and numbers."""
     while True:
         shape = rng.randint(2, 4), rng.randint(1, 2)
@@ -63,7 +63,7 @@ def choose_facts(rng: Random, split: Split) -> Facts:
         choose_spread(rng, split, shape[0], 1, rng.choice((60, 99, 999)), 0.08)
         for _ in range(shape[1])
     ]
-    return Facts(
+    return Spec(
         CORNERS[theme],
         tuple(rng.sample(COLUMNS, shape[1])),
         tuple(choose_words(rng, split, shape[0], theme)),
@@ -71,28 +71,26 @@ def choose_facts(rng: Random, split: Split) -> Facts:
     )
 
 
-def sentences(facts: Facts) -> list[str]:
-    """The facts in words, one sentence each."""
-    said = [
-        f"A table of {len(facts.rows)} rows with the columns {facts.corner}, "
-        f"{', '.join(facts.columns)}."
+def sentences(spec: Spec) -> list[str]:
+    """The caption: the spec in sentences."""
+    lines = [
+        f"A table of {len(spec.rows)} rows with the columns {spec.corner}, "
+        f"{', '.join(spec.columns)}."
     ]
-    for row, cells in zip(facts.rows, facts.cells, strict=True):
-        listed = ", ".join(
-            f"{name} {cell}" for name, cell in zip(facts.columns, cells, strict=True)
-        )
-        said.append(f"{row}: {listed}.")
-    return said
+    for row, cells in zip(spec.rows, spec.cells, strict=True):
+        listed = ", ".join(f"{name} {cell}" for name, cell in zip(spec.columns, cells, strict=True))
+        lines.append(f"{row}: {listed}.")
+    return lines
 
 
-def asks(facts: Facts, rng: Random) -> list[Ask]:
+def asks(spec: Spec, rng: Random) -> list[Ask]:
     """All that can be asked about the table, cells first."""
-    found = []
-    corner = facts.corner.lower()
-    for i, row in enumerate(facts.rows):
-        for j, column in enumerate(facts.columns):
-            cell, low = facts.cells[i][j], column.lower()
-            found.append(
+    result = []
+    corner = spec.corner.lower()
+    for i, row in enumerate(spec.rows):
+        for j, column in enumerate(spec.columns):
+            cell, low = spec.cells[i][j], column.lower()
+            result.append(
                 Ask(
                     "cell",
                     (
@@ -105,7 +103,7 @@ def asks(facts: Facts, rng: Random) -> list[Ask]:
                     ("table",),
                 )
             )
-            found.append(
+            result.append(
                 Ask(
                     "row",
                     (
@@ -117,14 +115,14 @@ def asks(facts: Facts, rng: Random) -> list[Ask]:
                     ("table",),
                 )
             )
-    found = rng.sample(found, min(5, len(found)))
-    column = rng.randrange(len(facts.columns))
-    values = [cells[column] for cells in facts.cells]
-    low = facts.columns[column].lower()
+    result = rng.sample(result, min(5, len(result)))
+    column = rng.randrange(len(spec.columns))
+    values = [cells[column] for cells in spec.cells]
+    low = spec.columns[column].lower()
     for word, pick in (("highest", max), ("lowest", min)):
         value = pick(values)
-        row = facts.rows[values.index(value)]
-        found.append(
+        row = spec.rows[values.index(value)]
+        result.append(
             Ask(
                 word,
                 (f"Which {corner} has the {word} {low}?",),
@@ -134,20 +132,20 @@ def asks(facts: Facts, rng: Random) -> list[Ask]:
                 clue=str(value),
             )
         )
-    found.append(
+    result.append(
         Ask(
             "rows",
             (
                 "How many rows are below the header?",
                 "How many rows does the table have without the header?",
             ),
-            str(len(facts.rows)),
-            f"There are {len(facts.rows)} rows below the header.",
+            str(len(spec.rows)),
+            f"There are {len(spec.rows)} rows below the header.",
         )
     )
-    header = rng.randrange(len(facts.columns) + 1)
-    name = (facts.corner, *facts.columns)[header]
-    found.append(
+    header = rng.randrange(len(spec.columns) + 1)
+    name = (spec.corner, *spec.columns)[header]
+    result.append(
         Ask(
             "header",
             (f"What is the header of the {ORDINALS[header]} column?",),
@@ -156,20 +154,20 @@ def asks(facts: Facts, rng: Random) -> list[Ask]:
             ("table",),
         )
     )
-    return found
+    return result
 
 
-def draw(facts: Facts, rng: Random, split: Split, size: tuple[int, int] | None = None) -> Canvas:
+def draw(spec: Spec, rng: Random, split: Split, size: tuple[int, int] | None = None) -> Canvas:
     """Draw the table."""
     size = size or choose_size(rng)
     paper = pale(rng)
     canvas = Canvas(size, choose_background(size, paper, rng, depth=14))
-    count = len(facts.rows) + 1
-    most = min(15.0, (canvas.height - 12) / count / 1.8)
-    cap = choose_cap(rng, canvas.smallest_cap, max(canvas.smallest_cap, most))
+    count = len(spec.rows) + 1
+    max_cap = min(15.0, (canvas.height - 12) / count / 1.8)
+    cap = choose_cap(rng, canvas.smallest_cap, max(canvas.smallest_cap, max_cap))
     face = choose_face(rng, split, cap)
-    grid: list[tuple[str, ...]] = [(facts.corner, *facts.columns)]
-    grid += [(row, *map(str, cells)) for row, cells in zip(facts.rows, facts.cells, strict=True)]
+    grid: list[tuple[str, ...]] = [(spec.corner, *spec.columns)]
+    grid += [(row, *map(str, cells)) for row, cells in zip(spec.rows, spec.cells, strict=True)]
     widths = _widths(canvas, grid, face, cap)
     if sum(widths) > canvas.width - 8:
         cap = canvas.shrunk_cap(cap, (canvas.width - 8) / sum(widths) * 0.98)
@@ -196,13 +194,13 @@ def _draw_grid(
     canvas: Canvas,
     grid: list[tuple[str, ...]],
     widths: list[float],
-    place: tuple[float, float, float],
+    origin: tuple[float, float, float],
     face: Face,
     cap: float,
     paper: Color,
     rng: Random,
 ) -> None:
-    left, top, pitch = place
+    left, top, pitch = origin
     right, bottom = left + sum(widths), top + pitch * len(grid)
     ink = ink_on(paper, rng, 6)
     header = paper

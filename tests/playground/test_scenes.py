@@ -129,8 +129,8 @@ def test_training_pictures_have_no_held_out_word(kind):
     printed = {"sign": "texts", "receipt": "items", "table": "rows", "bar_chart": "labels"}
     rng, drawn = Random(0), set()
     for _ in range(200):
-        facts = SCENES[kind].choose_facts(rng, "train")
-        drawn |= {word.lower() for text in getattr(facts, printed[kind]) for word in text.split()}
+        spec = SCENES[kind].choose_spec(rng, "train")
+        drawn |= {word.lower() for text in getattr(spec, printed[kind]) for word in text.split()}
     assert not drawn & held_out
     assert len(drawn) > 80
 
@@ -142,7 +142,7 @@ def test_words_on_every_receipt_and_table_are_not_held_out():
 
 def test_held_out_grids_are_not_in_training():
     rng = Random(0)
-    drawn = {shapes.choose_facts(rng, "train").grid for _ in range(200)}
+    drawn = {shapes.choose_spec(rng, "train").grid for _ in range(200)}
     assert not drawn & set(shapes.HELD_OUT_GRIDS)
 
 
@@ -150,9 +150,9 @@ def test_held_out_grids_are_not_in_training():
 def test_questions_of_a_scene_differ(kind):
     rng = Random(1)
     for _ in range(10):
-        facts = SCENES[kind].choose_facts(rng, "train")
+        spec = SCENES[kind].choose_spec(rng, "train")
         answers: dict[str, str] = {}
-        for ask in SCENES[kind].asks(facts, rng):
+        for ask in SCENES[kind].asks(spec, rng):
             for question in ask.questions:
                 assert answers.setdefault(question, ask.short) == ask.short
             assert ask.short.strip(".")
