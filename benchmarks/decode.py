@@ -50,30 +50,30 @@ def main() -> None:
         parser.error("argument --device: torch finds no CUDA device here; choose cpu, with --nano")
     # Without n-gram drafts: random weights repeat themselves, and would make all of them right.
     engine = mgm.load(NANO, device=options.device) if options.nano else large(options.device)
-    found: dict[str, Any] = {"tokens": options.tokens, "users": USERS}
-    found["limit_tokens_per_second"] = limit(engine.model)
-    found["first_token_seconds"] = middle(lambda: first_token(engine))
-    found["eager"] = {"alone": rate(lambda: loop(engine, options.tokens), options.tokens)}
+    results: dict[str, Any] = {"tokens": options.tokens, "users": USERS}
+    results["limit_tokens_per_second"] = limit(engine.model)
+    results["first_token_seconds"] = middle(lambda: first_token(engine))
+    results["eager"] = {"alone": rate(lambda: loop(engine, options.tokens), options.tokens)}
     for name in ("ours", "compiled"):
         if name == "compiled":
-            begun = time.perf_counter()
+            start_time = time.perf_counter()
             engine.compile_decode()
-            found["compile_seconds"] = time.perf_counter() - begun
-        found[name] = {
+            results["compile_seconds"] = time.perf_counter() - start_time
+        results[name] = {
             "alone": rate(lambda: written(engine, 1, options.tokens), options.tokens),
             "together": rate(
                 lambda: written(engine, USERS, options.tokens), USERS * options.tokens
             ),
         }
-        print(name, json.dumps(found[name]), flush=True)
-    found["machine"] = {
+        print(name, json.dumps(results[name]), flush=True)
+    results["machine"] = {
         "device": torch.cuda.get_device_name() if options.device == "cuda" else "cpu",
         "model": "nano" if options.nano else "7B, random weights",
         "dtype": str(engine.model.dtype),
         "torch": torch.__version__,
     }
-    print(json.dumps(found, indent=2))
-    RESULTS.write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
+    print(json.dumps(results, indent=2))
+    RESULTS.write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
 
 
 def large(device: str) -> Engine:
@@ -103,9 +103,9 @@ def limit(model: MGMForConditionalGeneration) -> float:
     block = torch.ones(2**28 if device.type == "cuda" else 2**26, device=device)
 
     def summed() -> float:
-        begun = time.perf_counter()
+        start_time = time.perf_counter()
         block.sum().item()
-        return time.perf_counter() - begun
+        return time.perf_counter() - start_time
 
     bandwidth = block.nbytes / middle(summed)
     read = sum(parameter.nbytes for parameter in model.language_model.parameters())
@@ -144,11 +144,11 @@ def written(engine: Engine, count: int, tokens: int) -> float:
         engine.scheduler.step()
     before = sum(len(answer.output_ids) for answer in answers)
     wait(engine)
-    begun = time.perf_counter()
+    start_time = time.perf_counter()
     while engine.scheduler.busy:
         engine.scheduler.step()
     wait(engine)
-    seconds = time.perf_counter() - begun
+    seconds = time.perf_counter() - start_time
     return seconds * count * tokens / (count * tokens - before)
 
 
@@ -166,10 +166,10 @@ def loop(engine: Engine, tokens: int) -> float:
     with override_attention(model.language_model.config, "eager"):
         for count in (1, tokens + 1):
             wait(engine)
-            begun = time.perf_counter()
+            start_time = time.perf_counter()
             model.generate(**settings, max_new_tokens=count, min_new_tokens=count)
             wait(engine)
-            times.append(time.perf_counter() - begun)
+            times.append(time.perf_counter() - start_time)
     return times[1] - times[0]
 
 
@@ -179,14 +179,14 @@ def first_token(engine: Engine) -> float:
     file = io.BytesIO()
     Image.fromarray(pixels.astype(np.uint8)).save(file, "JPEG")
     wait(engine)
-    begun = time.perf_counter()
+    start_time = time.perf_counter()
     features = engine.images.encode([file.getvalue()])
     (answer,) = sequences(engine, 1, 4)
     answer.image_features = tuple(features)
     engine.scheduler.add(answer)
     while not answer.output_ids:
         engine.scheduler.step()
-    seconds = time.perf_counter() - begun
+    seconds = time.perf_counter() - start_time
     engine.scheduler.cancel(answer)
     return seconds
 

@@ -49,15 +49,15 @@ def main() -> None:
     )
     parser.add_argument("--device", default=None)
     options = parser.parse_args()
-    with tempfile.TemporaryDirectory() as place:
-        folder = Path(place)
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary)
         questions = drawn(folder, options.images, options.questions)
         published, seconds = loop(questions, options.device)
-        found: dict[str, Any] = {
+        results: dict[str, Any] = {
             "questions": len(questions),
             "published": {"seconds": seconds, "questions_per_second": len(questions) / seconds},
         }
-        print("published", json.dumps(found["published"]))
+        print("published", json.dumps(results["published"]))
         engine = mgm.load(
             NANO,
             device=options.device,
@@ -65,27 +65,27 @@ def main() -> None:
             scheduler_config=SchedulerConfig.offline(options.batch_size),
         )
         warm(engine, questions)
-        begun = time.perf_counter()
+        start_time = time.perf_counter()
         cache = ResponseCache(folder / "answers", "nano")
         generate_responses(questions, EngineModel(engine, options.batch_size), cache)
-        seconds = time.perf_counter() - begun
+        seconds = time.perf_counter() - start_time
         ours = [one.text for one in cached_responses(questions, cache)]
-        found["ours"] = {"seconds": seconds, "questions_per_second": len(questions) / seconds}
-        print("ours", json.dumps(found["ours"]))
+        results["ours"] = {"seconds": seconds, "questions_per_second": len(questions) / seconds}
+        print("ours", json.dumps(results["ours"]))
         differ = [n for n, text in enumerate(ours) if text != published[n][0]]
-        found["ratio"] = found["published"]["seconds"] / found["ours"]["seconds"]
-        found["same"] = 1 - len(differ) / len(questions)
-        found["margins"] = [published[n][1] for n in differ]
-    found["num_speculative_tokens"] = options.num_speculative_tokens
-    found["machine"] = {
+        results["ratio"] = results["published"]["seconds"] / results["ours"]["seconds"]
+        results["same"] = 1 - len(differ) / len(questions)
+        results["margins"] = [published[n][1] for n in differ]
+    results["num_speculative_tokens"] = options.num_speculative_tokens
+    results["machine"] = {
         "processor": platform.processor() or platform.machine(),
         "threads": torch.get_num_threads(),
         "torch": torch.__version__,
     }
-    print(f"{found['ratio']:.1f} times as fast, {found['same']:.1%} the same")
+    print(f"{results['ratio']:.1f} times as fast, {results['same']:.1%} the same")
     for number in differ:
         print(f"  {published[number][0]!r}, ours {ours[number]!r}: {published[number][1]:.1e}")
-    RESULTS.write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
+    RESULTS.write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
 
 
 def drawn(folder: Path, images: int, count: int) -> list[Question]:
@@ -124,15 +124,15 @@ def loop(questions: list[Question], device: str | None) -> tuple[list[tuple[str,
         }
         output = model.generate(**settings)
         text = processor.tokenizer.decode(output.sequences[0, ids.shape[1] :], True)
-        return text.strip(), least_margin(output.scores)
+        return text.strip(), min_margin(output.scores)
 
     ask(questions[0])
-    begun = time.perf_counter()
-    said = [ask(question) for question in tqdm(questions, "published")]
-    return said, time.perf_counter() - begun
+    start_time = time.perf_counter()
+    answers = [ask(question) for question in tqdm(questions, "published")]
+    return answers, time.perf_counter() - start_time
 
 
-def least_margin(scores: tuple[Tensor, ...]) -> float:
+def min_margin(scores: tuple[Tensor, ...]) -> float:
     """Between the two best words of a step, the smallest of all steps."""
     pairs = torch.cat(scores).float().topk(2).values
     return float((pairs[:, 0] - pairs[:, 1]).min())

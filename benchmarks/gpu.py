@@ -43,7 +43,7 @@ def main() -> None:
         "--small", action="store_true", help="tiny sizes, to try the program itself"
     )
     parser.add_argument("--repeats", type=int, default=20, help="runs of each form")
-    parser.add_argument("--minutes", type=float, default=9, help="after which no case is begun")
+    parser.add_argument("--minutes", type=float, default=9, help="after which no case is started")
     parser.add_argument("--out", type=Path, help="write OUT.json and OUT.png")
     given = parser.parse_args()
     if given.device == "cuda" and not torch.cuda.is_available():

@@ -34,17 +34,17 @@ class Case:
         name: of the row of a table.
         forms: what to run, by name; a `LIMIT` among them is what nobody can do without. They keep
             nothing, since memory that an earlier run left would be released in the next.
-        difference: of what `OURS` computes from what `PUBLISHED` does, relative; None: not told.
-        least_bytes: that any form has to read and write; with the operations they make the limit.
+        difference: of what `OURS` computes from what `PUBLISHED` does, relative; None: unknown.
+        min_bytes: that any form has to read and write; with the operations they make the limit.
             None: no limit is computed.
-        least_flops: operations that any form has to do; None: those counted in `OURS`.
+        min_flops: operations that any form has to do; None: those counted in `OURS`.
     """
 
     name: str
     forms: dict[str, Callable[[], object]]
     difference: float | None = None
-    least_bytes: int | None = None
-    least_flops: int | None = None
+    min_bytes: int | None = None
+    min_flops: int | None = None
 
 
 @dataclass(frozen=True)
@@ -151,22 +151,22 @@ def report(title: str, cases: Iterable[Case], chosen: Settings) -> list[Figure]:
     Raises:
         SystemExit: no case is of the chosen names.
     """
-    facts = machine(chosen)
-    print("  ".join(f"{name}: {value}" for name, value in facts.items()), flush=True)
+    properties = machine(chosen)
+    print("  ".join(f"{name}: {value}" for name, value in properties.items()), flush=True)
     print(
         _line("case", "form", "ms", "from - to", "times", "peak MiB", "GFLOP", "difference"),
         flush=True,
     )
     figures: list[Figure] = []
     for case in cases:
-        for figure in measure(case, chosen, facts):
+        for figure in measure(case, chosen, properties):
             print(_row(figure), flush=True)
             figures.append(figure)
         if chosen.out is not None:  # after every case, since the next may be the last straw
             chosen.out.parent.mkdir(parents=True, exist_ok=True)
-            content = {"machine": facts, "figures": [asdict(figure) for figure in figures]}
+            content = {"machine": properties, "figures": [asdict(figure) for figure in figures]}
             chosen.out.with_suffix(".json").write_text(json.dumps(content, indent=1) + "\n")
-            draw(title, figures, facts, chosen.out.with_suffix(".png"))
+            draw(title, figures, properties, chosen.out.with_suffix(".png"))
     if not figures:
         raise SystemExit(f"no case's name holds {' or '.join(chosen.only)}")
     return figures
@@ -177,7 +177,7 @@ def wanted(name: str, chosen: Settings) -> bool:
     return not chosen.only or any(part in name for part in chosen.only)
 
 
-def measure(case: Case, chosen: Settings, facts: dict[str, Any]) -> list[Figure]:
+def measure(case: Case, chosen: Settings, properties: dict[str, Any]) -> list[Figure]:
     """Run every form in turn, `chosen.repeats` times."""
     flops = {name: _counted(run) for name, run in case.forms.items()}  # warms up, too
     peaks = {name: _peak_bytes(run, chosen.device) for name, run in case.forms.items()}
@@ -201,19 +201,21 @@ def measure(case: Case, chosen: Settings, facts: dict[str, Any]) -> list[Figure]
         )
         for name, times in taken.items()
     ]
-    if case.least_bytes is not None:
-        least = flops[OURS] if case.least_flops is None else case.least_flops
-        limit = max(least / (facts["TFLOP/s"] * 1e12), case.least_bytes / (facts["GB/s"] * 1e9))
+    if case.min_bytes is not None:
+        flop_count = flops[OURS] if case.min_flops is None else case.min_flops
+        limit = max(
+            flop_count / (properties["TFLOP/s"] * 1e12), case.min_bytes / (properties["GB/s"] * 1e9)
+        )
         times = base and base / limit
-        figures.append(Figure(case.name, LIMIT, limit, limit, limit, None, least, times))
+        figures.append(Figure(case.name, LIMIT, limit, limit, limit, None, flop_count, times))
     return figures
 
 
 def machine(chosen: Settings) -> dict[str, Any]:
-    """Facts about where this runs, with the two rates that make limits."""
-    place = torch.device(chosen.device)
-    facts: dict[str, Any] = {
-        "device": torch.cuda.get_device_name() if place.type == "cuda" else _processor(),
+    """Properties of this machine, with the two rates of the roofline limit."""
+    device = torch.device(chosen.device)
+    properties: dict[str, Any] = {
+        "device": torch.cuda.get_device_name() if device.type == "cuda" else _processor(),
         "threads": torch.get_num_threads(),
         "cores": os.cpu_count(),
         "dtype": str(chosen.dtype).removeprefix("torch."),
@@ -223,22 +225,22 @@ def machine(chosen: Settings) -> dict[str, Any]:
     }
     for package in PACKAGES:
         try:
-            facts[package] = importlib.metadata.version(package)
+            properties[package] = importlib.metadata.version(package)
         except importlib.metadata.PackageNotFoundError:
-            facts[package] = "missing"
-    side = 256 if chosen.small else 8192 if place.type == "cuda" else 2048
-    matrix = torch.randn(side, side, device=place).to(chosen.dtype)
-    full = torch.empty((1 if chosen.small else 256) * 2**20, dtype=torch.uint8, device=place)
+            properties[package] = "missing"
+    side = 256 if chosen.small else 8192 if device.type == "cuda" else 2048
+    matrix = torch.randn(side, side, device=device).to(chosen.dtype)
+    full = torch.empty((1 if chosen.small else 256) * 2**20, dtype=torch.uint8, device=device)
     target = torch.zeros_like(full)
-    product = min(_seconds(lambda: matrix @ matrix, place.type) for _ in range(5))
-    copy = min(_seconds(lambda: target.copy_(full), place.type) for _ in range(5))
-    facts["TFLOP/s"] = round(2 * side**3 / product / 1e12, 4)
-    facts["GB/s"] = round(2 * full.nbytes / copy / 1e9, 1)
-    facts["commit"] = _commit()
-    return facts
+    product = min(_seconds(lambda: matrix @ matrix, device.type) for _ in range(5))
+    copy = min(_seconds(lambda: target.copy_(full), device.type) for _ in range(5))
+    properties["TFLOP/s"] = round(2 * side**3 / product / 1e12, 4)
+    properties["GB/s"] = round(2 * full.nbytes / copy / 1e9, 1)
+    properties["commit"] = _commit()
+    return properties
 
 
-def draw(title: str, figures: Sequence[Figure], facts: dict[str, Any], path: Path) -> None:
+def draw(title: str, figures: Sequence[Figure], properties: dict[str, Any], path: Path) -> None:
     """A bar for every form of every case, on a logarithmic scale."""
     import matplotlib as mpl
 
@@ -250,13 +252,13 @@ def draw(title: str, figures: Sequence[Figure], facts: dict[str, Any], path: Pat
     colours = {PUBLISHED: "#b0b0b0", LIMIT: "#2b8a3e"}
     blues = iter(("#1c7ed6", "#74c0fc", "#4263eb", "#91a7ff"))
     plot, axes = plt.subplots(figsize=(9, 1.2 + 0.28 * len(figures)), layout="constrained")
-    for place, case in enumerate(cases):
+    for position, case in enumerate(cases):
         own = [figure for figure in figures if figure.case == case]
         for index, figure in enumerate(own):
             if figure.form not in colours:
                 colours[figure.form] = next(blues, "#364fc7")
             height = 0.8 / len(own)
-            y = place - 0.4 + (index + 0.5) * height
+            y = position - 0.4 + (index + 0.5) * height
             axes.barh(y, figure.seconds * 1000, height * 0.92, color=colours[figure.form])
             times = "" if figure.times_faster is None else f"  {figure.times_faster:.1f}×"
             axes.text(figure.seconds * 1000, y, f" {figure.seconds * 1000:.4g}{times}", va="center")
@@ -265,7 +267,9 @@ def draw(title: str, figures: Sequence[Figure], facts: dict[str, Any], path: Pat
     axes.set_xscale("log")
     axes.margins(x=0.25)
     axes.set_xlabel("milliseconds, median (less is better); × faster than the published form")
-    axes.set_title(f"{title}\n{facts['device']}, {facts['threads']} threads, {facts['dtype']}")
+    axes.set_title(
+        f"{title}\n{properties['device']}, {properties['threads']} threads, {properties['dtype']}"
+    )
     axes.legend(
         [plt.Rectangle((0, 0), 1, 1, color=colours[form]) for form in forms], forms, loc="best"
     )

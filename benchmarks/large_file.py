@@ -34,19 +34,19 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=2_000)
     parser.add_argument("--answers", type=int, default=300, help="after which it is ended")
     options = parser.parse_args()
-    with tempfile.TemporaryDirectory() as place:
-        few, many = Path(place) / "few", Path(place) / "many"
+    with tempfile.TemporaryDirectory() as temporary:
+        few, many = Path(temporary) / "few", Path(temporary) / "many"
         write(few, FEW, 10)
         write(many, options.questions, options.images)
         alone = measure(few, FEW)
-        found = measure(many, options.answers)
+        results = measure(many, options.answers)
     result = {
         "questions": options.questions,
         "images": options.images,
         "answers": options.answers,
-        "seconds_to_first_answer": found["first"],
+        "seconds_to_first_answer": results["first"],
         "seconds_to_first_answer_of_few": alone["first"],
-        "megabytes_beyond_the_model": (found["memory"] - alone["memory"]) / 1e6,
+        "megabytes_beyond_the_model": (results["memory"] - alone["memory"]) / 1e6,
         "cores": psutil.cpu_count(),
     }
     print(json.dumps(result, indent=2))
@@ -77,7 +77,7 @@ def write(data: Path, questions: int, images: int) -> None:
 def measure(data: Path, answers: int) -> dict[str, Any]:
     """Seconds from the start of the program to its first answer, and its most bytes by then."""
     output = data / "out"
-    begun = time.perf_counter()
+    start_time = time.perf_counter()
     process = subprocess.Popen(
         [
             *(sys.executable, "-m", "mgm.eval", "--model-path", str(NANO), "--benchmark", "gqa"),
@@ -94,7 +94,7 @@ def measure(data: Path, answers: int) -> dict[str, Any]:
         memory = max(memory, observed.memory_info().rss)
         written = file.read_bytes().count(b"\n") if file.is_file() else 0
         if written and not first:
-            first = time.perf_counter() - begun
+            first = time.perf_counter() - start_time
         if written >= answers:
             break
         time.sleep(0.02)

@@ -79,18 +79,18 @@ def make(folder: Path, size: float) -> Path:
             break
         layers += 1
     (folder / "config.json").write_text(json.dumps(flat))
-    places: dict[str, str] = {}
+    weight_map: dict[str, str] = {}
     shard: dict[str, torch.Tensor] = {}
     names = list(parameters)
     for name in names:
         shard[to_published(name)] = torch.randn(parameters[name].shape).mul_(0.02).bfloat16()
         held = sum(tensor.nbytes for tensor in shard.values())
         if held > size / 4 or name == names[-1]:
-            file = f"model-{len(set(places.values())) + 1:05}.safetensors"
+            file = f"model-{len(set(weight_map.values())) + 1:05}.safetensors"
             save_file(shard, folder / file, metadata={"format": "pt"})
-            places |= dict.fromkeys(shard, file)
+            weight_map |= dict.fromkeys(shard, file)
             shard = {}
-    index = {"metadata": {}, "weight_map": places}
+    index = {"metadata": {}, "weight_map": weight_map}
     (folder / "model.safetensors.index.json").write_text(json.dumps(index))
     return folder
 
@@ -106,13 +106,13 @@ def rewrite(source: Path, folder: Path, kind: str) -> None:
     elif kind == "one bin":
         torch.save(weights, folder / "pytorch_model.bin")
     else:
-        places = {}
+        weight_map = {}
         for part in range(3):
             file = f"pytorch_model-{part}.bin"
             names = list(weights)[part::3]
             torch.save({name: weights[name] for name in names}, folder / file)
-            places |= dict.fromkeys(names, file)
-        index = {"weight_map": places}
+            weight_map |= dict.fromkeys(names, file)
+        index = {"weight_map": weight_map}
         (folder / "pytorch_model.bin.index.json").write_text(json.dumps(index))
 
 

@@ -42,7 +42,7 @@ class Head(nn.Module):
         self.lm_head = nn.Linear(width, vocabulary, bias=False)
 
     def get_output_embeddings(self) -> nn.Linear:
-        """The head."""
+        """Computes logits with the LM head."""
         return self.lm_head
 
     def forward(self, hidden: Tensor, logits_to_keep: Tensor) -> CausalLMOutputWithPast:

@@ -53,8 +53,8 @@ def logits(folder: Path, image: Path, precision: dict[str, Any]) -> Tensor:
     for question in QUESTIONS:
         prompt = engine.processor.prompt(question, images=1)
         inputs = engine.processor(text=prompt, images=[image])
-        found = engine.model(**inputs).logits[0]
-        rows.append(found[inputs["input_ids"][0] != engine.model.config.image_token_id].float())
+        logits = engine.model(**inputs).logits[0]
+        rows.append(logits[inputs["input_ids"][0] != engine.model.config.image_token_id].float())
     return torch.cat(rows)
 
 

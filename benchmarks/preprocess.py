@@ -47,7 +47,7 @@ def cases(chosen: Settings) -> Iterator[Case]:
 
 
 def photograph(size: tuple[int, int]) -> bytes:
-    """A JPEG file with smooth places and details, about as large as one of a camera."""
+    """A JPEG file with smooth areas and details, about as large as one of a camera."""
     width, height = size
     draw = np.random.default_rng(0)
     coarse = Image.fromarray(draw.integers(0, 256, (12, 16, 3), dtype=np.uint8))

@@ -56,7 +56,7 @@ def main() -> None:
     parser.add_argument("--soak", type=float, default=0, help="minutes of mixed traffic")
     options = parser.parse_args()
     engine = mgm.load(NANO)
-    found: dict[str, Any] = {}
+    results: dict[str, Any] = {}
     ours = (*OURS, "--num-speculative-tokens", str(options.num_speculative_tokens))
     for name, words in (("published", PUBLISHED), ("ours", ours)):
         with worker(words) as (address, _):
@@ -64,23 +64,23 @@ def main() -> None:
                 chats(address, engine, drawn(2, 1, salt=1), salt=1)
             )  # what is loaded at first
             images = drawn(options.users, options.rounds, salt=0)
-            begun = time.perf_counter()
+            start_time = time.perf_counter()
             answers = asyncio.run(chats(address, engine, images, salt=0))
-            found[name] = figures(answers, time.perf_counter() - begun)
-        print(name, json.dumps(found[name]))
-    found["ratios"] = ratios(found["ours"], found["published"])
-    print("ratios", json.dumps(found["ratios"]))
+            results[name] = figures(answers, time.perf_counter() - start_time)
+        print(name, json.dumps(results[name]))
+    results["ratios"] = ratios(results["ours"], results["published"])
+    print("ratios", json.dumps(results["ratios"]))
     if options.soak:
-        found["soak"] = soak(options.soak, options.users)
-        print("soak", json.dumps(found["soak"]))
-    found["machine"] = {
+        results["soak"] = soak(options.soak, options.users)
+        print("soak", json.dumps(results["soak"]))
+    results["machine"] = {
         "processor": platform.processor() or platform.machine(),
         "cores": os.cpu_count(),
         "users": options.users,
         "rounds": options.rounds,
     }
-    found["num_speculative_tokens"] = options.num_speculative_tokens
-    RESULTS.write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
+    results["num_speculative_tokens"] = options.num_speculative_tokens
+    RESULTS.write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
 
 
 @contextmanager
@@ -169,19 +169,19 @@ async def chat(
 
 
 async def ask(session: aiohttp.ClientSession, address: str, body: dict[str, Any]) -> Answer:
-    """Text, and seconds to its first piece and to its end."""
-    begun, first, last = time.perf_counter(), None, b""
+    """Text, and seconds to its first chunk and to its end."""
+    start_time, first, last = time.perf_counter(), None, b""
     async with session.post(f"{address}/worker_generate_stream", json=body) as response:
         content = b""
-        async for piece in response.content.iter_any():
-            content += piece
+        async for chunk in response.content.iter_any():
+            content += chunk
             *whole, content = content.split(b"\0")
             if whole:
                 last = whole[-1]
                 grown = len(json.loads(last)["text"]) > len(body["prompt"])
                 if first is None and grown:
-                    first = time.perf_counter() - begun
-    end = time.perf_counter() - begun
+                    first = time.perf_counter() - start_time
+    end = time.perf_counter() - start_time
     text = json.loads(last)["text"] if last else body["prompt"]
     return {"text": text[len(body["prompt"]) :], "first": first or end, "end": end}
 

@@ -155,7 +155,7 @@ async def honest_round(soak: Soak, users: int, number: int) -> None:
 
     await asyncio.gather(*(user(0) for _ in range(users)))
     await asyncio.sleep(ROUND - 0.1)
-    await asyncio.gather(*(user(place * 0.012) for place in range(2 * users)))
+    await asyncio.gather(*(user(index * 0.012) for index in range(2 * users)))
 
 
 async def long_answers(soak: Soak, stream: bool, until: float) -> None:
@@ -335,10 +335,10 @@ def main() -> int:
     parser.add_argument("--minutes", type=float, default=60)
     parser.add_argument("--users", type=int, default=12, help="of a burst")
     options = parser.parse_args()
-    found = soak(options.minutes, options.users)
-    print(json.dumps(found, indent=2))
-    RESULTS.write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
-    return 1 if found["failed"] else 0
+    results = soak(options.minutes, options.users)
+    print(json.dumps(results, indent=2))
+    RESULTS.write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
+    return 1 if results["failed"] else 0
 
 
 if __name__ == "__main__":

@@ -229,12 +229,10 @@ def features(name: str, subject: Subject) -> Case:
     return replace(case, forms=case.forms | {"ours, compiled": compiled})
 
 
-def _case(
-    name: str, ours: Callable[[], Any], published: Callable[[], Any], least_bytes: int
-) -> Case:
+def _case(name: str, ours: Callable[[], Any], published: Callable[[], Any], min_bytes: int) -> Case:
     made, expected = (_tensors(form()) for form in (ours, published))
     difference = relative_difference(made, expected)
-    return Case(name, {OURS: ours, PUBLISHED: published}, difference, least_bytes)
+    return Case(name, {OURS: ours, PUBLISHED: published}, difference, min_bytes)
 
 
 def _tensors(result: Tensor | list[Tensor]) -> list[Tensor]:

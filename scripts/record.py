@@ -13,14 +13,14 @@ from pathlib import Path
 from typing import Any
 
 
-def write_result(folder: Path, packages: Iterable[str], **found: Any) -> None:
-    """Write the date, the versions of packages and what was found into result.json, and show it."""
+def write_result(folder: Path, packages: Iterable[str], **results: Any) -> None:
+    """Write the date, the versions of packages and the results into result.json, and show it."""
     result = {
         "date": datetime.now(UTC).date().isoformat(),
         "python": platform.python_version(),
         "versions": {name: version(name) for name in packages},
     }
-    text = json.dumps(result | found, indent=2)
+    text = json.dumps(result | results, indent=2)
     (folder / "result.json").write_text(text + "\n", encoding="utf-8")
     print(text)
 

@@ -116,7 +116,7 @@ def _processor() -> MGMImageProcessor:
 
 
 def run_all(files: Sequence[Path], attempt: "partial[Outcome]", workers: int) -> Iterator[Outcome]:
-    """The outcomes of files, in any order; one that ends its process is found and told."""
+    """The outcomes of files, in any order; one that ends its process is reported."""
     for start in range(0, len(files), GROUP):
         group = files[start : start + GROUP]
         left = set(group)

@@ -67,14 +67,14 @@ def _words(targets: DenseTargets) -> np.ndarray:
 def _in_reading_order(targets: DenseTargets) -> list[tuple[int, int, int, int]]:
     """(cell, character, height, character before) of all characters, line by line in each cell."""
     rows, columns = targets.characters.nonzero()
-    places = (rows // 4) * SIDE + columns // 8
+    cells = (rows // 4) * SIDE + columns // 8
     highest = np.full(CELLS, len(targets.characters))
-    np.minimum.at(highest, places, rows)
-    line = rows - highest[places] >= 2  # a second line is 16 pixels lower or more
-    order = np.lexsort((columns, line, places))
+    np.minimum.at(highest, cells, rows)
+    line = rows - highest[cells] >= 2  # a second line is 16 pixels lower or more
+    order = np.lexsort((columns, line, cells))
     listed = (targets.characters, targets.heights, targets.before)
     values = [grid[rows[order], columns[order]].tolist() for grid in listed]
-    return list(zip(places[order].tolist(), *values, strict=True))
+    return list(zip(cells[order].tolist(), *values, strict=True))
 
 
 class CellCode(nn.Module):

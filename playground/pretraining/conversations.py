@@ -18,14 +18,14 @@ from mgm.model.labels import IGNORE_INDEX
 from playground.corpus import text_sample
 from playground.pretraining.cell_code import CELLS, cell_targets
 from playground.pretraining.guides import Guides, collate_guides
-from playground.pretraining.places import place_questions, words_on
 from playground.pretraining.targets import dense_targets, nothing
+from playground.pretraining.word_positions import position_questions, words_on
 from playground.scenes import KINDS, draw_page, draw_sample
 from playground.scenes.asking import DESCRIBE, DESCRIBE_BOTH
 
 CAPTION_SHARE = 0.1  # of the conversations about a scene end with a description
 PAGE_SHARE = 0.04  # of the samples with cells are pages of text
-PLACES_SHARE = 0.35  # of the samples with one image ask only where words stand
+POSITION_RATIO = 0.35  # of the samples with one image ask only where words stand
 TURNS = (8, 16)  # questions of a scene: more than in the data, for it is seen once for all
 LINES = 6  # of a page that are read, at most
 LONGEST = 400  # tokens of a conversation: attention over more leaves the processor's cache
@@ -75,13 +75,13 @@ class Conversations(IterableDataset[dict[str, Any]]):
         # All kinds alike: what is rare in the data must be learnt too.
         sample = draw_page(seed) if page else draw_sample(seed, "train", rng.choice(KINDS), TURNS)
         # A description would give other answers away, but for the last turn.
-        asked = [turn for turn in sample.turns if not turn.kind.endswith("/describe")]
-        asked = asked or sample.turns
-        turns = [(turn.question, turn.answer) for turn in asked]
-        clues = [turn.clue for turn in asked]
+        selected = [turn for turn in sample.turns if not turn.kind.endswith("/describe")]
+        selected = selected or sample.turns
+        turns = [(turn.question, turn.answer) for turn in selected]
+        clues = [turn.clue for turn in selected]
         words = words_on(sample, 0) if len(sample.images) == 1 else []
-        if words and rng.random() < PLACES_SHARE:
-            turns, clues = place_questions(words, rng), []
+        if words and rng.random() < POSITION_RATIO:
+            turns, clues = position_questions(words, rng), []
         elif page:
             turns, clues = lines_to_read(sample.caption, rng), []
         elif rng.random() < CAPTION_SHARE:

@@ -162,8 +162,8 @@ class Pretraining(nn.Module):
             logits.flatten(0, -2).float(), target.flatten(), self.character_weights
         )
         there = target > 0
-        found = (logits.argmax(-1)[there] == target[there]).float().mean()
-        return loss, found.nan_to_num()
+        accuracy = (logits.argmax(-1)[there] == target[there]).float().mean()
+        return loss, accuracy.nan_to_num()
 
     def _things(self, logits: Tensor, batch: dict[str, Tensor]) -> Tensor:
         logits = logits.float()

@@ -3,7 +3,7 @@
 To answer from a picture, attention has to find in the cells what a question names, to take that to
 where the answer begins, to find what leads on from there ("the highest" is a number, asked for is
 its name), and to point at the cell that the next character is read from. Left alone, a small model
-discovers this very late, for no step pays before the others are there; so some heads are told
+discovers this very late, for no step pays before the others are there; so some heads are taught
 (compare Liu et al. 2016, "Neural machine translation with supervised attention").
 """
 
@@ -18,8 +18,8 @@ from transformers import PreTrainedTokenizerFast
 from mgm.model.labels import IGNORE_INDEX
 from playground.colors import COLORS
 from playground.emoji import plural
-from playground.pretraining.places import words_on
 from playground.pretraining.targets import SIDE, THING_IDS, placement
+from playground.pretraining.word_positions import words_on
 from playground.sample import Sample
 from playground.tokenizer import SPACE
 
@@ -31,7 +31,7 @@ FIND_CLUE = (3, 0)
 READ = (4, 0)
 HEADS = (FIND_WORD, FIND_THING, ASK_FIRST, ASK_LAST, FIND_CLUE, READ)
 MARKS = '"?.,:;!'  # around words
-COUNTED = ("row", "column")  # a number after it says a place
+COUNTED = ("row", "column")  # followed by the number of a position
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,7 @@ class _Word:
     """A word in the ids: its text and the positions of its tokens, without marks and space."""
 
     text: str
-    places: tuple[int, ...]
+    positions: tuple[int, ...]
 
 
 class Guides:
@@ -78,21 +78,21 @@ class Guides:
         guides, last = [], ""
         for word in self._words(ids, max(begins, default=0)):
             colored = last in COLORS
-            named = words.get(word.text)
+            cells = words.get(word.text)
             thing = things.get(f"{last} {word.text}" if colored else word.text)
-            if labels[word.places[0]] == IGNORE_INDEX:
-                if named:
-                    keys = tuple(dict.fromkeys(named))
-                    guides.append(Guide(FIND_WORD, word.places[-1], keys))
+            if labels[word.positions[0]] == IGNORE_INDEX:
+                if cells:
+                    keys = tuple(dict.fromkeys(cells))
+                    guides.append(Guide(FIND_WORD, word.positions[-1], keys))
                 if thing:
-                    guides.append(Guide(FIND_THING, word.places[-1], thing))
-            elif named and len(word.text) > 1 and last not in COUNTED:
+                    guides.append(Guide(FIND_THING, word.positions[-1], thing))
+            elif cells and len(word.text) > 1 and last not in COUNTED:
                 # The token before is the one that predicts.
-                for place, key in zip(word.places, named, strict=False):
-                    guides.append(Guide(READ, place - 1, (key,)))
+                for position, key in zip(word.positions, cells, strict=False):
+                    guides.append(Guide(READ, position - 1, (key,)))
             elif thing and len(thing) == 1:
                 for before in (1, 2) if colored else (1,):
-                    guides.append(Guide(READ, word.places[0] - before, thing))
+                    guides.append(Guide(READ, word.positions[0] - before, thing))
             last = word.text
         answers = [i for i in range(1, len(labels)) if labels[i - 1] == IGNORE_INDEX != labels[i]]
         looks = _looks(guides, answers, len(ids))
@@ -104,29 +104,29 @@ class Guides:
 
     def _words(self, ids: list[int], start: int) -> Iterator[_Word]:
         run: list[tuple[str, int]] = []
-        for place in range(start, len(ids) + 1):
-            ends = place == len(ids) or ids[place] >= len(self.tokens)
-            token = "" if ends or ids[place] in self.special else self.tokens[ids[place]]
+        for position in range(start, len(ids) + 1):
+            ends = position == len(ids) or ids[position] >= len(self.tokens)
+            token = "" if ends or ids[position] in self.special else self.tokens[ids[position]]
             if not token or token == "\n" or token.startswith(SPACE):
                 yield from _stripped(run)
                 run = []
             if token and token not in ("\n", SPACE):
-                run.append((token.removeprefix(SPACE), place))
+                run.append((token.removeprefix(SPACE), position))
 
 
 def _to_answers(guides: list[Guide], looks: dict[int, tuple[int, ...]]) -> list[Guide]:
-    """From where answers look to what was found for their questions."""
-    found: dict[int, list[Guide]] = {}
+    """From where answers look to the guides of their questions."""
+    by_answer: dict[int, list[Guide]] = {}
     for guide in guides:
         if guide.head in (FIND_WORD, FIND_THING):
             start = next((start for start in looks if start > guide.query), None)
             if start is not None:
-                found.setdefault(start, []).append(guide)
+                by_answer.setdefault(start, []).append(guide)
     to_answers = []
-    for start, named in found.items():
+    for start, candidates in by_answer.items():
         # "Which bar has the value 9?" names the 9; "bar" is every bar.
-        words = [guide for guide in named if guide.head == FIND_WORD]
-        ordered = sorted(words or named, key=lambda guide: guide.keys[0])
+        words = [guide for guide in candidates if guide.head == FIND_WORD]
+        ordered = sorted(words or candidates, key=lambda guide: guide.keys[0])
         for head, guide in ((ASK_FIRST, ordered[0]), (ASK_LAST, ordered[-1])):
             to_answers += [Guide(head, query, (guide.query,)) for query in looks[start]]
     return to_answers
@@ -149,43 +149,43 @@ def _stripped(run: list[tuple[str, int]]) -> Iterator[_Word]:
     while run and run[-1][0] in MARKS:
         run = run[:-1]
     if run:
-        yield _Word("".join(text for text, _ in run), tuple(place for _, place in run))
+        yield _Word("".join(text for text, _ in run), tuple(position for _, position in run))
 
 
 def _drawn_words(sample: Sample, begins: list[int]) -> dict[str, tuple[int, ...]]:
     """Position of the cell of every character, by word; words that stand twice are left out."""
-    found: dict[str, list[tuple[int, ...]]] = {}
+    by_text: dict[str, list[tuple[int, ...]]] = {}
     for index, begin in enumerate(begins):
         for word in words_on(sample, index):
             cells = tuple(begin + row * SIDE + column for row, column in word.cells)
             for text in {word.text, word.text.lower()}:  # a header "Age" is asked for as "age"
-                found.setdefault(text, []).append(cells)
-    return {text: cells[0] for text, cells in found.items() if len(cells) == 1}
+                by_text.setdefault(text, []).append(cells)
+    return {text: cells[0] for text, cells in by_text.items() if len(cells) == 1}
 
 
 def _drawn_things(sample: Sample, begins: list[int]) -> dict[str, tuple[int, ...]]:
     """Positions of the cells where things have their middle, by name with and without colour."""
-    found: dict[str, tuple[int, ...]] = {}
+    by_name: dict[str, tuple[int, ...]] = {}
     for index, begin in enumerate(begins):
         frame = placement(sample.images[index])
         for thing in sample.objects[index]:
             if thing.label in THING_IDS:
                 row, column = frame.cell((thing.x0 + thing.x1) / 2, (thing.y0 + thing.y1) / 2)
-                place = begin + row * SIDE + column
+                position = begin + row * SIDE + column
                 for name in (thing.label, plural(thing.label)):
                     for text in (name, f"{thing.color} {name}"):
-                        found[text] = (*found.get(text, ()), place)
-    return found
+                        by_name[text] = (*by_name.get(text, ()), position)
+    return by_name
 
 
 def collate_guides(guides: list[list[Guide]]) -> dict[str, Tensor]:
     """The guides of a batch: (guides, 3) of row, head and query; (keys, 2) of guide and key."""
     each = [
         (row, HEADS.index(guide.head), guide.query)
-        for row, found in enumerate(guides)
-        for guide in found
+        for row, row_guides in enumerate(guides)
+        for guide in row_guides
     ]
-    keys = [guide.keys for found in guides for guide in found]
+    keys = [guide.keys for row_guides in guides for guide in row_guides]
     pairs = [(number, key) for number, among in enumerate(keys) for key in among]
     return {
         "guides": torch.tensor(each, dtype=torch.long).view(-1, 3),

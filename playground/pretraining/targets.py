@@ -83,18 +83,18 @@ def placement(image: Image.Image) -> Placement:
 def dense_targets(sample: Sample, index: int) -> DenseTargets:
     """Targets of image `index` of a drawn sample; labels that have no id count as nothing."""
     image = sample.images[index]
-    place = placement(image)
+    transform = placement(image)
     characters = np.zeros((FRAME // 8, FRAME // 4), np.int64)
     heights, before, words = (np.zeros_like(characters) for _ in range(3))
     last, word = None, 0
     for glyph in sample.glyphs[index]:
         follows = last is not None and same_word(last, glyph)
         word += not follows
-        x, y = place.x((glyph.x0 + glyph.x1) / 2), place.y(glyph.level)
+        x, y = transform.x((glyph.x0 + glyph.x1) / 2), transform.y(glyph.level)
         row, column = int(y // 8), int(x // 4)
         if 0 <= row < FRAME // 8 and 0 <= column < FRAME // 4:
             characters[row, column] = CHARACTER_ID.get(glyph.char, 0)
-            heights[row, column] = height_step((glyph.y1 - glyph.y0) * place.scale)
+            heights[row, column] = height_step((glyph.y1 - glyph.y0) * transform.scale)
             words[row, column] = word
             if last and follows:
                 before[row, column] = CHARACTER_ID.get(last.char, 0)
@@ -107,9 +107,12 @@ def dense_targets(sample: Sample, index: int) -> DenseTargets:
     )
     centers = np.arange(FRAME // 16) * 16 + 8
     for thing in by_area:
-        x0, x1, y0, y1 = *map(place.x, (thing.x0, thing.x1)), *map(place.y, (thing.y0, thing.y1))
+        x0, x1, y0, y1 = (
+            *map(transform.x, (thing.x0, thing.x1)),
+            *map(transform.y, (thing.y0, thing.y1)),
+        )
         ids = THING_IDS.get(thing.label, 0), COLOR_IDS.get(thing.color or "", 0)
-        middles[place.cell((thing.x0 + thing.x1) / 2, (thing.y0 + thing.y1) / 2)] = ids
+        middles[transform.cell((thing.x0 + thing.x1) / 2, (thing.y0 + thing.y1) / 2)] = ids
         columns = np.flatnonzero((centers >= x0 - 4) & (centers <= x1 + 4))
         rows = np.flatnonzero((centers >= y0 - 4) & (centers <= y1 + 4))
         if rows.size and columns.size:

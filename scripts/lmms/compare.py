@@ -29,48 +29,48 @@ def main() -> int:
 
 def answers() -> int:
     """Questions whose answers under lmms-eval are not those of our engine."""
-    with tempfile.TemporaryDirectory() as place:
+    with tempfile.TemporaryDirectory() as folder:
         subprocess.run(
             [
                 *(sys.executable, "-m", "lmms_eval", "--model", "mgm"),
                 *("--model_args", f"pretrained={NANO},device=cpu"),
                 *("--tasks", "mgm_local,mgm_rounds", "--include_path", "scripts/lmms"),
-                *("--log_samples", "--output_path", place),
+                *("--log_samples", "--output_path", folder),
             ],
             cwd=ROOT,
             check=True,
         )
-        once, several = (_samples(Path(place), task) for task in ("mgm_local", "mgm_rounds"))
+        once, several = (_samples(Path(folder), task) for task in ("mgm_local", "mgm_rounds"))
     engine = mgm.load(NANO, device="cpu")
     wrong = 0
     documents = (ROOT / "scripts" / "lmms" / "questions.jsonl").read_text(encoding="utf-8")
     for number, document in enumerate(map(json.loads, documents.splitlines())):
         files = [ROOT / "images" / name for name in document["images"]]
-        said: list[str] = []
+        replies: list[str] = []
         for _ in range(2 + document["id"] % 2):
             text = document["question"]
-            if said:
-                text += f" You said: {said[-1]} Is that so?"
+            if replies:
+                text += f" You said: {replies[-1]} Is that so?"
             request = mgm.Request(text, images=files, max_new_tokens=32)
-            said.append(engine.answer([request])[0].text.strip())
-        for theirs, ours in ((once[number], said[:1]), (several[number], said)):
+            replies.append(engine.answer([request])[0].text.strip())
+        for theirs, ours in ((once[number], replies[:1]), (several[number], replies)):
             same = "same" if theirs == ours else "DIFFERENT"
             print(f"{same}: {document['question']} -> {theirs!r}")
             wrong += theirs != ours
     return wrong
 
 
-def _samples(place: Path, task: str) -> list[list[str]]:
+def _samples(folder: Path, task: str) -> list[list[str]]:
     """What was answered to each document of a task."""
-    (file,) = place.rglob(f"*samples_{task}.jsonl")
+    (file,) = folder.rglob(f"*samples_{task}.jsonl")
     lines = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
     return [_texts(one["filtered_resps"]) for one in lines]
 
 
-def _texts(found: Any) -> list[str]:
-    if isinstance(found, list):
-        return [text for part in found for text in _texts(part)]
-    return [found["text"] if isinstance(found, dict) else str(found)]
+def _texts(response: Any) -> list[str]:
+    if isinstance(response, list):
+        return [text for part in response for text in _texts(part)]
+    return [response["text"] if isinstance(response, dict) else str(response)]
 
 
 if __name__ == "__main__":

@@ -35,7 +35,7 @@ def in_rounds(
 
     Returns:
         What is asked first; later images, what is asked, whether it has ended, the answers, and
-        what the next round is told.
+        the input of the next round.
     """
     if round_idx is None:
         return document["question"]

@@ -30,7 +30,7 @@ NANO = ROOT / "playground" / "mgm-nano"
 PATIENCE = 400.0  # seconds for a server to begin
 TOKENS = 32
 # Images of the repository and a conversation about them; the last text is the question.
-ASKED: tuple[tuple[tuple[str, ...], tuple[str, ...]], ...] = (
+CONVERSATIONS: tuple[tuple[tuple[str, ...], tuple[str, ...]], ...] = (
     (("receipt",), ("What is the total?",)),
     (("receipt",), ("Which item costs $6.90?",)),
     (("sign",), ("What does the top line say?",)),
@@ -52,12 +52,12 @@ def main() -> int:
     parser.add_argument("--tensor-parallel", type=int, default=1, metavar="N")
     parser.add_argument("--hd", action="store_true", help="see images in crops, as HD models do")
     options = parser.parse_args()
-    with tempfile.TemporaryDirectory() as place:
-        folder = _as_hd(options.model, Path(place) / "hd") if options.hd else options.model
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = _as_hd(options.model, Path(temporary) / "hd") if options.hd else options.model
         engine = mgm.load(folder, device="cpu", dtype="float32")
         with _server(folder, options.tensor_parallel) as address:
             client = openai.OpenAI(base_url=f"{address}/v1", api_key="none", timeout=120)
-            equal = [_compare(client, engine, *asked) for asked in ASKED]
+            equal = [_compare(client, engine, *conversation) for conversation in CONVERSATIONS]
     print(f"{sum(equal)} of {len(equal)} answers are the same")
     return 0 if all(equal) else 1
 
@@ -77,22 +77,22 @@ def _compare(
         for number, text in enumerate(texts)
     ]
     messages[0]["content"] = [*parts, {"type": "text", "text": texts[0]}]
-    said = client.chat.completions.create(
+    completion = client.chat.completions.create(
         model="model",
         messages=messages,  # ty: ignore[invalid-argument-type]
         temperature=0,
         max_tokens=TOKENS,
         extra_body={"return_token_ids": True, "skip_special_tokens": True},
     )
-    theirs = list(said.choices[0].model_extra["token_ids"])  # ty: ignore[not-subscriptable]
-    if said.choices[0].finish_reason == "stop":
+    theirs = list(completion.choices[0].model_extra["token_ids"])  # ty: ignore[not-subscriptable]
+    if completion.choices[0].finish_reason == "stop":
         theirs = theirs[:-1]  # what ended it
     equal = theirs == list(ours.tokens)
-    prompt = said.usage.prompt_tokens if said.usage else 0
+    prompt = completion.usage.prompt_tokens if completion.usage else 0
     equal = equal and prompt == ours.prompt_tokens
     print(f"{'same' if equal else 'DIFFERENT'}: {question} -> {ours.text!r}")
     if not equal:
-        print(f"  vLLM: {said.choices[0].message.content!r}, {prompt} prompt tokens")
+        print(f"  vLLM: {completion.choices[0].message.content!r}, {prompt} prompt tokens")
         print(f"  ours: {ours.text!r}, {ours.prompt_tokens} prompt tokens")
     return equal
 

@@ -21,10 +21,10 @@ for _name in ("nms", "qnms"):
 
 def main() -> None:
     """Put the declarations there, once."""
-    found = importlib.util.find_spec("torchvision")
-    if found is None or found.origin is None:
+    spec = importlib.util.find_spec("torchvision")
+    if spec is None or spec.origin is None:
         raise SystemExit("torchvision is not installed here")
-    file = Path(found.origin)
+    file = Path(spec.origin)
     text = file.read_text(encoding="utf-8")
     if MARK not in text:
         file.write_text(f"{DECLARED}\n{text}", encoding="utf-8")

@@ -28,7 +28,7 @@ def test_figures_are_of_what_ran():
         time.sleep(0.02)
         return torch.empty(2**20) + torch.empty(2**18)[0]  # 9 MiB at a time
 
-    case = Case("product", {OURS: ours, PUBLISHED: published}, 1e-7, least_bytes=4_000_000)
+    case = Case("product", {OURS: ours, PUBLISHED: published}, 1e-7, min_bytes=4_000_000)
     facts = {"TFLOP/s": 1.0, "GB/s": 1.0}
     by_form = {figure.form: figure for figure in measure(case, small(), facts)}
     assert calls[-6:] == [OURS, PUBLISHED] * 3  # in turn

@@ -41,7 +41,6 @@ from playground.pretraining.language_model import (
     starting_code,
 )
 from playground.pretraining.loop import SAVE_EVERY, batches_after, optimizers, train
-from playground.pretraining.places import place_questions, words_on
 from playground.pretraining.targets import (
     CHARACTER_ID,
     CHARACTERS,
@@ -53,6 +52,7 @@ from playground.pretraining.targets import (
     same_word,
     slots,
 )
+from playground.pretraining.word_positions import position_questions, words_on
 from playground.sample import Sample
 from playground.scenes import draw_page, draw_sample
 from playground.tokenizer import build_tokenizer
@@ -216,7 +216,7 @@ def test_words_stand_where_they_were_drawn():
     words = words_on(sample, 0)
     found = {word.text: (word.row, word.column) for word in words}
     assert found == {"Corn": (4, 1), "9.90": (4, 8), "Total": (6, 1), "12.40": (6, 8)}
-    asked = dict(q for seed in range(9) for q in place_questions(words, random.Random(seed)))
+    asked = dict(q for seed in range(9) for q in position_questions(words, random.Random(seed)))
     assert asked['Where is "9.90"?'] == "row 4, column 8"
     assert asked["What is in row 6, column 1?"] == "Total"
     assert asked['What is directly left of "9.90"?'] == "Corn"

@@ -10,7 +10,7 @@ from random import Random
 from playground.pretraining.targets import placement, same_word
 from playground.sample import Glyph, Sample
 
-MOST = 16  # questions about a picture
+MAX_QUESTIONS = 16  # questions about a picture
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ class Word:
 
 def words_on(sample: Sample, index: int) -> list[Word]:
     """The words that are drawn in image `index`, of those that stand there once."""
-    place = placement(sample.images[index])
+    transform = placement(sample.images[index])
     runs: list[list[Glyph]] = []
     for glyph in sample.glyphs[index]:
         if runs and same_word(runs[-1][-1], glyph):
@@ -53,11 +53,11 @@ def words_on(sample: Sample, index: int) -> list[Word]:
     words = [
         Word(
             "".join(glyph.char for glyph in run),
-            tuple(place.cell((glyph.x0 + glyph.x1) / 2, glyph.level) for glyph in run),
-            place.x(run[0].x0),
-            place.x(run[-1].x1),
-            place.y(run[0].level),
-            max(glyph.y1 - glyph.y0 for glyph in run) * place.scale,
+            tuple(transform.cell((glyph.x0 + glyph.x1) / 2, glyph.level) for glyph in run),
+            transform.x(run[0].x0),
+            transform.x(run[-1].x1),
+            transform.y(run[0].level),
+            max(glyph.y1 - glyph.y0 for glyph in run) * transform.scale,
         )
         for run in runs
     ]
@@ -65,28 +65,28 @@ def words_on(sample: Sample, index: int) -> list[Word]:
     return [word for word in words if texts.count(word.text) == 1]
 
 
-def place_questions(words: list[Word], rng: Random) -> list[tuple[str, str]]:
+def position_questions(words: list[Word], rng: Random) -> list[tuple[str, str]]:
     """Questions and answers about where words stand, in random order."""
     turns = []
     for word in words:
-        place = f"row {word.row}, column {word.column}"
-        turns.append((f'Where is "{word.text}"?', place))
-        turns.append((f"What is in {place}?", word.text))
+        position = f"row {word.row}, column {word.column}"
+        turns.append((f'Where is "{word.text}"?', position))
+        turns.append((f"What is in {position}?", word.text))
         for side, other in _neighbours(word, words).items():
             turns.append((f'What is {side} "{word.text}"?', other.text))
-    return rng.sample(turns, min(len(turns), MOST))
+    return rng.sample(turns, min(len(turns), MAX_QUESTIONS))
 
 
 def _neighbours(word: Word, words: list[Word]) -> dict[str, Word]:
-    found = {}
+    neighbours = {}
     others = [other for other in words if other is not word]
     level = [o for o in others if abs(o.level - word.level) < 0.4 * max(o.height, word.height)]
     before = [other for other in level if other.x1 <= word.x0]
     after = [other for other in level if other.x0 >= word.x1]
     if before:
-        found["directly left of"] = max(before, key=lambda other: other.x1)
+        neighbours["directly left of"] = max(before, key=lambda other: other.x1)
     if after:
-        found["directly right of"] = min(after, key=lambda other: other.x0)
+        neighbours["directly right of"] = min(after, key=lambda other: other.x0)
     column = [o for o in others if min(o.x1, word.x1) > max(o.x0, word.x0) and o not in level]
     for side, beyond in (
         ("directly above", [other for other in column if other.level < word.level]),
@@ -96,5 +96,5 @@ def _neighbours(word: Word, words: list[Word]) -> dict[str, Word]:
             nearest = min(beyond, key=lambda other: abs(other.level - word.level))
             # Where two are equally near, neither is the one.
             if sum(abs(o.level - nearest.level) < nearest.height for o in beyond) == 1:
-                found[side] = nearest
-    return found
+                neighbours[side] = nearest
+    return neighbours
