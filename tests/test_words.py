@@ -17,7 +17,6 @@ ROOMS = ("", "data", "engine", "eval", "model", "serve", "train")  # "": the fil
 NOT_YET = {
     "data",
     "model",
-    "train",
 }  # which still have to be renamed
 
 # Home-made words, and what a reader of vLLM, transformers, PyTorch and lmms-eval searches for.

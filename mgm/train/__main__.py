@@ -28,7 +28,7 @@ RANK0_REPORT_SECONDS = 5.0  # in which rank 0 reports an error that all ranks ha
 LAUNCHER_SECONDS = 60.0
 
 
-def program() -> None:
+def run_entry_point() -> None:
     """Run `main` as a command-line program; in a distributed run, exit at once on an error.
 
     Interpreter shutdown takes seconds, in which other ranks would report errors that follow from
@@ -89,4 +89,4 @@ def run_training(argv: Sequence[str] | None = None) -> "MGMTrainer":
 
 
 if __name__ == "__main__":
-    program()
+    run_entry_point()

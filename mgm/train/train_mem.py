@@ -3,7 +3,7 @@
 Compat: the same as `python -m mgm.train`.
 """
 
-from mgm.train.__main__ import program
+from mgm.train.__main__ import run_entry_point
 
 if __name__ == "__main__":
-    program()
+    run_entry_point()
