@@ -35,7 +35,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         try:
             models = asyncio.run(client.models()) or None
         except MGMError as error:
-            logger.warning("%s; the page retries when it is opened", error)
+            logger.warning("%s (the page retries when it is opened)", error)
     log = FeedbackLog(options.log_dir, options.log_conversations, options.log_images)
     handlers = Handlers(client, log, models, Moderator() if options.moderate else None)
     examples = EXAMPLE_FOLDER if EXAMPLE_FOLDER.is_dir() and not options.embed else None
