@@ -68,6 +68,12 @@ TABLE = (
     Foreign(
         "mgm/train/trainer.py",
         "transformers.Trainer",
+        "_defer_fsdp_gradient_reduction",
+        since="5.23",
+    ),
+    Foreign(
+        "mgm/train/trainer.py",
+        "transformers.Trainer",
         "is_distributed_loading_by_transformers",
         since="5.19",
         in_source=True,

@@ -2,6 +2,8 @@
 
 import logging
 import time
+from collections.abc import Generator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, cast
 
@@ -188,8 +190,6 @@ class MGMTrainer(CheckpointingTrainer):
         self.samples += len(indices)
         self.tokens += count_tokens(inputs)
         self.images += len(inputs.get("pixel_values_aux", ()))
-        if self.args.use_fsdp:
-            set_gradient_sync(self.model, self.accelerator.sync_gradients)
         loss = super().training_step(model, inputs, num_items_in_batch)
         if not torch.isfinite(loss):
             raise self._not_finite(loss)
@@ -281,3 +281,12 @@ class MGMTrainer(CheckpointingTrainer):
             self.tokens, self.samples, self.images = 0, 0, 0
             self.throughput_start = time.perf_counter()
         super().log(logs, start_time)
+
+    # Private: transformers' own needs the config of a model that it sharded itself.
+    @contextmanager
+    def _defer_fsdp_gradient_reduction(self) -> Generator[None]:
+        set_gradient_sync(self.model, False)
+        try:
+            yield
+        finally:
+            set_gradient_sync(self.model, True)

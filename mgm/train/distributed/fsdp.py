@@ -27,8 +27,8 @@ from mgm.errors import MGMError
 if TYPE_CHECKING:
     from mgm.model.modeling_mgm import MGMForConditionalGeneration
 
-# The first version of transformers that is tested with a sharded model; before 5.19 its Trainer
-# wraps one in DDP.
+# The first version whose Trainer accumulates the gradients of a sharded model by a method that can
+# be overridden; before 5.19 it wraps the model in DDP.
 MIN_TRANSFORMERS = "5.23"
 
 
