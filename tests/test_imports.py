@@ -38,7 +38,7 @@ LAYERS = {
     ),
     "data": (
         ("images", "text"),
-        ("image_processing_mgm", "sources"),
+        ("image_processing_mgm", "processor_inputs", "sources"),
         ("processor_loading",),
         ("processing_mgm",),
         ("datasets", "doctor", "model_card", "processor_match"),

@@ -1,1 +1,1 @@
-"""From JSON and images to tensors: templates, tokens and labels, images, processor, data set."""
+"""Data: chat templates, tokenizers, images, processor, data sources, datasets, data doctor."""

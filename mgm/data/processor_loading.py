@@ -1,4 +1,4 @@
-"""What a model folder says about its processor, in our layout or in the published one."""
+"""Reads the arguments of `MGMProcessor` from a model folder, native or published."""
 
 import os
 from pathlib import Path
@@ -60,35 +60,35 @@ def read_processor(path: str | os.PathLike[str], given: dict[str, Any]) -> dict[
     file = folder / "processor_config.json"
     settings = read_optional_json(file)
     check_fields(settings, _RULES, file)
-    found = {name: settings[name] for name in _ARGUMENTS if name in settings}
-    found.pop("image_processor", None)
+    arguments = {name: settings[name] for name in _ARGUMENTS if name in settings}
+    arguments.pop("image_processor", None)
     if settings.get("processor_class") != "MGMProcessor":
-        found = _from_model(folder, base)
+        arguments = _from_model(folder, base)
     jinja = folder / "chat_template.jinja"
     if is_present(jinja):
-        found["chat_template"] = read_text(jinja)
-        check_syntax(found["chat_template"], jinja)
-    if given.get("conversation") not in (None, found.get("conversation")):
-        found.pop("chat_template", None)  # it belongs to the other template
-    found |= {name: given[name] for name in _ARGUMENTS if given.get(name) is not None}
-    if "tokenizer" not in found:
-        found["tokenizer"] = load_tokenizer(_tokenizer_folder(folder, base))
-    if "image_processor" not in found:
-        found["image_processor"] = _image_processor(file, settings, folder, base)
-    if found.get("conversation") is None:
-        family = family_of(found.get("model_type", ""), set(found["tokenizer"].get_vocab()))
+        arguments["chat_template"] = read_text(jinja)
+        check_syntax(arguments["chat_template"], jinja)
+    if given.get("conversation") not in (None, arguments.get("conversation")):
+        arguments.pop("chat_template", None)  # it belongs to the other template
+    arguments |= {name: given[name] for name in _ARGUMENTS if given.get(name) is not None}
+    if "tokenizer" not in arguments:
+        arguments["tokenizer"] = load_tokenizer(_tokenizer_folder(folder, base))
+    if "image_processor" not in arguments:
+        arguments["image_processor"] = _image_processor(file, settings, folder, base)
+    if arguments.get("conversation") is None:
+        family = family_of(arguments.get("model_type", ""), set(arguments["tokenizer"].get_vocab()))
         # Compat: published training writes what it does not know as for Vicuna.
-        found["conversation"] = family.conversation if family else "vicuna_v1"
-    found.pop("model_type", None)
-    return found
+        arguments["conversation"] = family.conversation if family else "vicuna_v1"
+    arguments.pop("model_type", None)
+    return arguments
 
 
 def _tokenizer_folder(folder: Path, base: str | None) -> Path:
     """Compat: published LoRA folders hold no tokenizer: it is the base model's."""
     if not is_adapter_checkpoint(folder) or any(folder.glob("tokenizer*")):
         return folder
-    below = base_folders(folder, base)
-    return next((place for place in below if any(place.glob("tokenizer*"))), below[-1])
+    bases = base_folders(folder, base)
+    return next((folder for folder in bases if any(folder.glob("tokenizer*"))), bases[-1])
 
 
 def _from_model(folder: Path, base: str | None) -> dict[str, Any]:
@@ -115,12 +115,12 @@ def _image_processor(
 ) -> MGMImageProcessor:
     """By the `settings` in the file `first`, by those beside it, or else by the model's config."""
     other = folder / "preprocessor_config.json"
-    for file, found in (
+    for file, fields in (
         (first, settings.get("image_processor")),
         (other, read_optional_json(other)),
     ):
-        if found and found.get("image_processor_type") == "MGMImageProcessor":
-            values = {n: value for n, value in found.items() if n != "image_processor_type"}
+        if fields and fields.get("image_processor_type") == "MGMImageProcessor":
+            values = {n: value for n, value in fields.items() if n != "image_processor_type"}
             with config_errors(file), prefix_errors(file):
                 return MGMImageProcessor(**values)
     config = checkpoint_config(folder, base)

@@ -7,11 +7,12 @@ from pathlib import Path
 from typing import Any
 
 from mgm.data.datasets.collator import Collator
-from mgm.data.datasets.conversation_dataset import TrainingDataset, needs_streaming
+from mgm.data.datasets.conversation_dataset import needs_streaming
 from mgm.data.datasets.mixture import MixedDataset
 from mgm.data.datasets.packing import PackedCollator, PackedDataset
 from mgm.data.datasets.stream_order import Order
 from mgm.data.datasets.streaming import StreamCollator, StreamedDataset
+from mgm.data.datasets.training_dataset import TrainingDataset
 from mgm.data.processing_mgm import MGMProcessor
 from mgm.data.sources.bad_samples import BadSamples
 from mgm.data.sources.mixture_config import DataSource, read_mixture

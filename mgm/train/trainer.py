@@ -13,9 +13,9 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from transformers import PrinterCallback, ProgressCallback
 
 from mgm.data.datasets.collator import count_tokens
-from mgm.data.datasets.conversation_dataset import TrainingDataset
 from mgm.data.datasets.samplers import LengthSampler, ModalitySampler
 from mgm.data.datasets.streaming import StreamedDataset
+from mgm.data.datasets.training_dataset import TrainingDataset
 from mgm.data.processing_mgm import MGMProcessor
 from mgm.errors import MGMError, one_line
 from mgm.model.modeling_mgm import MGMForConditionalGeneration

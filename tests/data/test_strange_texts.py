@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from mgm.data.datasets.conversation_dataset import TrainingDataset
 from mgm.data.datasets.mixture import MixedDataset
 from mgm.data.datasets.streaming import Order, StreamedDataset
+from mgm.data.datasets.training_dataset import TrainingDataset
 from mgm.data.doctor import __main__ as doctor
 from mgm.data.processing_mgm import MGMProcessor
 from mgm.data.sources.bad_samples import BadSamples
@@ -131,7 +131,7 @@ def test_a_bad_sample_names_itself_and_is_skipped(name, ending, folder, processo
     assert message.isprintable()
     bad_samples = BadSamples(folder / "bad.jsonl")
     dataset = TrainingDataset(path, processor, bad_samples=bad_samples)
-    assert dataset.places.tolist() == [0, 2]
+    assert dataset.file_indices.tolist() == [0, 2]
     assert [item["index"].item() for item in dataset] == [0, 2]
     (entry,) = bad_samples.entries()
     assert entry.sample == 1

@@ -18,8 +18,8 @@ from transformers import (
 from transformers.utils.generic import find_labels
 
 from mgm.data.datasets.collator import Collator
-from mgm.data.datasets.conversation_dataset import TrainingDataset
 from mgm.data.datasets.mixture import MixedDataset
+from mgm.data.datasets.training_dataset import TrainingDataset
 from mgm.data.processing_mgm import MGMProcessor
 from mgm.data.sources.mixture_config import DataSource
 from mgm.model.modeling_mgm import MGMForConditionalGeneration

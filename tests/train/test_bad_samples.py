@@ -98,8 +98,8 @@ def test_what_is_left_out_changes_nothing_else(flags, data):
     )
     # The one with a damaged image is known to be there, and holds nothing but its place.
     assert len(kept) == len(clean.train_dataset) + 1
-    assert list(kept[kept.places.tolist().index(9)]) == ["index"]
-    same = [kept[index] for index in range(len(kept)) if kept.places[index] != 9]
+    assert list(kept[kept.file_indices.tolist().index(9)]) == ["index"]
+    same = [kept[index] for index in range(len(kept)) if kept.file_indices[index] != 9]
     for sample, of_clean in zip(same, list(clean.train_dataset), strict=True):
         assert torch.equal(sample["input_ids"], of_clean["input_ids"])
 

@@ -6,7 +6,7 @@ import signal
 
 import pytest
 
-from mgm.data.datasets.conversation_dataset import TrainingDataset
+from mgm.data.datasets.training_dataset import TrainingDataset
 from mgm.errors import MGMError
 from mgm.train.__main__ import run_training
 from mgm.train.checkpointing.checkpoints import list_checkpoints

@@ -51,7 +51,7 @@ KINDS = {
 
 @pytest.fixture(autouse=True)
 def _small_blocks(monkeypatch):
-    monkeypatch.setattr(stream_order, "BLOCK", 8)
+    monkeypatch.setattr(stream_order, "MIN_BLOCK_SAMPLES", 8)
 
 
 @pytest.fixture

@@ -13,9 +13,9 @@ from torch.utils.data import DataLoader
 
 from mgm.data.datasets import stream_order as module
 from mgm.data.datasets.collator import Collator
-from mgm.data.datasets.conversation_dataset import TrainingDataset
 from mgm.data.datasets.packing import PackedCollator
-from mgm.data.datasets.streaming import PLACES, Order, StreamCollator, StreamedDataset
+from mgm.data.datasets.streaming import MAX_SHARD_SAMPLES, Order, StreamCollator, StreamedDataset
+from mgm.data.datasets.training_dataset import TrainingDataset
 from mgm.data.processing_mgm import MGMProcessor
 from mgm.data.sources.bad_samples import BadSamples
 from mgm.data.sources.mixture_config import DataSource
@@ -34,7 +34,7 @@ ORDERS = {
 
 @pytest.fixture(autouse=True)
 def _small_blocks(monkeypatch):
-    monkeypatch.setattr(module, "BLOCK", 8)
+    monkeypatch.setattr(module, "MIN_BLOCK_SAMPLES", 8)
 
 
 @pytest.fixture(scope="module")
@@ -62,7 +62,7 @@ def test_samples_are_those_of_the_file(tars, data, processor):
     found = streamed(tars, processor)
     seen = {}
     for item, _ in islice(found, 36):
-        shard, number = divmod(int(item["index"]), PLACES)
+        shard, number = divmod(int(item["index"]), MAX_SHARD_SAMPLES)
         seen[number * 5 + shard] = item
     assert sorted(seen) == list(range(len(expected)))
     for place, item in seen.items():
@@ -137,7 +137,7 @@ def test_a_loader_goes_on_at_the_next_batch(tars, processor, workers):
 
 
 def test_packed_rows_are_nearly_full(tars, processor, monkeypatch):
-    monkeypatch.setattr(module, "BLOCK", 256)
+    monkeypatch.setattr(module, "MIN_BLOCK_SAMPLES", 256)
     rows = [item for item, _ in islice(streamed(tars, processor, Order(0, 2, pack_to=256)), 40)]
     filled = [sum(len(part["input_ids"]) for part in row) for row in rows]
     assert max(filled) <= 256
@@ -152,7 +152,7 @@ def test_weights_are_shares(tars, data, processor, tmp_path):
     stream = StreamedDataset("mixture", sources, processor, ORDERS["shuffled"])
     counts = Counter(int(item["source"]) for item, _ in islice(stream, 400))
     assert 60 < counts[0] < 140
-    assert stream.label(5 * PLACES + 2) == f"2 of {texts}"
+    assert stream.label(5 * MAX_SHARD_SAMPLES + 2) == f"2 of {texts}"
 
 
 def test_bad_samples(processor, tmp_path):

@@ -1,4 +1,4 @@
-"""Samples as one batch."""
+"""Collators: pad and truncate samples, and batch them with their images."""
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
@@ -14,8 +14,8 @@ from mgm.model.labels import IGNORE_INDEX
 
 logger = logging.getLogger(__name__)
 
-SEEN, CUT, CUT_AT_IMAGE, UNLEARNED = range(4)  # what is counted of samples
-HOPELESS = 64  # samples, the first of a run, none of which has a label: it learns nothing
+SEEN, TRUNCATED, TRUNCATED_AT_IMAGE, UNSUPERVISED = range(4)  # indices of `counts`
+MIN_UNSUPERVISED = 64  # first samples of a run without any label, after which it ends
 
 
 def count_tokens(batch: Mapping[str, Tensor]) -> Tensor | int:
@@ -39,7 +39,7 @@ class Collator:
 
     A sample that is longer than `max_length` loses its end. A limit that falls inside an image
     takes that image out as a whole, with everything behind it. The first sample of each kind is
-    logged, by its place in the file if it has an `index`; `report` tells how many there were.
+    logged, by its index in the file if it has one; `report` logs the counts.
 
     Attributes:
         pad_token_id: fills shorter rows.
@@ -75,13 +75,13 @@ class Collator:
     def __call__(self, samples: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
         """Make a batch of those samples that are not skipped.
 
-        Where all are, it is one position without a label, which teaches nothing.
+        If all are skipped, the batch is one position without a label.
 
         Returns:
             `input_ids`, `labels` and `attention_mask` (batch, length); with images also
             `pixel_values_aux` (images, 3, A, A), and `pixel_values` (images, crops, 3, S, S) where
             the samples hold it: the images of all samples in the order of their markers; and
-            `index` (samples), the places in their file of those that are there; and
+            `index` (samples), their indices in the file; and
             `loss_group_ids` (batch, length), where all have it, the number of their `source`.
 
         Raises:
@@ -90,13 +90,13 @@ class Collator:
         source = {name: samples[0][name] for name in ("source",) if samples and name in samples[0]}
         samples = [self._truncate(sample) for sample in samples if is_usable(sample)]
         self._check_labels(samples)
-        places = [sample["index"].reshape(1) for sample in samples if "index" in sample]
+        indices = [sample["index"].reshape(1) for sample in samples if "index" in sample]
         if not samples:  # the model runs all the same: other processes may wait for this one
-            # Any word but the padding: where that is embedded as zeros all logits are zero, and the
-            # loss runs the model twice to find out what its head is, while other processes do not.
-            word = torch.tensor([self.pad_token_id - 1 if self.pad_token_id else 1])
-            samples = [{"input_ids": word, "labels": torch.tensor([IGNORE_INDEX]), **source}]
-            places = [torch.zeros(0, dtype=torch.long)]
+            # Any token but the padding: where that is embedded as zeros, all logits are zero, and
+            # the loss runs the model twice to probe its head, while other processes do not.
+            token = torch.tensor([self.pad_token_id - 1 if self.pad_token_id else 1])
+            samples = [{"input_ids": token, "labels": torch.tensor([IGNORE_INDEX]), **source}]
+            indices = [torch.zeros(0, dtype=torch.long)]
         rows = [sample["input_ids"] for sample in samples]
         labels = [sample["labels"] for sample in samples]
         batch = {
@@ -104,8 +104,8 @@ class Collator:
             "labels": pad_rows(labels, IGNORE_INDEX, self.padding_side),
             "attention_mask": attention_mask([len(row) for row in rows], self.padding_side),
         }
-        if places:
-            batch["index"] = torch.cat(places)
+        if indices:
+            batch["index"] = torch.cat(indices)
         if all("source" in sample for sample in samples):
             sources = torch.stack([sample["source"].reshape(1) for sample in samples])
             batch["loss_group_ids"] = sources.expand_as(batch["labels"]).clone()
@@ -120,16 +120,18 @@ class Collator:
         if self.max_length is None or len(ids) <= self.max_length:
             return sample
         end = self.max_length
-        places = (ids == self.image_token_id).nonzero().flatten()
-        starts = places[:: self.image_tokens_per_image].tolist()
+        positions = (ids == self.image_token_id).nonzero().flatten()
+        starts = positions[:: self.image_tokens_per_image].tolist()
         kept = [start for start in starts if start + self.image_tokens_per_image <= end]
         if len(kept) < len(starts):
             end = min(end, starts[len(kept)])
             image = f"image {len(kept) + 1} of {len(starts)}"
             fate = f"{image} does not fit and is left out with what follows it"
-            self._count(CUT_AT_IMAGE, sample, f"is cut from {len(ids)} positions to {end}: {fate}")
+            self._count(
+                TRUNCATED_AT_IMAGE, sample, f"is cut from {len(ids)} positions to {end}: {fate}"
+            )
         else:
-            self._count(CUT, sample, f"is cut from {len(ids)} positions to {end}")
+            self._count(TRUNCATED, sample, f"is cut from {len(ids)} positions to {end}")
         cut = {name: sample[name][:end] for name in ("input_ids", "labels")}
         images = ("pixel_values", "pixel_values_aux")
         cut |= {name: sample[name][: len(kept)] for name in images if name in sample}
@@ -141,13 +143,13 @@ class Collator:
             if not (
                 sample["labels"][1:] != IGNORE_INDEX
             ).any():  # nothing predicts the first position
-                self._count(UNLEARNED, sample, "has no label left and teaches nothing")
-        if self.counts[UNLEARNED] >= HOPELESS:
-            self._check_hope()
+                self._count(UNSUPERVISED, sample, "has no label left and teaches nothing")
+        if self.counts[UNSUPERVISED] >= MIN_UNSUPERVISED:
+            self._check_supervision()
 
-    def _check_hope(self) -> None:
-        seen, *_, unlearned = self.counts.tolist()
-        if seen == unlearned > 0:
+    def _check_supervision(self) -> None:
+        seen, *_, unsupervised = self.counts.tolist()
+        if seen == unsupervised > 0:
             raise MGMError(
                 f"none of {seen} samples has a label within model_max_length {self.max_length}, so "
                 "nothing is learned; allow more"
@@ -156,11 +158,11 @@ class Collator:
     def _count(self, kind: int, sample: dict[str, Tensor], what: str) -> None:
         self.counts[kind] += 1
         if self.counts[kind] == 1:
-            place = (
+            label = (
                 f"sample {self.label(int(sample['index']))}" if "index" in sample else "a sample"
             )
             limit = f"model_max_length is {self.max_length}"
-            logger.warning("%s %s (%s); more of these are only counted", place, what, limit)
+            logger.warning("%s %s (%s); more of these are only counted", label, what, limit)
 
     def report(self) -> None:
         """Log how many samples were cut and how many taught nothing.
@@ -168,12 +170,12 @@ class Collator:
         Raises:
             MGMError: not one taught anything.
         """
-        self._check_hope()
-        seen, cut, cut_at_image, unlearned = self.counts.tolist()
+        self._check_supervision()
+        seen, cut, cut_at_image, unsupervised = self.counts.tolist()
         for count, fate in (
             (cut, "were cut at model_max_length"),
             (cut_at_image, "lost an image to model_max_length"),
-            (unlearned, "had no label left and taught nothing; allow a larger model_max_length"),
+            (unsupervised, "had no label left and taught nothing; allow a larger model_max_length"),
         ):
             if count:
                 logger.warning("%d of %d samples %s", count, seen, fate)

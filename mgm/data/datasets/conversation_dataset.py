@@ -1,7 +1,4 @@
-"""Conversations of a file as tensors, read when they are asked for.
-
-`TrainingDataset` also checks that every image file exists and leaves out bad samples.
-"""
+"""Map-style dataset of a file of conversations; each sample is read and tokenised on access."""
 
 import os
 from collections.abc import Sequence
@@ -13,15 +10,12 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from mgm.data.datasets.image_files import missing_images
 from mgm.data.images.loading import open_data_image
 from mgm.data.images.orientation import STORED
 from mgm.data.processing_mgm import MGMProcessor
 from mgm.data.sources.bad_samples import (
-    MISSING_IMAGE,
     BadSample,
     BadSamples,
-    bad_sample,
     nothing_usable,
 )
 from mgm.data.sources.hf_table import TableFile, is_table, refuse_parts
@@ -36,8 +30,8 @@ from mgm.model.labels import IGNORE_INDEX
 class ConversationDataset(Dataset[dict[str, Tensor]]):
     """Conversations from a file in the published format.
 
-    The file is checked at once and stays on the disk (`SampleFile`); samples are read, texts are
-    tokenised and images opened in `__getitem__`.
+    The file is checked once and stays on the disk (`SampleFile`); `__getitem__` reads a sample,
+    tokenises its text and opens its images.
 
     Args:
         path: a JSON file with a list of samples or one in each line, or a table
@@ -72,11 +66,11 @@ class ConversationDataset(Dataset[dict[str, Tensor]]):
             raise MGMError(f"{self.image_folder}: is a file; --image_folder names a folder")
         self.template = get_template(conversation or processor.conversation, processor.wrap_images)
         self.bad_samples = bad_samples
-        self.samples = _opened(str(path), config, split)
-        self.rows = np.arange(len(self.samples))  # of those that are used
+        self.samples = _open_samples(str(path), config, split)
+        self.rows = np.arange(len(self.samples))  # indices into `samples` of those that are used
         self._malformed = [
-            BadSample(str(self.path), place, kind, fault)
-            for place, kind, fault in self.samples.index.fault_list()
+            BadSample(str(self.path), index, kind, error)
+            for index, kind, error in self.samples.index.fault_list()
         ]
         self._skip(self._malformed)
 
@@ -84,12 +78,12 @@ class ConversationDataset(Dataset[dict[str, Tensor]]):
         return len(self.rows)
 
     @property
-    def places(self) -> np.ndarray:
-        """Of each sample in the file."""
+    def file_indices(self) -> np.ndarray:
+        """Index in the file of each sample."""
         return self.samples.index.indices[self.rows]
 
-    def place(self, index: int) -> int:
-        """Of one sample in the file."""
+    def file_index(self, index: int) -> int:
+        """Index in the file of one sample."""
         return int(self.samples.index.indices[self.rows[index]])
 
     @property
@@ -103,12 +97,12 @@ class ConversationDataset(Dataset[dict[str, Tensor]]):
         Returns:
             `input_ids` and `labels` (length), image markers expanded, labels -100 where nothing is
             learned; with images also `pixel_values_aux` (images, 3, A, A) in uint8, of which the
-            model makes what both towers see.
+            model computes the views of both towers.
 
         Raises:
             MGMError: an image is missing or damaged; names the file, the sample and the image.
         """
-        where = f"{self.path}: sample {self.place(index)}"
+        where = f"{self.path}: sample {self.file_index(index)}"
         sample, folder = self.sample(index)
         return sample_tensors(
             *(sample, self.processor, self.template, folder, where), orientation=self.orientation
@@ -119,11 +113,10 @@ class ConversationDataset(Dataset[dict[str, Tensor]]):
         return self.samples[int(self.rows[index])], self.image_folder
 
     def _skip(self, bad: Sequence[BadSample]) -> None:
-        """List what was found when the data was opened.
+        """List bad samples that were detected when the data was opened.
 
         Raises:
-            MGMError: there is no list, so that the first bad sample ends the run; or no other
-                sample is left.
+            MGMError: bad samples are not skipped, or no usable sample is left.
         """
         if bad and self.bad_samples is None:
             raise MGMError(bad[0].reason)
@@ -134,9 +127,9 @@ class ConversationDataset(Dataset[dict[str, Tensor]]):
 
     @cached_property
     def modality_lengths(self) -> list[int]:
-        """Words of each sample, negative without image: what grouping by modality sorts by.
+        """Words of each sample, negative without image, as `group_by_modality_length` sorts them.
 
-        The positions of images after the first are added: they are most of what is padded.
+        The positions of images after the first are added, as they dominate padding.
         """
         # Compat: those of the first are left out, or published training orders would change.
         words, images = self.samples.index.words[self.rows], self.image_counts
@@ -145,7 +138,7 @@ class ConversationDataset(Dataset[dict[str, Tensor]]):
 
     @cached_property
     def lengths(self) -> list[int]:
-        """Positions of each sample, image positions included; takes a tokenisation of all."""
+        """Positions of each sample, image positions included; tokenises all samples."""
         return [len(self.encode(index)[0]) for index in range(len(self))]
 
     def encode(self, index: int) -> tuple[list[int], list[int]]:
@@ -154,7 +147,7 @@ class ConversationDataset(Dataset[dict[str, Tensor]]):
         return self.processor.encode_segments(sample.segments(self.template))
 
 
-def _opened(path: str, config: str | None, split: str) -> SampleFile | TableFile:
+def _open_samples(path: str, config: str | None, split: str) -> SampleFile | TableFile:
     if needs_streaming(path):
         raise MGMError(f"{path}: is read as a stream; train with --streaming True --max_steps N")
     if is_table(path):
@@ -177,15 +170,15 @@ def sample_tensors(
     encoded: tuple[list[int], list[int]] | None = None,
     orientation: str = STORED,
 ) -> dict[str, Tensor]:
-    """What `ConversationDataset` gives for a sample.
+    """Tensors of a sample, as items of `ConversationDataset`.
 
     Args:
         sample: a conversation with its images.
         processor: the model's processor.
-        template: the way the conversation is written.
+        template: of the conversation.
         image_folder: where image paths begin.
         where: what errors begin with.
-        encoded: its ids and labels, where they are known.
+        encoded: its ids and labels, if they were computed before.
         orientation: of images.
 
     Raises:
@@ -196,7 +189,7 @@ def sample_tensors(
         label != IGNORE_INDEX for label in labels[1:]
     ):  # nothing predicts the first position
         raise SampleError(
-            f"{where}: its answers are empty, so that nothing is learned; take it out",
+            f"{where}: its answers are empty, so that no token is supervised; remove it",
             "no answer",
         )
     tensors = {"input_ids": torch.tensor(ids), "labels": torch.tensor(labels)}
@@ -207,108 +200,3 @@ def sample_tensors(
         ]
         tensors |= processor.image_processor(images, do_normalize=False)
     return tensors
-
-
-class TrainingDataset(ConversationDataset):
-    """A `ConversationDataset` that misses its images before the first step, and not hours later.
-
-    Args:
-        path: a JSON file with a list of samples or one in each line, or a table
-            (`mgm.data.sources.hf_table.is_table`).
-        processor: the model's processor.
-        image_folder: where the files' image paths begin; by default the folder of `path`.
-        bad_samples: lists samples that cannot be used, which are skipped; None: one is an error.
-        config: of a data set on the hub: which part.
-        split: of a data set.
-        orientation: of images.
-
-    Raises:
-        MGMError: the file or a sample is malformed, or an image file is not there.
-    """
-
-    source_names = ()  # there is one
-
-    def __init__(
-        self,
-        path: str | os.PathLike[str],
-        processor: MGMProcessor,
-        image_folder: str | os.PathLike[str] | None = None,
-        bad_samples: BadSamples | None = None,
-        config: str | None = None,
-        split: str = "train",
-        orientation: str = STORED,
-    ) -> None:
-        super().__init__(
-            *(path, processor, image_folder, None, bad_samples, config, split, orientation)
-        )
-        self._check_files()
-
-    def __getitem__(self, index: int) -> dict[str, Tensor]:
-        """As of `ConversationDataset`, and `index`, which reports about the sample name.
-
-        Of a sample that turns out to be bad and is skipped: nothing but `index`.
-        """
-        number = self.place(index)
-        place = {"index": torch.tensor(number)}
-        try:
-            return super().__getitem__(index) | place
-        except MGMError as fault:
-            if self.bad_samples is None:
-                raise
-            self.bad_samples.add(bad_sample(self.path, number, fault))
-            return place
-
-    def check_usable(self) -> None:
-        """Find out whether all samples turned out to be bad.
-
-        Raises:
-            MGMError: they did; says what is wrong with them.
-        """
-        if bad := self.all_bad:
-            raise nothing_usable(self.path, bad)
-
-    @property
-    def all_bad(self) -> list[BadSample]:
-        """What is wrong with each sample of the file; empty as long as one may be usable."""
-        if self.bad_samples is None:
-            return []
-        bad = self.bad_samples.entries([str(self.path)])
-        return bad if len(bad) == len(self.samples) + len(self._malformed) else []
-
-    @property
-    def files(self) -> tuple[str, ...]:
-        """The data files, as `BadSample` has them."""
-        return (str(self.path),)
-
-    def location(self, index: int) -> tuple[str, int]:
-        """File of a sample and its index there, as `BadSample` has them."""
-        return str(self.path), self.place(index)
-
-    @property
-    def skipped(self) -> int:
-        """How many samples were skipped when the data was opened."""
-        return len(self.samples) + len(self._malformed) - len(self.rows)
-
-    def label(self, index: int) -> str:
-        """What reports call the sample whose `index` this is."""
-        return str(index)
-
-    def _check_files(self) -> None:
-        indices = self.image_counts.nonzero()[0].tolist()
-        names = ((index, self.samples.index.image_names(index)) for index in indices)
-        missing, count = missing_images(names, self.image_folder)
-        if not missing:
-            return
-        if self.bad_samples is None:
-            index, reason = next(iter(missing.items()))
-            raise MGMError(
-                f"{self.path}: sample {self.place(index)}, {reason} ({count} of all "
-                f"{self.image_counts.sum()} are missing); check the path and --image_folder"
-            )
-        bad = []
-        for index, reason in missing.items():
-            place = self.place(index)
-            text = f"{self.path}: sample {place}, {reason}; check --image_folder"
-            bad.append(BadSample(str(self.path), place, MISSING_IMAGE, text))
-        self.rows = np.setdiff1d(self.rows, list(missing))
-        self._skip(bad if len(self.rows) else [*self._malformed, *bad])

@@ -9,10 +9,10 @@ from typing import Any
 
 import numpy as np
 
-from mgm.data.datasets.conversation_dataset import TrainingDataset
 from mgm.data.datasets.mixture import MixedDataset
 from mgm.data.datasets.packing import PackedDataset
 from mgm.data.datasets.streaming import StreamedDataset
+from mgm.data.datasets.training_dataset import TrainingDataset
 from mgm.data.sources.digest import digest_of
 from mgm.data.sources.hf_table import BUILDERS, TableFile
 from mgm.data.sources.shards import Shard, TableShard
@@ -41,11 +41,11 @@ def data_fingerprint(items: Items, flag: str) -> dict[str, Any]:
         return _of_stream(items, flag)
     if isinstance(items, TrainingDataset):
         return _of_file(items, flag)
-    found: dict[str, Any] = {f"parts of {flag}": len(items.parts)}
+    fingerprint: dict[str, Any] = {f"parts of {flag}": len(items.parts)}
     for number, (part, source) in enumerate(zip(items.parts, items.sources, strict=True)):
-        found |= _of_file(part, f"{flag} part {number}")
-        found[f"weight of {flag} part {number}"] = source.weight
-    return found
+        fingerprint |= _of_file(part, f"{flag} part {number}")
+        fingerprint[f"weight of {flag} part {number}"] = source.weight
+    return fingerprint
 
 
 def _of_file(part: TrainingDataset, flag: str) -> dict[str, Any]:
@@ -55,11 +55,11 @@ def _of_file(part: TrainingDataset, flag: str) -> dict[str, Any]:
         content = digest_of(files) if files else _digest_of_text(samples.fingerprint)
     else:
         content = digest_of([samples.file])
-    found: dict[str, Any] = {flag: {"path": str(part.path), "sha256": content}}
+    fingerprint: dict[str, Any] = {flag: {"path": str(part.path), "sha256": content}}
     if files := list(_spread_images(part)):
         images = {"path": str(folder), "sha256": digest_of(files)}
-        found[f"images of {flag}"] = images
-    return found
+        fingerprint[f"images of {flag}"] = images
+    return fingerprint
 
 
 def _spread_images(part: TrainingDataset) -> Iterator[Path]:
@@ -81,19 +81,19 @@ def _table_files(path: Path) -> list[Path]:
 
 
 def _of_stream(items: StreamedDataset, flag: str) -> dict[str, Any]:
-    found: dict[str, Any] = {f"parts of {flag}": len(items.shards)}
+    fingerprint: dict[str, Any] = {f"parts of {flag}": len(items.shards)}
     for number, (shards, source) in enumerate(zip(items.shards, items.sources, strict=True)):
         name = flag if len(items.shards) == 1 else f"{flag} part {number}"
-        found[name] = {"path": source.path, "sha256": _digest_of_shards(shards, source.path)}
-        found[f"shards of {name}"] = len(shards)
-        found[f"weight of {name}"] = source.weight
-    return found
+        fingerprint[name] = {"path": source.path, "sha256": _digest_of_shards(shards, source.path)}
+        fingerprint[f"shards of {name}"] = len(shards)
+        fingerprint[f"weight of {name}"] = source.weight
+    return fingerprint
 
 
 def _digest_of_shards(shards: Sequence[Shard], path: str) -> str:
     """Of local files the content counts, of others the names."""
     if isinstance(shards[0], TableShard):
-        files = [found for name in sorted(glob(path)) for found in _table_files(Path(name))]  # noqa: PTH207
+        files = [file for name in sorted(glob(path)) for file in _table_files(Path(name))]  # noqa: PTH207
     else:
         files = [Path(shard.name) for shard in shards]
     if files and all(file.is_file() for file in files):

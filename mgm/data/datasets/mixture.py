@@ -1,4 +1,4 @@
-"""The samples of several data files, each as often as its weight says."""
+"""Map-style dataset of a mixture: samples of several data files, repeated by their weights."""
 
 import logging
 from collections.abc import Sequence
@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from mgm.data.datasets.conversation_dataset import TrainingDataset
+from mgm.data.datasets.training_dataset import TrainingDataset
 from mgm.data.images.orientation import STORED
 from mgm.data.processing_mgm import MGMProcessor
 from mgm.data.sources.bad_samples import BadSample, BadSamples, nothing_usable
@@ -22,7 +22,7 @@ logger = logging.getLogger(__name__)
 
 
 class MixedDataset(Dataset[dict[str, Tensor]]):
-    """Looks as a `TrainingDataset` does; the same samples in every epoch.
+    """The samples of a mixture, the same in every epoch; the interface of `TrainingDataset`.
 
     Args:
         path: of the mixture, for reports.
@@ -75,7 +75,7 @@ class MixedDataset(Dataset[dict[str, Tensor]]):
         return len(self.part_of)
 
     def __getitem__(self, index: int) -> dict[str, Tensor]:
-        """As of `TrainingDataset`; `index` is the place in the mixture, `source` its file's."""
+        """As of `TrainingDataset`; `index` is the index in the mixture, `source` its file's."""
         part, row = self._find(index)
         return part[row] | {
             "index": torch.tensor(range(len(self))[index]),
@@ -90,7 +90,7 @@ class MixedDataset(Dataset[dict[str, Tensor]]):
     def label(self, index: int) -> str:
         """What reports call a sample."""
         part, row = self._find(index)
-        return f"{part.place(row)} of {self.sources[self.part_of[index]].name}"
+        return f"{part.file_index(row)} of {self.sources[self.part_of[index]].name}"
 
     @property
     def files(self) -> tuple[str, ...]:

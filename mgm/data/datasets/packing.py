@@ -1,4 +1,4 @@
-"""Several samples in one row, up to the length limit, which attend to themselves alone."""
+"""Sequence packing: several samples in one row, without attention across samples."""
 
 import logging
 from bisect import bisect_left, insort
@@ -10,8 +10,8 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from mgm.data.datasets.collator import Collator, is_usable
-from mgm.data.datasets.conversation_dataset import TrainingDataset
 from mgm.data.datasets.mixture import MixedDataset
+from mgm.data.datasets.training_dataset import TrainingDataset
 from mgm.data.text.padding import pad_rows
 from mgm.model.labels import IGNORE_INDEX
 
@@ -55,13 +55,13 @@ def _pack_window(
     allowed = max(1, -(-sum(images[index] for index in samples) // fewest)) + 1
     rows: list[list[int]] = []
     counts: list[int] = []  # images in each row
-    room: list[tuple[int, int]] = []  # what is free in each row that is not full, with its number
+    free_space: list[tuple[int, int]] = []  # positions left in each row, with its index
     for index in sorted(samples, key=lambda index: -sizes[index]):
-        place = bisect_left(room, (sizes[index], -1))
-        while place < len(room) and counts[room[place][1]] + images[index] > allowed:
-            place += 1
-        if place < len(room):
-            free, row = room.pop(place)
+        slot = bisect_left(free_space, (sizes[index], -1))
+        while slot < len(free_space) and counts[free_space[slot][1]] + images[index] > allowed:
+            slot += 1
+        if slot < len(free_space):
+            free, row = free_space.pop(slot)
         else:
             free, row = limit, len(rows)
             rows.append([])
@@ -69,7 +69,7 @@ def _pack_window(
         rows[row].append(index)
         counts[row] += images[index]
         if free > sizes[index]:
-            insort(room, (free - sizes[index], row))
+            insort(free_space, (free - sizes[index], row))
     return rows
 
 
@@ -81,7 +81,7 @@ class PackedCollator:
     them apart (`transformers.masking_utils.find_packed_sequence_indices`).
 
     Attributes:
-        collator: cuts samples, counts, and knows what pads.
+        collator: truncates and counts samples, and has the padding ids.
     """
 
     collator: Collator
@@ -115,15 +115,15 @@ class PackedCollator:
             "position_ids": pad_rows(positions, 0),
         }
         for name in ("index", "pixel_values", "pixel_values_aux"):
-            found = [batch[name] for batch in batches if name in batch]
-            if found:
-                made[name] = torch.cat(found)
+            parts = [batch[name] for batch in batches if name in batch]
+            if parts:
+                made[name] = torch.cat(parts)
         if all("loss_group_ids" in batch for batch in batches):
             made["loss_group_ids"] = pad_rows(joined("loss_group_ids"), 0)
         return made
 
     def report(self) -> None:
-        """See `Collator.report`."""
+        """Log how many samples were truncated or had no label."""
         self.collator.report()
 
 
@@ -152,15 +152,15 @@ class PackedDataset(Dataset[list[dict[str, Tensor]]]):
 
     @property
     def source_names(self) -> tuple[str, ...]:
-        """What reports call the sources, where there are several."""
+        """Names of the data sets in reports, if there are several."""
         return self.dataset.source_names
 
     def label(self, index: int) -> str:
-        """What reports call the sample whose `index` this is."""
+        """The name in reports of the sample with an `index`."""
         return self.dataset.label(index)
 
     def check_usable(self) -> None:
-        """See `TrainingDataset.check_usable`."""
+        """Raise an error if all samples are bad."""
         self.dataset.check_usable()
 
     def __getitem__(self, index: int) -> list[dict[str, Tensor]]:

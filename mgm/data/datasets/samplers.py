@@ -1,4 +1,4 @@
-"""The order of training samples: batches of one modality, of similar lengths."""
+"""Samplers: batches of one modality and similar lengths, as `group_by_modality_length`."""
 
 import os
 from collections.abc import Iterator, Sequence
@@ -69,7 +69,7 @@ class ModalitySampler(EpochSampler):
         self.groups = groups
 
     def order(self, generator: torch.Generator) -> list[int]:
-        """See `EpochSampler`."""
+        """The indices of one epoch, in their order."""
         return modality_order(self.lengths, self.batch_size, self.groups, generator)
 
 
@@ -96,11 +96,11 @@ def modality_order(
         order = length_order(
             [abs(lengths[index]) for index in indices], batch_size, groups, generator
         )
-        batches = _cut([indices[place] for place in order], size)
+        batches = _cut([indices[i] for i in order], size)
         # Compat: the last mega-batch counts as left over even when it is full.
         full += batches[:-1]
         rest += batches[-1]
-    shuffled = [full[place] for place in torch.randperm(len(full), generator=generator).tolist()]
+    shuffled = [full[index] for index in torch.randperm(len(full), generator=generator).tolist()]
     return [index for batch in [*shuffled, sorted(rest)] for index in batch]
 
 
@@ -118,18 +118,18 @@ def length_order(
 
 
 def even_chunks(indices: Sequence[int], lengths: Sequence[int], count: int) -> list[list[int]]:
-    """Deal indices out to `count` chunks of one size, each to the one with the least length."""
+    """Deal indices out to `count` chunks of one size, each to the shortest so far."""
     if len(indices) % count:
-        return [list(indices[place::count]) for place in range(count)]
+        return [list(indices[chunk::count]) for chunk in range(count)]
     size = len(indices) // count
     chunks: list[list[int]] = [[] for _ in range(count)]
     loads: list[float] = [0] * count
     for index in indices:
-        place = loads.index(min(loads))
-        chunks[place].append(index)
-        loads[place] += lengths[index]
-        if len(chunks[place]) == size:
-            loads[place] = float("inf")
+        chunk = loads.index(min(loads))
+        chunks[chunk].append(index)
+        loads[chunk] += lengths[index]
+        if len(chunks[chunk]) == size:
+            loads[chunk] = float("inf")
     return chunks
 
 
@@ -155,7 +155,7 @@ class LengthSampler(EpochSampler):
         self.step_size = step_size
 
     def order(self, generator: torch.Generator) -> list[int]:
-        """See `EpochSampler`."""
+        """The indices of one epoch, in their order."""
         return true_length_order(self.lengths, self.with_image, self.step_size, generator)
 
 
@@ -180,14 +180,14 @@ def true_length_order(
     rest: list[int] = []
     for seen in (True, False):
         indices = [index for index, has in enumerate(with_image) if bool(has) is seen]
-        order = [indices[place] for place in torch.randperm(len(indices), generator=generator)]
+        order = [indices[i] for i in torch.randperm(len(indices), generator=generator)]
         for window in _cut(order, STEPS * step_size):
             for step in _cut(sorted(window, key=lambda index: lengths[index]), step_size):
                 if len(step) == step_size:
                     steps.append(step)
                 else:
                     rest += step
-    shuffled = [steps[place] for place in torch.randperm(len(steps), generator=generator)]
+    shuffled = [steps[index] for index in torch.randperm(len(steps), generator=generator)]
     if shuffled:
         largest = max(range(len(shuffled)), key=lambda n: max(lengths[i] for i in shuffled[n]))
         shuffled.insert(0, shuffled.pop(largest))

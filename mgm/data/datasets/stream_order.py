@@ -1,18 +1,18 @@
-"""What the readers of a stream are at, and what they make of what they read."""
+"""Order and read positions of a streamed dataset, from which it resumes exactly."""
 
 from dataclasses import dataclass
 
 from mgm.data.sources.sample import Sample
 
-BLOCK = 512  # samples that are shuffled, grouped or packed with one another
+MIN_BLOCK_SAMPLES = 512  # samples that are shuffled, grouped or packed with one another
 
 
 @dataclass(frozen=True)
 class Order:
-    """What a block is made into.
+    """How the samples of a block are shuffled, grouped or packed.
 
     Attributes:
-        seed: of all that is drawn.
+        seed: of all random choices.
         batch_size: of one process.
         pack_to: positions of a packed row; None: samples stay alone.
         by_length: whether a batch holds samples of about one length, of one modality.
@@ -26,17 +26,17 @@ class Order:
     @property
     def block(self) -> int:
         """Samples of a block: whole batches."""
-        return -(-BLOCK // self.batch_size) * self.batch_size
+        return -(-MIN_BLOCK_SAMPLES // self.batch_size) * self.batch_size
 
 
 @dataclass
-class Place:
-    """Where a reader is in one source.
+class SourcePosition:
+    """The position of a reader in one source.
 
     Attributes:
-        round: how often it has seen all its shards.
-        shard: how many of this round's shards are behind it.
-        sample: how many samples of the shard that it reads.
+        round: number of complete passes over its shards.
+        shard: shards of this pass that were read.
+        sample: samples of the current shard that were read.
     """
 
     round: int = 0
@@ -45,8 +45,8 @@ class Place:
 
 
 @dataclass(frozen=True)
-class Found:
-    """A sample of a stream, and which one it is; with ids and labels where its length counted."""
+class StreamedSample:
+    """A sample with its source, shard and index there; with ids and labels if its length counts."""
 
     sample: Sample
     source: int

@@ -1,4 +1,4 @@
-"""Find out what is wrong with a data file before training on it.
+"""Data doctor: checks training data before a run.
 
     python -m mgm.data.doctor data.json --image-folder images [--model FOLDER] [--fix clean.json]
 
@@ -21,8 +21,8 @@ from typing import TYPE_CHECKING, Any
 from tqdm import tqdm
 
 from mgm.atomic import atomic_file
-from mgm.data.doctor.checks import KINDS, USABLE, Examination, clean_places, examine
-from mgm.data.doctor.rows import Rows, open_rows, sources_of
+from mgm.data.doctor.checks import FINDING_KINDS, USABLE, Examination, clean_indices, examine
+from mgm.data.doctor.records import DataRecords, open_records, sources_of
 from mgm.data.doctor.sample_html import sample_page
 from mgm.data.images.loading import file_fault, image_file
 from mgm.data.sources.formats.record import parse_sample
@@ -34,11 +34,11 @@ from mgm.errors import MGMError, Parser, one_line, run_command, write_output
 if TYPE_CHECKING:
     from mgm.data.processing_mgm import MGMProcessor
 
-SHOWN = 3  # findings of a kind; the report has all of them
+MAX_SHOWN_FINDINGS = 3  # of a kind; the report has all of them
 
 
 def main(words: Sequence[str] | None = None) -> int:
-    """Examine, and write what was asked for; returns the exit status."""
+    """Check the data files and write all requested outputs; returns the exit status."""
     options = parse(words)
     sources = sources_of(options.file, options.data_config, options.data_split)
     single = [
@@ -50,12 +50,12 @@ def main(words: Sequence[str] | None = None) -> int:
             "give one of them"
         )
     processor = None if options.model is None else _load_processor(options)
-    found = [_examined(source, options, processor) for source in sources]
+    examinations = [_examined(source, options, processor) for source in sources]
     if options.report is not None:
-        reports = [report(examination) for examination in found]
+        reports = [report(examination) for examination in examinations]
         several = {"file": str(options.file), "sources": reports}
         _write_json(options.report, reports[0] if len(reports) == 1 else several)
-    return int(any(examination.unusable for examination in found))
+    return int(any(examination.unusable for examination in examinations))
 
 
 def _load_processor(options: argparse.Namespace) -> "MGMProcessor":
@@ -71,8 +71,8 @@ def _load_processor(options: argparse.Namespace) -> "MGMProcessor":
 def _examined(
     source: DataSource, options: argparse.Namespace, processor: "MGMProcessor | None"
 ) -> Examination:
-    """Examine one data file, and write what was asked for of it, but for the report."""
-    rows = open_rows(source)
+    """Check one data file and write its outputs, but for the report."""
+    rows = open_records(source)
     fix: Path | None = options.fix
     if fix is not None and fix.suffix.lower() not in rows.endings:
         raise MGMError(f"--fix {fix}: the copy ends in {' or '.join(rows.endings)}")
@@ -84,22 +84,22 @@ def _examined(
     )
     write_output(summary(examination))
     if options.plot is not None:
-        from mgm.data.doctor.plot import draw
+        from mgm.data.doctor.plot import plot_examination
 
-        draw(examination, options.plot)
+        plot_examination(examination, options.plot)
     if options.render_sample is not None and processor is not None:
         _write_page(options, rows, examination.samples, folder, processor)
     if fix is not None:
-        kept = clean_places(examination)
+        kept = clean_indices(examination)
         with atomic_file(fix) as part:
             rows.write(kept, part)
         write_output(f"{fix}: {len(kept)} of {examination.samples} samples\n")
     return examination
 
 
-def _content(rows: Rows, folder: Path, place: int, number: int) -> bytes:
+def _content(rows: DataRecords, folder: Path, index: int, number: int) -> bytes:
     """The bytes of an image of a sample."""
-    sample = parse_sample(rows.record(place), f"sample {place}")
+    sample = parse_sample(rows.record(index), f"sample {index}")
     source = sample.image_sources(folder)[number]
     if not isinstance(source, Path):
         return image_file(source, "URL")[0]
@@ -126,12 +126,16 @@ def parse(words: Sequence[str] | None) -> argparse.Namespace:
     add("file", type=Path, metavar="FILE", help="as --data_path of training: a file of JSON, a tar "
         "or a pattern of tars, a mixture, a parquet file, a folder of them, or a data set's folder "
         "or name on the hub")  # fmt: skip
-    add("--data-config", metavar="NAME", help="part of a data set on the hub")
+    add("--data-config", metavar="NAME", help="config of a data set on the hub")
     add("--data-split", default="train", metavar="NAME", help="of a data set; default train")
     add("--image-folder", type=Path, metavar="DIR", help="default: the folder of FILE")
-    add("--model", metavar="FOLDER", help="tells lengths by this model's tokenizer and images")
+    add(
+        "--model",
+        metavar="FOLDER",
+        help="compute lengths with this model's processor",
+    )
     add("--version", metavar="NAME", help="conversation template; default: the model's own")
-    add("--model-max-length", type=int, metavar="N", help="positions of a sample that are kept")
+    add("--model-max-length", type=int, metavar="N", help="maximum positions of a sample")
     add("--report", type=Path, metavar="FILE", help="write all findings and figures as JSON")
     add("--plot", type=Path, metavar="FILE", help="draw lengths and image sizes")
     add(
@@ -147,7 +151,7 @@ def parse(words: Sequence[str] | None) -> argparse.Namespace:
         metavar="FILE",
         help="output of --render-sample, default sample.html",
     )
-    add("--fix", type=Path, metavar="FILE", help="write a copy of what can be used")
+    add("--fix", type=Path, metavar="FILE", help="write a copy with usable samples alone")
     add("--workers", type=int, default=8, metavar="N", help="threads that read images, default 8")
     options = parser.parse_args(words)
     needing = [
@@ -165,7 +169,7 @@ def parse(words: Sequence[str] | None) -> argparse.Namespace:
 
 
 def summary(examination: Examination) -> str:
-    """What people read."""
+    """The summary as text, for the terminal."""
     counts = examination.counts
     unusable = len(examination.unusable)
     lines = [
@@ -173,15 +177,14 @@ def summary(examination: Examination) -> str:
         f"{sum(n * count for n, count in examination.images.items()):,} references to "
         f"{len(examination.sizes):,} images that can be read"
     ]
-    for kind, meaning in KINDS.items():
+    for kind, meaning in FINDING_KINDS.items():
         if not counts[kind]:
             continue
         mark = "note " if kind in USABLE else "fault"
         lines.append(f"{mark} {counts[kind]:>7,} x {kind}: a sample {meaning}")
-        found = [finding for finding in examination.findings if finding.kind == kind]
-        lines += [
-            f"          {finding.sample}: {one_line(finding.text)}" for finding in found[:SHOWN]
-        ]
+        findings = [finding for finding in examination.findings if finding.kind == kind]
+        for finding in findings[:MAX_SHOWN_FINDINGS]:
+            lines.append(f"          {finding.sample}: {one_line(finding.text)}")
     if examination.lengths:
         lines.append(f"positions: {_spread(examination.lengths)}")
         lines.append(f"learned of them: {_spread(examination.supervised)}")
@@ -198,12 +201,12 @@ def summary(examination: Examination) -> str:
 
 
 def report(examination: Examination) -> dict[str, Any]:
-    """What programs read."""
+    """The report as JSON."""
     return {
         "file": str(examination.file),
         "samples": examination.samples,
         "usable": examination.samples - len(examination.unusable),
-        "counts": {kind: examination.counts[kind] for kind in KINDS},
+        "counts": {kind: examination.counts[kind] for kind in FINDING_KINDS},
         "images_per_sample": {str(n): count for n, count in sorted(examination.images.items())},
         "images": len(examination.sizes),
         "positions": _figures(examination.lengths),
@@ -240,7 +243,7 @@ def _bar(items: Iterable[Any]) -> Iterable[Any]:
 
 def _write_page(
     options: argparse.Namespace,
-    rows: Rows,
+    rows: DataRecords,
     count: int,
     folder: Path,
     processor: "MGMProcessor",

@@ -1,4 +1,4 @@
-"""What is wrong with a data file, found without training on it."""
+"""Checks of a data file: malformed samples, missing or broken images, lengths, duplicates."""
 
 import hashlib
 from collections import Counter, defaultdict
@@ -21,11 +21,11 @@ if TYPE_CHECKING:
     from mgm.data.processing_mgm import MGMProcessor
 
 ImageReader = Callable[[int, int], bytes]  # by sample and number of the image in it, from 0
-Progress = Callable[[Iterable[Any]], Iterable[Any]]  # as tqdm: gives what it is given
+ProgressBar = Callable[[Iterable[Any]], Iterable[Any]]  # wraps an iterable, as tqdm
 
-# What can be wrong, and whether the sample can be used all the same.
-KINDS = {
-    "malformed": "is no conversation in a format that is understood",
+# Kinds of findings, to follow "a sample"; samples with those of `USABLE` can be trained on.
+FINDING_KINDS = {
+    "malformed": "is no conversation in a supported format",
     "unsupported": "holds what training cannot use and must not ignore",
     "roles": "has messages whose roles do not alternate",
     "no answer": "has no answer to learn",
@@ -42,12 +42,12 @@ USABLE = ("empty answer", "too long", "cut image", "duplicate image")
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing that is wrong.
+    """A problem of one sample.
 
     Attributes:
-        sample: its place in the file.
-        kind: one of `KINDS`.
-        text: what exactly.
+        sample: its index in the file.
+        kind: one of `FINDING_KINDS`.
+        text: the details.
     """
 
     sample: int
@@ -57,12 +57,12 @@ class Finding:
 
 @dataclass
 class Examination:
-    """All that was found out about a data file.
+    """Findings and statistics of a data file.
 
     Attributes:
         file: the data file.
         samples: how many it holds.
-        findings: what is wrong, by sample.
+        findings: problems, by sample.
         images: references to image files, by how many a sample has.
         sizes: width and height in pixels of every file that could be decoded.
         lengths: positions of each sample that can be used, image positions included; empty where
@@ -88,8 +88,8 @@ class Examination:
 
     @property
     def unusable(self) -> set[int]:
-        """Places of samples that training could not use."""
-        return {found.sample for found in self.findings if found.kind not in USABLE}
+        """Indices of samples that training cannot use."""
+        return {finding.sample for finding in self.findings if finding.kind not in USABLE}
 
 
 def examine(
@@ -99,7 +99,7 @@ def examine(
     processor: "MGMProcessor | None" = None,
     max_length: int | None = None,
     workers: int = 8,
-    progress: Progress = iter,
+    progress: ProgressBar = iter,
 ) -> Examination:
     """Examine a data file and every image that it names.
 
@@ -108,43 +108,43 @@ def examine(
         records: what it holds, in any format that `parse_sample` reads.
         read: the bytes of an image; raises FileNotFoundError, with why there is no such file,
             another OSError, or MGMError.
-        processor: of the model to train, which tells lengths; None: they are not looked at.
+        processor: of the model to train, for lengths; None: they are not computed.
         max_length: positions of a sample that are kept, image positions included.
         workers: threads that read images.
-        progress: wraps what takes long, as tqdm does.
+        progress: wraps an iterable with a progress bar, as tqdm does.
     """
     result = Examination(file, 0, max_length=max_length)
     samples: dict[int, Sample] = {}
     users: defaultdict[str, list[tuple[int, int]]] = defaultdict(list)  # samples by image
-    for place, record in enumerate(records):
-        result.samples = place + 1
+    for index, record in enumerate(records):
+        result.samples = index + 1
         try:
-            sample = parse_sample(record, f"sample {place}")
+            sample = parse_sample(record, f"sample {index}")
         except SampleError as fault:
-            result.findings.append(Finding(place, fault.kind, str(fault)))
+            result.findings.append(Finding(index, fault.kind, str(fault)))
             continue
         result.images[len(sample.images)] += 1
-        # What is in the data file itself is read again when it is looked at.
+        # Images inside the data file are read again when they are decoded.
         names = tuple(
-            image if isinstance(image, str) else f"sample {place}, image {number + 1}"
+            image if isinstance(image, str) else f"sample {index}, image {number + 1}"
             for number, image in enumerate(sample.images)
         )
-        samples[place] = replace(sample, images=names)
+        samples[index] = replace(sample, images=names)
         for name in dict.fromkeys(names):
-            users[name].append((place, names.index(name)))
+            users[name].append((index, names.index(name)))
     _examine_images(users, read, workers, progress, result)
     unusable = result.unusable
     template = get_template(processor.conversation, processor.wrap_images) if processor else None
-    for place, sample in progress(list(samples.items())):
+    for index, sample in progress(list(samples.items())):
         if not all((answer or "x").strip() for _, answer in sample.turns):
-            result.findings.append(Finding(place, "empty answer", "an answer has no text"))
-        if processor is not None and template is not None and place not in unusable:
+            result.findings.append(Finding(index, "empty answer", "an answer has no text"))
+        if processor is not None and template is not None and index not in unusable:
             ids, labels = processor.encode_segments(sample.segments(template))
             result.lengths.append(len(ids))
             result.supervised.append(sum(label != IGNORE_INDEX for label in labels))
-            _check_length(place, ids, processor, result)
-    order = list(KINDS)
-    result.findings.sort(key=lambda found: (found.sample, order.index(found.kind)))
+            _check_length(index, ids, processor, result)
+    order = list(FINDING_KINDS)
+    result.findings.sort(key=lambda finding: (finding.sample, order.index(finding.kind)))
     return result
 
 
@@ -152,7 +152,7 @@ def _examine_images(
     users: dict[str, list[tuple[int, int]]],
     read: ImageReader,
     workers: int,
-    progress: Progress,
+    progress: ProgressBar,
     result: Examination,
 ) -> None:
     """Read and decode every file once."""
@@ -166,16 +166,16 @@ def _examine_images(
                 kind, text = "duplicate image", f"{name} has the same bytes as {other}"
                 if other == name:
                     continue
-            result.findings += [Finding(place, kind, text) for place, _ in users[name]]
+            result.findings += [Finding(index, kind, text) for index, _ in users[name]]
 
 
 def _look_at(
     read: ImageReader, image: tuple[str, list[tuple[int, int]]]
 ) -> tuple[str, str, tuple[int, int] | None]:
     """What is wrong with an image: kind and text. Or the hash of its content, and its size."""
-    name, ((place, number), *_) = image
+    name, ((index, number), *_) = image
     try:
-        content = read(place, number)
+        content = read(index, number)
         size = open_image(content, name, STORED).size
     except FileNotFoundError as fault:
         return "missing image", f"{fault.filename}: {fault.strerror}", None
@@ -185,24 +185,25 @@ def _look_at(
 
 
 def _check_length(
-    place: int, ids: list[int], processor: "MGMProcessor", result: Examination
+    index: int, ids: list[int], processor: "MGMProcessor", result: Examination
 ) -> None:
-    """Find out what a sample loses to the limit, as `Collator` cuts it."""
+    """Report what a sample loses to the limit, as `Collator` truncates it."""
     limit = result.max_length
     if limit is None or len(ids) <= limit:
         return
     text = f"{len(ids)} positions, {len(ids) - limit} over the limit"
-    result.findings.append(Finding(place, "too long", text))
+    result.findings.append(Finding(index, "too long", text))
     span = processor.image_tokens_per_image
     starts = [at for at, token in enumerate(ids) if token == processor.image_token_id][::span]
     lost = sum(start + span > limit for start in starts)
     if lost:
         text = f"{lost} of {len(starts)} images do not fit, nor what follows them"
-        result.findings.append(Finding(place, "cut image", text))
+        result.findings.append(Finding(index, "cut image", text))
 
 
-def clean_places(examination: Examination) -> list[int]:
-    """Places of the samples that training can use; those with answers without text go too."""
-    left_out = examination.unusable
-    left_out |= {found.sample for found in examination.findings if found.kind == "empty answer"}
-    return [place for place in range(examination.samples) if place not in left_out]
+def clean_indices(examination: Examination) -> list[int]:
+    """Indices of the samples that training can use, without those that have an empty answer."""
+    findings = examination.findings
+    left_out = {finding.sample for finding in findings if finding.kind == "empty answer"}
+    left_out |= examination.unusable
+    return [index for index in range(examination.samples) if index not in left_out]

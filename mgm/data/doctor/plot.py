@@ -1,4 +1,4 @@
-"""Lengths of samples and sizes of images, as a picture."""
+"""Plots the distributions of sample lengths and image sizes."""
 
 from pathlib import Path
 
@@ -7,8 +7,8 @@ from mgm.data.doctor.checks import Examination
 from mgm.errors import MGMError
 
 
-def draw(examination: Examination, path: Path) -> None:
-    """Write a PNG with the distributions that an examination found.
+def plot_examination(examination: Examination, path: Path) -> None:
+    """Write a PNG with the distributions of an examination.
 
     Raises:
         MGMError: matplotlib is not installed, or the file cannot be written.

@@ -1,4 +1,4 @@
-"""A sample as the model reads it, on a page: what is learned of it in colour, token by token."""
+"""Renders a sample as HTML: its images, and its tokens with supervised ones in colour."""
 
 import html
 from collections.abc import Sequence
@@ -42,19 +42,19 @@ def sample_page(
     """
     ids, labels = processor.encode_segments(sample.segments(template))
     learned = sum(label != IGNORE_INDEX for label in labels)
-    pieces = []
+    spans = []
     for is_image, group in groupby(
         zip(ids, labels, strict=True), key=lambda pair: pair[0] == processor.image_token_id
     ):
         pairs = list(group)
         if is_image:
-            pieces.append(f'<span class="token image">{len(pairs)} image positions</span>')
+            spans.append(f'<span class="token image">{len(pairs)} image positions</span>')
             continue
         texts = _texts(processor, [token for token, _ in pairs])
         for (token, label), text in zip(pairs, texts, strict=True):
             kind = "token" if label == IGNORE_INDEX else "token learned"
             shown = html.escape(text.replace("\n", "⏎\n"))
-            pieces.append(f'<span class="{kind}" title="{token}">{shown}</span>')
+            spans.append(f'<span class="{kind}" title="{token}">{shown}</span>')
     images = "".join(
         f'<img src="{html.escape(address)}" alt="image {number}">'
         for number, address in enumerate(addresses, start=1)
@@ -63,16 +63,16 @@ def sample_page(
         f'<!doctype html><html lang="en"><meta charset="utf-8"><title>{html.escape(title)}</title>'
         f"<style>{STYLE}</style><h1>{html.escape(title)}</h1>"
         f"<p>{len(ids)} positions, {learned} of them learned (green).</p>"
-        f"<p>{images}</p><p>{''.join(pieces)}</p></html>\n"
+        f"<p>{images}</p><p>{''.join(spans)}</p></html>\n"
     )
 
 
 def _texts(processor: "MGMProcessor", ids: Sequence[int]) -> list[str]:
-    """What each token adds to the text; a character in several tokens is written with the last."""
+    """The text of each token; a character in several tokens is written with the last."""
     decode = processor.tokenizer.decode
     texts = []
-    for place in range(len(ids)):
-        start = max(0, place - NEIGHBOURS)
-        before, whole = decode(ids[start:place]), decode(ids[start : place + 1])
+    for index in range(len(ids)):
+        start = max(0, index - NEIGHBOURS)
+        before, whole = decode(ids[start:index]), decode(ids[start : index + 1])
         texts.append(whole.rstrip(UNFINISHED)[len(before.rstrip(UNFINISHED)) :])
     return texts

@@ -24,7 +24,7 @@ class BadSample:
     Attributes:
         file: data file, or shard of a stream.
         sample: its index in the file.
-        kind: what is wrong, as the data doctor names it (`mgm.data.doctor.checks.KINDS`).
+        kind: what is wrong, as the data doctor names it (`mgm.data.doctor.checks.FINDING_KINDS`).
         reason: the error, which names file, sample and what was found.
     """
 

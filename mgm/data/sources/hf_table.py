@@ -94,7 +94,7 @@ class TableRecords:
         split: likewise.
 
     Attributes:
-        endings: of the names of copies.
+        endings: file name extensions of copies.
 
     Raises:
         MGMError: there is no such table, or it cannot be read or has no rows.

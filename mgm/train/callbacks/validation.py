@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
 from mgm.data.datasets.collator import Collator, is_usable
-from mgm.data.datasets.conversation_dataset import TrainingDataset
 from mgm.data.datasets.mixture import MixedDataset
+from mgm.data.datasets.training_dataset import TrainingDataset
 from mgm.data.sources.bad_samples import BadSample, nothing_usable
 from mgm.data.sources.sample import Sample
 from mgm.data.text.conversation import Message, merge_messages

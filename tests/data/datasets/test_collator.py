@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import torch
 
-from mgm.data.datasets.collator import HOPELESS, Collator
+from mgm.data.datasets.collator import MIN_UNSUPERVISED, Collator
 from mgm.data.sources.formats.record import parse_sample
 from mgm.data.text.encoding import encode
 from mgm.data.text.templates import get_template
@@ -141,12 +141,12 @@ def test_nothing_is_reported_where_all_is_learned(caplog):
 def test_a_run_without_any_label_is_stopped():
     collator = Collator(0, IMAGE, 1, max_length=3)
     nothing = labelled([IGNORE_INDEX] * 4, 0)
-    collator([nothing] * (HOPELESS - 1))
+    collator([nothing] * (MIN_UNSUPERVISED - 1))
     with pytest.raises(MGMError, match="none of 64 samples has a label within model_max_length 3"):
         collator([nothing])
     hopeful = Collator(0, IMAGE, 1, max_length=3)
     hopeful([labelled([IGNORE_INDEX, 5], 0)])
-    hopeful([nothing] * HOPELESS)
+    hopeful([nothing] * MIN_UNSUPERVISED)
     short = Collator(0, IMAGE, 1, max_length=3)
     short([nothing])
     with pytest.raises(MGMError, match="none of 1 samples"):

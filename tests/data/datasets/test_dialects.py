@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from mgm.data.datasets.conversation_dataset import ConversationDataset, TrainingDataset
+from mgm.data.datasets.conversation_dataset import ConversationDataset
 from mgm.data.datasets.streaming import Order, StreamedDataset
+from mgm.data.datasets.training_dataset import TrainingDataset
 from mgm.data.sources.mixture_config import DataSource
 from mgm.errors import MGMError
 from tests.data.shards import server, write_tar
@@ -184,7 +185,7 @@ def items(path, folder, processor, streamed):
 @pytest.fixture
 def expected(tiny, processor, monkeypatch, tmp_path):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    monkeypatch.setattr("mgm.data.datasets.stream_order.BLOCK", 2)
+    monkeypatch.setattr("mgm.data.datasets.stream_order.MIN_BLOCK_SAMPLES", 2)
     record = {"image": "red.png", "conversations": from_value()}
     return items(as_json(record, tiny, None), tiny, processor, False)[0]
 

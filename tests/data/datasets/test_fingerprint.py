@@ -10,10 +10,10 @@ import pytest
 from PIL import Image
 
 from mgm.data.datasets import fingerprint
-from mgm.data.datasets.conversation_dataset import TrainingDataset
 from mgm.data.datasets.fingerprint import data_fingerprint
 from mgm.data.datasets.mixture import MixedDataset
 from mgm.data.datasets.streaming import StreamedDataset
+from mgm.data.datasets.training_dataset import TrainingDataset
 from mgm.data.sources.hf_table import TableFile
 from mgm.data.sources.json.json_index import SampleFile
 from mgm.data.sources.mixture_config import read_mixture

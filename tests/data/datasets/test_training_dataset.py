@@ -5,9 +5,9 @@ import json
 import pytest
 from PIL import Image
 
-from mgm.data.datasets import image_files
-from mgm.data.datasets.conversation_dataset import TrainingDataset
+from mgm.data.datasets.training_dataset import TrainingDataset
 from mgm.data.image_processing_mgm import MGMImageProcessor
+from mgm.data.images import missing_files
 from mgm.data.processing_mgm import MGMProcessor
 from mgm.errors import MGMError
 from tests.train.conftest import tiny_tokenizer
@@ -50,5 +50,5 @@ def test_missing_images_are_found_before_the_first_step(made, tmp_path) -> None:
 
 
 def test_a_folder_that_cannot_be_listed_is_no_missing_image(made, monkeypatch) -> None:
-    monkeypatch.setattr(image_files, "_regular_files", lambda folder: frozenset())
+    monkeypatch.setattr(missing_files, "_regular_files", lambda folder: frozenset())
     assert len(made(("a.png",), ("deep/b.png",))) == 2

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from mgm.data.doctor import __main__ as doctor
-from mgm.data.doctor.checks import KINDS
+from mgm.data.doctor.checks import FINDING_KINDS
 from mgm.data.sources.hf_table import TableFile
 from mgm.data.sources.json.json_file import read_samples
 from mgm.data.sources.shards import TarShard, records_of
@@ -72,13 +72,13 @@ def places(report, kind) -> list[int]:
 
 def test_every_planted_fault_is_found(folder, capsys):
     report = examined(folder)
-    assert {kind: places(report, kind) for kind in KINDS if places(report, kind)} == PLANTED
+    assert {kind: places(report, kind) for kind in FINDING_KINDS if places(report, kind)} == PLANTED
     assert report["samples"] == 20
     assert report["usable"] == 14
     assert report["counts"]["duplicate image"] == 1
     told = capsys.readouterr().out
     for kind in PLANTED:
-        assert f"x {kind}: a sample {KINDS[kind]}" in told
+        assert f"x {kind}: a sample {FINDING_KINDS[kind]}" in told
     assert "6 samples cannot be used" in told
     assert "gone.png: there is no such file" in told
 
@@ -215,7 +215,7 @@ def test_a_table_has_the_faults_of_the_same_data_as_a_file(folder, tmp_path, ins
     pytest.importorskip("datasets")
     table = as_table(folder, inside)
     report = examined_file(table)
-    found = {kind: places(report, kind) for kind in KINDS if places(report, kind)}
+    found = {kind: places(report, kind) for kind in FINDING_KINDS if places(report, kind)}
     if inside:  # there, every use of an image is a copy
         assert set(found.pop("duplicate image")) > {17}
         assert found == {kind: at for kind, at in PLANTED.items() if kind != "duplicate image"}
@@ -287,7 +287,7 @@ def as_tar(folder: Path, name: str) -> Path:
 def test_a_tar_has_the_faults_of_the_same_data_as_a_file(folder, tmp_path, name, capsys):
     file = as_tar(folder, name)
     report = examined_file(file)
-    found = {kind: places(report, kind) for kind in KINDS if places(report, kind)}
+    found = {kind: places(report, kind) for kind in FINDING_KINDS if places(report, kind)}
     assert set(found.pop("duplicate image")) > {17}  # every use of an image is a copy
     assert found == {kind: at for kind, at in PLANTED.items() if kind != "duplicate image"}
     assert "gone.png: there is no such file" in capsys.readouterr().out
@@ -341,7 +341,7 @@ def test_a_mixture_and_a_pattern(folder, capsys):
         report = examined_file(folder / pattern)
         assert [one["usable"] for one in report["sources"]] == [14, 14]
     for options in (["--fix", "a.json"], ["--plot", "a.png"]):
-        with pytest.raises(MGMError, match=r"mixture\.json names 3 data files; name one of them"):
+        with pytest.raises(MGMError, match=r"mixture\.json names 3 data files; give one of them"):
             doctor.main([str(mixture), *options])
     mixture.write_text(json.dumps({"name": "all", "datasets": sources}))
     with pytest.raises(MGMError, match="is no mixture as it should be; its name ends in"):

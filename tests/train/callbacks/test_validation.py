@@ -8,7 +8,7 @@ from safetensors.torch import load_file
 from torch.nn import functional as F
 
 import mgm
-from mgm.data.datasets.conversation_dataset import TrainingDataset
+from mgm.data.datasets.training_dataset import TrainingDataset
 from mgm.errors import MGMError
 from mgm.model.loading import load_model
 from mgm.train.__main__ import run_training

@@ -1,4 +1,4 @@
-"""The records of a data file, in their order and by their places, for whoever examines them."""
+"""Random access to the records of a data file (JSON, tar, table) for the data doctor."""
 
 import shutil
 import tarfile
@@ -23,11 +23,11 @@ from mgm.data.sources.text_checks import dump_json
 from mgm.errors import MGMError
 
 
-class Rows(Protocol):
+class DataRecords(Protocol):
     """The records of a data file.
 
     Attributes:
-        endings: of the names of copies.
+        endings: file name extensions of copies.
     """
 
     endings: tuple[str, ...]
@@ -36,11 +36,11 @@ class Rows(Protocol):
         """All records; of one that cannot be read the error. Images may be one byte each."""
         ...
 
-    def record(self, place: int) -> Any:
+    def record(self, index: int) -> Any:
         """One record, images and all."""
         ...
 
-    def write(self, places: Sequence[int], file: Path) -> None:
+    def write(self, indices: Sequence[int], file: Path) -> None:
         """Write some of the records as a data file of the same kind."""
         ...
 
@@ -63,7 +63,7 @@ def sources_of(file: Path, config: str | None, split: str) -> list[DataSource]:
     return [DataSource(name, config=config, split=split) for name in names]
 
 
-def open_rows(source: DataSource) -> Rows:
+def open_records(source: DataSource) -> DataRecords:
     """The records of one data file.
 
     Raises:
@@ -73,14 +73,14 @@ def open_rows(source: DataSource) -> Rows:
         raise MGMError(f"{source.path}: is a URL; download the file, and examine that")
     if source.path.endswith(TARS):
         refuse_parts(source.path, source.config, source.split)
-        return TarRows(source.path)
+        return TarRecords(source.path)
     if is_table(source.path):
         return TableRecords(source.path, source.config, source.split)
     refuse_parts(source.path, source.config, source.split)
-    return JSONRows(Path(source.path))
+    return JSONRecords(Path(source.path))
 
 
-class JSONRows:
+class JSONRecords:
     """A file of JSON, all of which is kept in memory."""
 
     endings: tuple[str, ...] = JSON_ENDINGS
@@ -89,34 +89,34 @@ class JSONRows:
         self._records = read_json_records(file)
 
     def records(self) -> list[Any]:
-        """See `Rows`."""
+        """All records."""
         return self._records
 
-    def record(self, place: int) -> Any:
-        """See `Rows`."""
-        return self._records[place]
+    def record(self, index: int) -> Any:
+        """One record."""
+        return self._records[index]
 
-    def write(self, places: Sequence[int], file: Path) -> None:
+    def write(self, indices: Sequence[int], file: Path) -> None:
         """Write some of the records, in the format of the name's ending."""
-        kept = [_as_json(self._records[place], place) for place in places]
+        kept = [_as_json(self._records[index], index) for index in indices]
         is_lines = file.suffix.lower() in LINE_ENDINGS
         text = "\n".join(kept) if is_lines else "[\n" + ",\n".join(kept) + "\n]"
         file.write_text(f"{text}\n", encoding="utf-8")
 
 
-def _as_json(record: Any, place: int) -> str:
+def _as_json(record: Any, index: int) -> str:
     try:
         return dump_json(record)
     except RecursionError as error:
         raise MGMError(
-            f"sample {place}: is nested too deeply to be written; leave out what is not needed"
+            f"sample {index}: is nested too deeply to be written; leave out what is not needed"
         ) from error
 
 
-class TarRows:
+class TarRecords:
     """The samples of a tar on the disk, as streams have them.
 
-    One that is compressed is unpacked into a temporary file when a single sample is asked for.
+    A compressed tar is decompressed into a temporary file when a single sample is read.
     """
 
     endings: tuple[str, ...] = (".tar",)
@@ -128,21 +128,21 @@ class TarRows:
         self._samples: list[list[Member]] = []
 
     def records(self) -> Iterable[Any]:
-        """See `Rows`."""
+        """All records of the tar, read as a stream."""
         return records_of(TarShard(self._name), 0)
 
-    def record(self, place: int) -> Any:
-        """See `Rows`."""
+    def record(self, index: int) -> Any:
+        """One record, images and all."""
         with self._lock:
             reader = self._opened()
-            return reader.record(self._samples[place], f"{self._name}: sample {place}")
+            return reader.record(self._samples[index], f"{self._name}: sample {index}")
 
-    def write(self, places: Sequence[int], file: Path) -> None:
-        """See `Rows`."""
+    def write(self, indices: Sequence[int], file: Path) -> None:
+        """Write the members of some samples as a tar."""
         with self._lock, tarfile.open(file, "w") as copy:
             archive = self._opened().archive
-            for place in places:
-                for _, _, member in self._samples[place]:
+            for index in indices:
+                for _, _, member in self._samples[index]:
                     copy.addfile(member, archive.extractfile(member))
 
     def _opened(self) -> TarReader:
@@ -157,6 +157,6 @@ class TarRows:
                 copy.seek(0)
                 content = copy
             self._reader = TarReader(content, self._name)
-            samples = groupby(self._reader.members(), key=lambda found: found[0])
+            samples = groupby(self._reader.members(), key=lambda member: member[0])
             self._samples = [list(members) for _, members in samples]
         return self._reader

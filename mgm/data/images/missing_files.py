@@ -1,4 +1,4 @@
-"""Which images of a data set are no files, found before the first step."""
+"""Finds missing image files of a data set, folder by folder, before training starts."""
 
 import os
 from collections.abc import Iterable, Sequence
@@ -7,7 +7,7 @@ from pathlib import Path
 
 from mgm.data.images.loading import file_fault
 
-SHOWN = 200  # characters of a name that an error shows
+MAX_SHOWN_CHARACTERS = 200  # characters of a name that an error shows
 
 
 def missing_images(
@@ -35,7 +35,9 @@ def missing_images(
             # A file system that ignores case lists another name than the sample has.
             if name not in listing(parent) and (fault := file_fault(file)):
                 count += 1
-                shown = file if len(file) <= SHOWN else f"{file[:SHOWN]}…"
+                shown = (
+                    file if len(file) <= MAX_SHOWN_CHARACTERS else f"{file[:MAX_SHOWN_CHARACTERS]}…"
+                )
                 missing.setdefault(index, f"image {number} of {len(paths)}: {shown}: {fault}")
     return missing, count
 
