@@ -16,7 +16,6 @@ PACKAGE = ROOT / "mgm"
 ROOMS = ("", "data", "engine", "eval", "model", "serve", "train")  # "": the files of `mgm/` itself
 NOT_YET = {
     "data",
-    "model",
 }  # which still have to be renamed
 
 # Home-made words, and what a reader of vLLM, transformers, PyTorch and lmms-eval searches for.

@@ -13,7 +13,6 @@ from transformers import PreTrainedTokenizerBase
 from mgm.data.sources.formats.record import parse_sample
 from mgm.data.sources.sample import Sample
 from mgm.data.text.conversation import (
-    IGNORE_INDEX,
     Segment,
     build_prompt,
     introduce_image,
@@ -22,6 +21,7 @@ from mgm.data.text.conversation import (
 from mgm.data.text.encoding import encode
 from mgm.data.text.templates import get_template
 from mgm.data.text.tokenizer import load_tokenizer
+from mgm.model.labels import IGNORE_INDEX
 from tests.data.published_masks import (
     PUBLISHED_IMAGE,
     Message,
