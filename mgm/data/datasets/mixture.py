@@ -98,7 +98,7 @@ class MixedDataset(Dataset[dict[str, Tensor]]):
         return tuple(str(part.path) for part in self.parts)
 
     def location(self, index: int) -> tuple[str, int]:
-        """See `TrainingDataset.location`."""
+        """File of a sample and its index there, as `BadSample` has them."""
         part, row = self._find(index)
         return part.location(row)
 
@@ -121,7 +121,7 @@ class MixedDataset(Dataset[dict[str, Tensor]]):
         raise nothing_usable(self.path, bad)
 
     def sample(self, index: int) -> tuple[Sample, Path]:
-        """See `ConversationDataset.sample`."""
+        """One sample as it was read, and where its image paths begin."""
         part, row = self._find(index)
         return part.sample(row)
 
@@ -137,12 +137,12 @@ class MixedDataset(Dataset[dict[str, Tensor]]):
 
     @cached_property
     def lengths(self) -> list[int]:
-        """See `ConversationDataset.lengths`."""
+        """Positions of each sample, image positions included."""
         return self._joined([np.array(part.lengths) for part in self.parts]).tolist()
 
     @property
     def modality_lengths(self) -> list[int]:
-        """See `ConversationDataset.modality_lengths`."""
+        """Words of each sample, negative without image."""
         return self._joined([np.array(part.modality_lengths) for part in self.parts]).tolist()
 
     def _joined(self, of_parts: Sequence[np.ndarray]) -> np.ndarray:

@@ -89,11 +89,11 @@ class JSONRecords:
         self._records = read_json_records(file)
 
     def records(self) -> list[Any]:
-        """All records."""
+        """All records of the file, in its order."""
         return self._records
 
     def record(self, index: int) -> Any:
-        """One record."""
+        """One record by its index."""
         return self._records[index]
 
     def write(self, indices: Sequence[int], file: Path) -> None:

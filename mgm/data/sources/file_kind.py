@@ -46,7 +46,7 @@ class RejoinedFile(io.RawIOBase):
         self._head, self._rest = head, rest
 
     def readable(self) -> bool:
-        """It is."""
+        """Whether it can be read: always."""
         return True
 
     def readinto(self, buffer: Any) -> int:
