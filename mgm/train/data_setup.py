@@ -15,7 +15,7 @@ from mgm.data.datasets.streaming import StreamCollator, StreamedDataset
 from mgm.data.datasets.training_dataset import TrainingDataset
 from mgm.data.processing_mgm import MGMProcessor
 from mgm.data.sources.bad_samples import BadSamples
-from mgm.data.sources.mixture_config import DataSource, read_mixture
+from mgm.data.sources.mixture_config import MixtureSource, read_mixture
 from mgm.errors import MGMError
 from mgm.model.modeling_mgm import MGMForConditionalGeneration
 from mgm.train.args.validation import Arguments
@@ -117,7 +117,7 @@ def _open_dataset(
     _, data, training = arguments
     sources = read_mixture(Path(data.data_path))
     if data.streaming:
-        single = DataSource(data.data_path, config=data.data_config, split=data.data_split)
+        single = MixtureSource(data.data_path, config=data.data_config, split=data.data_split)
         order = Order(
             arguments[2].order_seed,
             training.train_batch_size,

@@ -16,7 +16,7 @@ from mgm.data.datasets.training_dataset import TrainingDataset
 from mgm.data.doctor import __main__ as doctor
 from mgm.data.processing_mgm import MGMProcessor
 from mgm.data.sources.bad_samples import BadSamples
-from mgm.data.sources.mixture_config import DataSource, read_mixture
+from mgm.data.sources.mixture_config import MixtureSource, read_mixture
 from mgm.errors import MGMError
 from tests.shared_folders import shared_folder
 from tests.tiny_model import build
@@ -153,7 +153,7 @@ def test_streams_skip_the_same(ending, folder, processor):
     path = written(folder, records, ending)
     bad_samples = BadSamples(folder / "bad.jsonl")
     stream = StreamedDataset(
-        *(str(path), [DataSource(str(path))], processor, Order(0, 1), str(folder), bad_samples)
+        *(str(path), [MixtureSource(str(path))], processor, Order(0, 1), str(folder), bad_samples)
     )
     read = {}
     for _, (item, cursor) in zip(range(4 * len(records)), stream, strict=False):

@@ -21,7 +21,7 @@ from mgm.data.datasets.collator import Collator
 from mgm.data.datasets.mixture import MixedDataset
 from mgm.data.datasets.training_dataset import TrainingDataset
 from mgm.data.processing_mgm import MGMProcessor
-from mgm.data.sources.mixture_config import DataSource
+from mgm.data.sources.mixture_config import MixtureSource
 from mgm.model.modeling_mgm import MGMForConditionalGeneration
 from tests.shared_folders import shared_folder
 from tests.tiny_model import build
@@ -161,7 +161,7 @@ def test_predictions_are_logits(options, model, file, processor, tmp_path):
 
 def test_samples_of_several_sources(model, file, processor, tmp_path):
     """What says which source a label has changes neither training nor predictions."""
-    sources = [DataSource(str(file), name="a"), DataSource(str(file), name="b")]
+    sources = [MixtureSource(str(file), name="a"), MixtureSource(str(file), name="b")]
     samples = MixedDataset(file, sources, processor)
     plain = trainer(model, samples, processor, tmp_path, remove_unused_columns=False)
     plain.train()

@@ -18,7 +18,7 @@ from mgm.data.datasets.streaming import MAX_SHARD_SAMPLES, Order, StreamCollator
 from mgm.data.datasets.training_dataset import TrainingDataset
 from mgm.data.processing_mgm import MGMProcessor
 from mgm.data.sources.bad_samples import BadSamples
-from mgm.data.sources.mixture_config import DataSource
+from mgm.data.sources.mixture_config import MixtureSource
 from mgm.errors import MGMError
 from mgm.train.__main__ import run_training
 from tests.data.shards import as_tars, write_tar
@@ -48,7 +48,7 @@ def tars(data, tmp_path_factory) -> str:
 
 
 def streamed(tars, processor, order=ORDERS["shuffled"], reader=(0, 1), **more) -> StreamedDataset:
-    return StreamedDataset(tars, [DataSource(tars)], processor, order, reader=reader, **more)
+    return StreamedDataset(tars, [MixtureSource(tars)], processor, order, reader=reader, **more)
 
 
 def indices(items) -> list[list[int]]:
@@ -148,7 +148,7 @@ def test_weights_are_shares(tars, data, processor, tmp_path):
     texts = tmp_path / "texts.jsonl"
     samples = [sample for sample in json.loads(data.read_text()) if "image" not in sample]
     texts.write_text("".join(json.dumps(sample) + "\n" for sample in samples))
-    sources = [DataSource(tars, weight=1), DataSource(str(texts), weight=3)]
+    sources = [MixtureSource(tars, weight=1), MixtureSource(str(texts), weight=3)]
     stream = StreamedDataset("mixture", sources, processor, ORDERS["shuffled"])
     counts = Counter(int(item["source"]) for item, _ in islice(stream, 400))
     assert 60 < counts[0] < 140

@@ -14,7 +14,7 @@ from mgm.data.datasets.training_dataset import TrainingDataset
 from mgm.data.images.orientation import STORED
 from mgm.data.processing_mgm import MGMProcessor
 from mgm.data.sources.bad_samples import BadSample, BadSamples, nothing_usable
-from mgm.data.sources.mixture_config import DataSource
+from mgm.data.sources.mixture_config import MixtureSource
 from mgm.data.sources.sample import Sample
 from mgm.errors import MGMError
 
@@ -37,7 +37,7 @@ class MixedDataset(Dataset[dict[str, Tensor]]):
     def __init__(
         self,
         path: Path,
-        sources: Sequence[DataSource],
+        sources: Sequence[MixtureSource],
         processor: MGMProcessor,
         image_folder: str | None = None,
         bad_samples: BadSamples | None = None,

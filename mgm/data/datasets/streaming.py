@@ -24,7 +24,7 @@ from mgm.data.images.orientation import STORED
 from mgm.data.processing_mgm import MGMProcessor
 from mgm.data.sources.bad_samples import BadSample, BadSamples, bad_sample, nothing_usable
 from mgm.data.sources.formats.record import parse_sample
-from mgm.data.sources.mixture_config import DataSource
+from mgm.data.sources.mixture_config import MixtureSource
 from mgm.data.sources.sample import Sample, SampleError
 from mgm.data.sources.shards import Shard, records_of, shards_of
 from mgm.data.text.templates import get_template
@@ -58,7 +58,7 @@ class StreamedDataset(IterableDataset[tuple[Any, dict[str, Any]]]):
     def __init__(
         self,
         path: str,
-        sources: Sequence[DataSource],
+        sources: Sequence[MixtureSource],
         processor: MGMProcessor,
         order: Order,
         image_folder: str | None = None,

@@ -26,7 +26,7 @@ from mgm.data.doctor.records import DataRecords, open_records, sources_of
 from mgm.data.doctor.sample_html import sample_page
 from mgm.data.images.loading import file_fault, image_file
 from mgm.data.sources.formats.record import parse_sample
-from mgm.data.sources.mixture_config import DataSource
+from mgm.data.sources.mixture_config import MixtureSource
 from mgm.data.sources.sample import SampleError
 from mgm.data.text.templates import get_template, version_template
 from mgm.errors import MGMError, Parser, one_line, run_command, write_output
@@ -69,7 +69,7 @@ def _load_processor(options: argparse.Namespace) -> "MGMProcessor":
 
 
 def _examined(
-    source: DataSource, options: argparse.Namespace, processor: "MGMProcessor | None"
+    source: MixtureSource, options: argparse.Namespace, processor: "MGMProcessor | None"
 ) -> Examination:
     """Check one data file and write its outputs, but for the report."""
     rows = open_records(source)

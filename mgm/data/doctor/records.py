@@ -11,7 +11,7 @@ from typing import Any, BinaryIO, Protocol, cast
 
 from mgm.data.sources.hf_table import TableRecords, is_table, refuse_parts
 from mgm.data.sources.json.json_file import JSON_ENDINGS, LINE_ENDINGS, read_json_records
-from mgm.data.sources.mixture_config import DataSource, read_mixture
+from mgm.data.sources.mixture_config import MixtureSource, read_mixture
 from mgm.data.sources.shards import (
     TARS,
     TarShard,
@@ -45,7 +45,7 @@ class DataRecords(Protocol):
         ...
 
 
-def sources_of(file: Path, config: str | None, split: str) -> list[DataSource]:
+def sources_of(file: Path, config: str | None, split: str) -> list[MixtureSource]:
     """The data files that a data path names: itself, those of a mixture, or those of a pattern.
 
     Args:
@@ -60,10 +60,10 @@ def sources_of(file: Path, config: str | None, split: str) -> list[DataSource]:
     if sources is not None:
         return sources
     names = [str(file)] if file.exists() else expanded_names(str(file))
-    return [DataSource(name, config=config, split=split) for name in names]
+    return [MixtureSource(name, config=config, split=split) for name in names]
 
 
-def open_records(source: DataSource) -> DataRecords:
+def open_records(source: MixtureSource) -> DataRecords:
     """The records of one data file.
 
     Raises:

@@ -25,7 +25,7 @@ from mgm.errors import MGMError, one_line
 FileSource = str | os.PathLike[str] | bytes | bytearray | memoryview | BinaryIO
 ImageSource = FileSource | Image.Image | np.ndarray | Tensor
 
-READ_TIMEOUT = 20.0  # seconds without a byte from a server
+DOWNLOAD_READ_TIMEOUT = 20.0  # seconds without a byte from a server
 MAX_DOWNLOAD_SECONDS = 120.0  # of a download
 MAX_DOWNLOAD_BYTES = 256 * 2**20  # of a download
 MAX_FILE_BYTES = 2**30  # an image of as many pixels as are allowed fits, without compression
@@ -236,7 +236,7 @@ def download(url: str, name: str, open_url: Callable[..., Any] = urllib.request.
     try:
         # Some servers turn away the default agent of urllib.
         request = urllib.request.Request(_ascii(url), headers={"User-Agent": "Mozilla/5.0 (mgm)"})
-        with open_url(request, timeout=READ_TIMEOUT) as response:
+        with open_url(request, timeout=DOWNLOAD_READ_TIMEOUT) as response:
             return _received(response, name)
     except urllib.error.HTTPError as error:
         error.close()

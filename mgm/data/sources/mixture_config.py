@@ -22,7 +22,7 @@ SOURCE_KEYS = ("path", "image_folder", "weight", "name", "config", "split")
 
 
 @dataclass(frozen=True)
-class DataSource:
+class MixtureSource:
     """One data set of a mixture.
 
     Attributes:
@@ -43,7 +43,7 @@ class DataSource:
     split: str = "train"
 
 
-def read_mixture(file: Path) -> list[DataSource] | None:
+def read_mixture(file: Path) -> list[MixtureSource] | None:
     """The files that a mixture names, paths beginning at its own folder; None: it is no mixture.
 
     Raises:
@@ -78,7 +78,7 @@ def read_mixture(file: Path) -> list[DataSource] | None:
     return sources
 
 
-def _source(entry: Any, where: str, folder: Path) -> DataSource:
+def _source(entry: Any, where: str, folder: Path) -> MixtureSource:
     if not isinstance(entry, dict) or not isinstance(entry.get("path"), str):
         raise MGMError(
             f"{where}: has no path; give an object with {', '.join(map(repr, SOURCE_KEYS))}"
@@ -113,6 +113,6 @@ def _source(entry: Any, where: str, folder: Path) -> DataSource:
         raise MGMError(f"{where}: name is {name!r}; give a text")
     images = entry.get("image_folder")
     options = {key: entry[key] for key in ("config", "split") if key in entry}
-    return DataSource(
+    return MixtureSource(
         path, None if images is None else folder / images, float(weight), name, **options
     )

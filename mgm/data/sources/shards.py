@@ -33,11 +33,11 @@ logger = logging.getLogger(__name__)
 
 TARS = (".tar", ".tar.gz", ".tgz")
 RETRIES = 5  # in a row, of a shard that comes over a network
-RETRY_DELAY = 1.0  # seconds before the first of them, then twice as many each time
+SHARD_RETRY_DELAY = 1.0  # seconds before the first of them, then twice as many each time
 
 _BRACES = re.compile(r"\{(\d+)\.\.(\d+)\}")
 
-Record = Any  # a record, or the error that reading it gave
+ShardRecord = Any  # a record, or the error that reading it gave
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ class TarShard:
 
     name: str
 
-    def records(self, start: int) -> Iterator[Record]:
+    def records(self, start: int) -> Iterator[ShardRecord]:
         """The records from index `start` on."""
         number = -1
         with _open(self.name) as content:
@@ -75,7 +75,7 @@ class JSONShard:
     name: str
     _warnings: set[str] = field(default_factory=set, compare=False, repr=False)  # logged so far
 
-    def records(self, start: int) -> Iterator[Record]:
+    def records(self, start: int) -> Iterator[ShardRecord]:
         """The records from index `start` on."""
         with _open(self.name) as content:
             for _, _, record in elements(content, self.name, start, self._warn):
@@ -104,7 +104,7 @@ class TableShard:
     number: int
     remote: bool
 
-    def records(self, start: int) -> Iterator[Record]:
+    def records(self, start: int) -> Iterator[ShardRecord]:
         """The records from index `start` on."""
         part = self.stream.shard(num_shards=self.stream.num_shards, index=self.number)
         for table in part.skip(start).iter(batch_size=1):
@@ -149,7 +149,7 @@ def _is_other_file(name: str) -> bool:
     return not name.endswith((*TARS, *BUILDERS)) and Path(name).is_file()
 
 
-def records_of(shard: Shard, start: int) -> Iterator[Record]:
+def records_of(shard: Shard, start: int) -> Iterator[ShardRecord]:
     """The records of a shard from index `start` on; a lost connection is retried.
 
     Raises:
@@ -179,7 +179,7 @@ def records_of(shard: Shard, start: int) -> Iterator[Record]:
                     f"{shard.name}: cannot be read{after} ({one_line(reason)}); get the file "
                     "anew, or leave it out"
                 ) from error
-            time.sleep(RETRY_DELAY * 2 ** (failed - 1))
+            time.sleep(SHARD_RETRY_DELAY * 2 ** (failed - 1))
 
 
 def _tables(path: str, names: Sequence[str], config: str | None, split: str) -> Iterator[Shard]:

@@ -10,7 +10,7 @@ from transformers import PretrainedConfig
 
 from mgm.data.sources.hf_table import TableFile, is_table
 from mgm.data.sources.json.json_index import SampleIndex
-from mgm.data.sources.mixture_config import DataSource, read_mixture
+from mgm.data.sources.mixture_config import MixtureSource, read_mixture
 from mgm.data.sources.shards import TARS
 from mgm.errors import MGMError
 from mgm.model.configuration_mgm import MGMConfig
@@ -228,14 +228,14 @@ def _count_samples(file: str | None) -> int | None:
     """Samples per epoch, if the data file, or all files of a mixture, are on the disk."""
     if file is None:
         return None
-    sources = read_mixture(Path(file)) or [DataSource(file)]
+    sources = read_mixture(Path(file)) or [MixtureSource(file)]
     for source in sources:
         if source.path.endswith(TARS) or not Path(source.path).exists():
             return None
     return round(sum(source.weight * _count_source(source) for source in sources))
 
 
-def _count_source(source: DataSource) -> int:
+def _count_source(source: MixtureSource) -> int:
     if is_table(source.path):
         return len(TableFile(source.path, source.config, source.split))
     return len(SampleIndex.of(Path(source.path)).indices)

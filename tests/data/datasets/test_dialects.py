@@ -11,7 +11,7 @@ import torch
 from mgm.data.datasets.conversation_dataset import ConversationDataset
 from mgm.data.datasets.streaming import Order, StreamedDataset
 from mgm.data.datasets.training_dataset import TrainingDataset
-from mgm.data.sources.mixture_config import DataSource
+from mgm.data.sources.mixture_config import MixtureSource
 from mgm.errors import MGMError
 from tests.data.shards import server, write_tar
 
@@ -178,7 +178,7 @@ def items(path, folder, processor, streamed):
     if not streamed:
         return list(ConversationDataset(path, processor, folder))
     order = Order(seed=0, batch_size=1)
-    stream = StreamedDataset(str(path), [DataSource(str(path))], processor, order, str(folder))
+    stream = StreamedDataset(str(path), [MixtureSource(str(path))], processor, order, str(folder))
     return [item for item, _ in islice(stream, 2)]
 
 

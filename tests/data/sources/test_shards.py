@@ -64,7 +64,7 @@ def test_over_http(tar, tmp_path):
 
 def test_a_broken_connection_is_made_anew(tar, tmp_path, monkeypatch):
     pytest.importorskip("aiohttp", reason="fsspec reads http with it")
-    monkeypatch.setattr(module, "RETRY_DELAY", 0.01)
+    monkeypatch.setattr(module, "SHARD_RETRY_DELAY", 0.01)
     with server(tmp_path, break_after=2000) as address:
         check_rows(TarShard(f"{address}/a.tar"))
 

@@ -122,7 +122,7 @@ def test_an_empty_file(tmp_path):
 
 def test_of_a_server(content, tmp_path, monkeypatch):
     pytest.importorskip("aiohttp", reason="fsspec reads http with it")
-    monkeypatch.setattr(module, "RETRY_DELAY", 0.01)
+    monkeypatch.setattr(module, "SHARD_RETRY_DELAY", 0.01)
     (tmp_path / "a.tar").write_bytes(content[:10240])
     (tmp_path / "b.tgz").write_bytes(gzip.compress(content))
     with server(tmp_path) as address:
