@@ -14,7 +14,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "mgm"
 ROOMS = ("", "data", "engine", "eval", "model", "serve", "train")  # "": the files of `mgm/` itself
-NOT_YET = {}  # which still have to be renamed
+NOT_YET: set[str] = set()  # which still have to be renamed
 
 # Home-made words, and what a reader of vLLM, transformers, PyTorch and lmms-eval searches for.
 IN_NAMES = {

@@ -19,7 +19,7 @@ from mgm.serve.tools.ocr import OCREngine, ocr_prompt
 if TYPE_CHECKING:
     from mgm.engine.engine import Engine
 
-COMMANDS = """\
+CHAT_COMMANDS = """\
 /image FILES   start a new conversation about other images
 /reset         start a new conversation about the same images
 /save FILE     save the conversation in the format of training data
@@ -84,7 +84,7 @@ class Session:
         name, _, argument = line.partition(" ")
         argument = argument.strip()
         if name == "/help":
-            return COMMANDS
+            return CHAT_COMMANDS
         if name == "/reset":
             self.reset()
             return "new conversation"
@@ -98,7 +98,7 @@ class Session:
                 raise MGMError("/save: give a file name")
             self._save(Path(argument))
             return f"saved {argument}"
-        raise MGMError(f"{name:.40} is no command; commands are\n{COMMANDS}")
+        raise MGMError(f"{name:.40} is no command; commands are\n{CHAT_COMMANDS}")
 
     def _recognize_text(self) -> str:
         if self.ocr is None or not self.images:
