@@ -14,7 +14,6 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "mgm"
 ROOMS = ("", "data", "engine", "eval", "model", "serve", "train")  # "": the files of `mgm/` itself
-NOT_YET: set[str] = set()  # which still have to be renamed
 
 # Home-made words, and what a reader of vLLM, transformers, PyTorch and lmms-eval searches for.
 IN_NAMES = {
@@ -103,12 +102,6 @@ def prose(tree: ast.Module, source: str) -> Iterator[tuple[str, int]]:
             yield node.value, node.lineno
 
 
-def check(room: str, wrong: list[str], advice: str) -> None:
-    if room in NOT_YET and wrong:
-        pytest.xfail(f"{len(wrong)} to rename")
-    assert not wrong, advice
-
-
 @pytest.mark.parametrize("room", ROOMS)
 def test_names_are_the_fields_words(room):
     wrong = [
@@ -119,7 +112,7 @@ def test_names_are_the_fields_words(room):
         for word in words(name)
         if word in IN_NAMES
     ]
-    check(room, wrong, "say it in the words of vLLM, transformers, PyTorch or lmms-eval")
+    assert not wrong, "say it in the words of vLLM, transformers, PyTorch or lmms-eval"
 
 
 @pytest.mark.parametrize("room", ROOMS)
@@ -130,7 +123,7 @@ def test_prose_is_plain_english(room):
         for text, line in prose(tree, source)
         if (match := IN_PROSE.search(text))
     ]
-    check(room, wrong, "write what an engineer of the field would write")
+    assert not wrong, "write what an engineer of the field would write"
 
 
 @pytest.mark.parametrize("room", ROOMS)
@@ -144,7 +137,7 @@ def test_docstrings_say_something(room):
         and (text := ast.get_docstring(node))
         and (EMPTY.fullmatch(text) or len(text.split()) < 3)
     ]
-    check(room, wrong, "say what it is, or leave it out where the name says all")
+    assert not wrong, "say what it is, or leave it out where the name says all"
 
 
 def test_one_name_means_one_thing():
@@ -159,8 +152,6 @@ def test_one_name_means_one_thing():
         for name, modules in homes.items()
         if len(modules) > 1 and not name.startswith("_") and name not in OF_ANY_MODULE
     }
-    if NOT_YET and several:
-        pytest.xfail(f"{len(several)} names have several meanings")
     assert not several, "import it where it means the same; else give it a name of its own"
 
 

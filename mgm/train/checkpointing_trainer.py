@@ -61,7 +61,7 @@ class _OnTrainBegin(TrainerCallback):
         self.called = False
 
     def on_train_begin(self, *args: Any, **kwargs: Any) -> None:
-        """Call it."""
+        """Call the function before the first step."""
         self.called = True
         self.function()
 

@@ -13,7 +13,7 @@ from mgm.eval.report.score import Score
 TEXTS_FOLDER = Path(__file__).parents[1] / "texts"
 MAX_LISTED = 50  # maximum number of skipped questions, and of notes
 PAGE_COLUMNS = ("benchmark", "score", "", "95 %", "questions", "protocol", "published", "notes")
-Record = Mapping[str, Any]
+ReportFields = Mapping[str, Any]
 
 
 def page(title: str, body: str) -> str:
@@ -37,8 +37,8 @@ def _asset(name: str) -> str:
 def report_page(
     model: str,
     paper: Sequence[Sequence[str]],
-    rows: Sequence[Record],
-    sections: Sequence[tuple[Score, Record]],
+    rows: Sequence[ReportFields],
+    sections: Sequence[tuple[Score, ReportFields]],
 ) -> str:
     """The report page of a model.
 
@@ -74,7 +74,7 @@ def _interval(low: float | None, high: float | None) -> str:
     return "" if low is None or high is None else f"{low:.1f} to {high:.1f}"
 
 
-def _about(sections: Sequence[tuple[Score, Record]]) -> str:
+def _about(sections: Sequence[tuple[Score, ReportFields]]) -> str:
     """Date and package versions of the newest run."""
     run = max((score.run for score, _ in sections), key=lambda one: one.get("date", ""), default={})
     parts = [run.get("date", "")[:10]]
@@ -127,7 +127,7 @@ def bar(
     )
 
 
-def _section(score: Score, details: Record) -> str:
+def _section(score: Score, details: ReportFields) -> str:
     """The section of a score: tables, skipped questions, run settings, examples."""
     parts = [
         {
@@ -151,7 +151,7 @@ def _section(score: Score, details: Record) -> str:
     )
 
 
-def _ablations(details: Record) -> str:
+def _ablations(details: ReportFields) -> str:
     """The table of ablations; empty without ablations."""
     rows = details.get("ablations")
     if not rows:
@@ -160,7 +160,7 @@ def _ablations(details: Record) -> str:
     return f"<h3>ablations</h3>{html_table(rows[0], rows[1:])}{lines}"
 
 
-def _rows(title: str, rows: Sequence[Record]) -> str:
+def _rows(title: str, rows: Sequence[ReportFields]) -> str:
     """A table of values with intervals; empty without rows."""
     if not rows:
         return ""
@@ -186,7 +186,7 @@ def _listed(title: str, pairs: Sequence[tuple[str, str]]) -> str:
     )
 
 
-def _run(run: Record) -> str:
+def _run(run: ReportFields) -> str:
     """A collapsed list of the settings and versions of a run."""
     if not run:
         return ""
@@ -196,7 +196,7 @@ def _run(run: Record) -> str:
     )
 
 
-def _flat(value: Record, prefix: str = "") -> Iterable[tuple[str, str]]:
+def _flat(value: ReportFields, prefix: str = "") -> Iterable[tuple[str, str]]:
     for name, one in value.items():
         if isinstance(one, Mapping):
             yield from _flat(one, f"{prefix}{name} ")
@@ -207,7 +207,7 @@ def _flat(value: Record, prefix: str = "") -> Iterable[tuple[str, str]]:
             yield f"{prefix}{name}", str(one)
 
 
-def _examples(examples: Sequence[Record]) -> str:
+def _examples(examples: Sequence[ReportFields]) -> str:
     """Examples with images, and filters for them."""
     if not examples:
         return ""
@@ -234,7 +234,7 @@ def _select(name: str, values: Sequence[str]) -> str:
     return f"<label>{label} <select name={name}><option value=''>all{options}</select></label>"
 
 
-def _example(one: Record) -> str:
+def _example(one: ReportFields) -> str:
     credit = one["credit"]
     state = "unscored" if credit is None else "right" if credit >= RIGHT_CREDIT else "wrong"
     states = [state, *(["unparsed"] if one["parsed"] == "" else []),

@@ -19,7 +19,7 @@ from mgm.eval.harness.question import (
     question_or_skip,
 )
 from mgm.eval.metrics.vlmevalkit import as_stored, infer_letter
-from mgm.eval.tasks.dataset_source import DataSource, HubFiles, RequiredFile
+from mgm.eval.tasks.dataset_source import BenchmarkSource, HubFiles, RequiredFile
 from mgm.eval.tasks.thinking import strip_thinking
 
 PROTOCOLS = PAPER, LMMS_EVAL, VLMEVALKIT, OFFICIAL = "paper", "lmms-eval", "vlmevalkit", "official"
@@ -57,7 +57,7 @@ class Benchmark(ABC):
     metric: ClassVar[str] = "accuracy"
     scored_splits: ClassVar[tuple[str, ...]]
     judged: ClassVar[tuple[str, ...]] = ()
-    sources: ClassVar[Mapping[tuple[str, str], DataSource]] = {}
+    sources: ClassVar[Mapping[tuple[str, str], BenchmarkSource]] = {}
     also_published: ClassVar[bool] = False
     published_splits: ClassVar[tuple[str, ...] | None] = None
     other_folders: ClassVar[tuple[str, ...]] = ()

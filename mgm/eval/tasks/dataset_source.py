@@ -55,7 +55,7 @@ class RequiredFile:
     revision: str | None = None
 
 
-class DataSource(ABC):
+class BenchmarkSource(ABC):
     """Rows of a benchmark with their images.
 
     Images are unpacked to files once, deduplicated by content: later runs start fast and keep only
@@ -135,7 +135,7 @@ class DataSource(ABC):
 
 
 @dataclass
-class Table(DataSource):
+class Table(BenchmarkSource):
     """A TSV table of VLMEvalKit with images in base64.
 
     Attributes:
@@ -222,7 +222,7 @@ def _decode_images(
 
 
 @dataclass
-class HubFiles(DataSource):
+class HubFiles(BenchmarkSource):
     """Parquet files with images, of a data set of the Hugging Face hub.
 
     Attributes:

@@ -195,7 +195,7 @@ def require_field(record: dict[str, Any], name: str, where: object) -> Any:
 def as_text_list(value: object) -> list[str]:
     """The list of texts in a field: a list, one text, or the Python literal of a list.
 
-    DataSource: process_line of VLMEvalKit's vqa_eval.py.
+    Source: process_line of VLMEvalKit's vqa_eval.py.
     """
     if isinstance(value, str):
         try:

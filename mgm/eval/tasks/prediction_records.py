@@ -133,7 +133,7 @@ def _model_text(record: Mapping[str, Any]) -> str:
 def _lmms_eval_prediction(record: Mapping[str, Any]) -> Prediction:
     """Parse a line of lmms-eval's `*_samples_*.jsonl`.
 
-    DataSource: `save_results_samples` of lmms-eval's evaluation_tracker.py. Older versions write
+    Source: `save_results_samples` of lmms-eval's evaluation_tracker.py. Older versions write
     responses as lists of one, and the row itself as `doc`.
     """
     text = _response(record.get("filtered_resps", record.get("resps")))

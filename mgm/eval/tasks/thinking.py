@@ -9,7 +9,7 @@ def strip_thinking(text: str) -> str:
 
     If there are closing tags only, since the prompt ended with the opening one, the text after the
     last of them remains. A block that is not closed remains.
-    DataSource: lmms-eval's `strip_reasoning_tags`.
+    Source: lmms-eval's `strip_reasoning_tags`.
     """
     for opening, closing in THINKING_TAGS:
         while (begin := text.find(opening)) >= 0 and (end := text.find(closing, begin)) >= 0:

@@ -18,7 +18,7 @@ from mgm.serve.openai.responses import error_body
 
 HEAD_TIMEOUT = 10.0  # seconds from a connection, or a further request's first byte, to its head
 BODY_TIMEOUT = 120.0  # seconds from a request's head to the end of its body
-READ_TIMEOUT = 120.0  # seconds that a client may read nothing of its response
+CLIENT_READ_TIMEOUT = 120.0  # seconds that a client may read nothing of its response
 MAX_PIPELINED_BYTES = 64 * 2**10  # of further requests before a response is complete
 MAX_PARSED_BYTES = 16 * 2**10  # of heads and chunked bodies, between two checks of the limits
 # Of a body that is still sent after the response. Then the connection is closed, with a delay, so
@@ -117,7 +117,7 @@ class LimitedProtocol(H11Protocol):
     def pause_writing(self) -> None:
         """Pause a response that the client does not read, with a deadline."""
         super().pause_writing()
-        self._read_timer = self.loop.call_later(READ_TIMEOUT, self.transport.abort)
+        self._read_timer = self.loop.call_later(CLIENT_READ_TIMEOUT, self.transport.abort)
 
     def resume_writing(self) -> None:
         """Resume the response."""

@@ -299,7 +299,7 @@ def test_further_requests_are_limited():
 
 
 def test_who_reads_nothing_is_left(monkeypatch):
-    monkeypatch.setattr(connection, "READ_TIMEOUT", 0.3)
+    monkeypatch.setattr(connection, "CLIENT_READ_TIMEOUT", 0.3)
     left: list[float] = []
     with streaming_server(left) as address, connect(address) as sock:
         sock.sendall(b"GET /endless?large=1 HTTP/1.1\r\nHost: a\r\n\r\n")
