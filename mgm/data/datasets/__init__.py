@@ -1,1 +1,1 @@
-"""Data sets of training: files, mixtures, packed rows, streams; samplers and collator."""
+"""Training datasets (files, mixtures, packed rows, streams), samplers and collators."""

@@ -1,4 +1,4 @@
-"""Collators: pad and truncate samples, and batch them with their images."""
+"""Collator: truncates and pads samples to a batch of token ids, labels and images."""
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
@@ -15,40 +15,41 @@ from mgm.model.labels import IGNORE_INDEX
 logger = logging.getLogger(__name__)
 
 SEEN, TRUNCATED, TRUNCATED_AT_IMAGE, UNSUPERVISED = range(4)  # indices of `counts`
-MIN_UNSUPERVISED = 64  # first samples of a run without any label, after which it ends
+MIN_UNSUPERVISED = 64  # samples without a label at the start of a run, before it is an error
 
 
 def count_tokens(batch: Mapping[str, Tensor]) -> Tensor | int:
-    """Positions of a batch without its padding; of packed rows, which are nearly full, all."""
+    """Number of tokens in a batch without padding; padding of packed rows, of which there is
+    little, is counted."""
     mask = batch.get("attention_mask")
     return batch["input_ids"].numel() if mask is None else mask.sum()
 
 
 def is_usable(sample: Mapping[str, Tensor]) -> bool:
-    """Whether there is something in a sample of a `TrainingDataset`: of a bad one is its index."""
+    """Whether an item of a `TrainingDataset` has token ids; a bad sample has its index only."""
     return "input_ids" in sample
 
 
 def _counts() -> Tensor:
-    return torch.zeros(4, dtype=torch.long).share_memory_()  # of all worker processes together
+    return torch.zeros(4, dtype=torch.long).share_memory_()  # shared by all DataLoader workers
 
 
 @dataclass(frozen=True)
 class Collator:
-    """Pads the samples of a `ConversationDataset` and puts their images in one row.
+    """Batches samples of a `ConversationDataset`: truncates, pads, and concatenates their images.
 
-    A sample that is longer than `max_length` loses its end. A limit that falls inside an image
-    takes that image out as a whole, with everything behind it. The first sample of each kind is
-    logged, by its index in the file if it has one; `report` logs the counts.
+    A sample longer than `max_length` is truncated at the end. If the limit falls inside an image,
+    the sample is truncated before that image. The first truncated sample and the first one
+    without labels are logged, with their index in the file if known; `report` logs the counts.
 
     Attributes:
         pad_token_id: fills shorter rows.
-        image_token_id: the id at image positions.
-        image_tokens_per_image: positions of one image.
-        max_length: positions of a sample, image positions included; None for no limit.
+        image_token_id: the token id at image positions.
+        image_tokens_per_image: number of positions of one image.
+        max_length: maximum positions of a sample, image positions included; None: no limit.
         padding_side: "right" or "left".
-        label: what logs call a sample, by its `index`.
-        counts: samples that were seen, lost text, lost an image, and had no label in the end.
+        label: returns the name of a sample in logs, given its `index`.
+        counts: samples in total, truncated in text, truncated at an image, and without labels.
     """
 
     pad_token_id: int
@@ -73,25 +74,25 @@ class Collator:
         )
 
     def __call__(self, samples: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
-        """Make a batch of those samples that are not skipped.
+        """Make a batch; skipped samples are left out.
 
         If all are skipped, the batch is one position without a label.
 
         Returns:
             `input_ids`, `labels` and `attention_mask` (batch, length); with images also
-            `pixel_values_aux` (images, 3, A, A), and `pixel_values` (images, crops, 3, S, S) where
-            the samples hold it: the images of all samples in the order of their markers; and
-            `index` (samples), their indices in the file; and
-            `loss_group_ids` (batch, length), where all have it, the number of their `source`.
+            `pixel_values_aux` (images, 3, A, A), and `pixel_values` (images, crops, 3, S, S) if the
+            samples have it: the images of all samples in the order of their markers; with indices
+            also `index` (samples), their indices in the file; with sources also `loss_group_ids`
+            (batch, length), the index of each sample's `source`.
 
         Raises:
-            MGMError: no sample so far, of many, has a label.
+            MGMError: none of the first `MIN_UNSUPERVISED` samples has a label.
         """
         source = {name: samples[0][name] for name in ("source",) if samples and name in samples[0]}
         samples = [self._truncate(sample) for sample in samples if is_usable(sample)]
         self._check_labels(samples)
         indices = [sample["index"].reshape(1) for sample in samples if "index" in sample]
-        if not samples:  # the model runs all the same: other processes may wait for this one
+        if not samples:  # The model runs nevertheless: its collectives need every process.
             # Any token but the padding: where that is embedded as zeros, all logits are zero, and
             # the loss runs the model twice to probe its head, while other processes do not.
             token = torch.tensor([self.pad_token_id - 1 if self.pad_token_id else 1])
@@ -142,7 +143,7 @@ class Collator:
         for sample in samples:
             if not (
                 sample["labels"][1:] != IGNORE_INDEX
-            ).any():  # nothing predicts the first position
+            ).any():  # no logits predict the first token
                 self._count(UNSUPERVISED, sample, "has no label left and teaches nothing")
         if self.counts[UNSUPERVISED] >= MIN_UNSUPERVISED:
             self._check_supervision()
@@ -165,10 +166,10 @@ class Collator:
             logger.warning("%s %s (%s); more of these are only counted", label, what, limit)
 
     def report(self) -> None:
-        """Log how many samples were cut and how many taught nothing.
+        """Log how many samples were truncated and how many had no label.
 
         Raises:
-            MGMError: not one taught anything.
+            MGMError: no sample had a label.
         """
         self._check_supervision()
         seen, cut, cut_at_image, unsupervised = self.counts.tolist()

@@ -1,4 +1,4 @@
-"""Map-style dataset of a file of conversations; each sample is read and tokenised on access."""
+"""Map-style dataset of a conversation file; samples are read and tokenised on access."""
 
 import os
 from collections.abc import Sequence
@@ -30,18 +30,18 @@ from mgm.model.labels import IGNORE_INDEX
 class ConversationDataset(Dataset[dict[str, Tensor]]):
     """Conversations from a file in the published format.
 
-    The file is checked once and stays on the disk (`SampleFile`); `__getitem__` reads a sample,
-    tokenises its text and opens its images.
+    The file is indexed and checked when it is opened (`SampleFile`); `__getitem__` reads one
+    sample, tokenises its text and decodes its images.
 
     Args:
-        path: a JSON file with a list of samples or one in each line, or a table
+        path: a JSON file with a list of samples, a JSONL file, or a table
             (`mgm.data.sources.hf_table.is_table`).
         processor: the model's processor.
-        image_folder: where the files' image paths begin; by default the folder of `path`.
-        conversation: name of the template; by default the processor's.
-        bad_samples: lists malformed samples, which are skipped; None: one is an error.
-        config: of a data set on the hub: which part.
-        split: of a data set.
+        image_folder: folder that image paths are relative to; default: the folder of `path`.
+        conversation: name of the chat template; default: the processor's.
+        bad_samples: list of malformed samples, which are skipped; None: they raise.
+        config: configuration of a data set of the hub.
+        split: split of a data set.
         orientation: of images, "stored" or "upright" (see `open_image`).
 
     Raises:
@@ -67,7 +67,7 @@ class ConversationDataset(Dataset[dict[str, Tensor]]):
         self.template = get_template(conversation or processor.conversation, processor.wrap_images)
         self.bad_samples = bad_samples
         self.samples = _open_samples(str(path), config, split)
-        self.rows = np.arange(len(self.samples))  # indices into `samples` of those that are used
+        self.rows = np.arange(len(self.samples))  # indices into `samples` of the usable ones
         self._malformed = [
             BadSample(str(self.path), index, kind, error)
             for index, kind, error in self.samples.index.fault_list()
@@ -88,16 +88,16 @@ class ConversationDataset(Dataset[dict[str, Tensor]]):
 
     @property
     def image_counts(self) -> np.ndarray:
-        """Images of each sample."""
+        """Number of images of each sample."""
         return self.samples.index.images[self.rows]
 
     def __getitem__(self, index: int) -> dict[str, Tensor]:
         """One sample.
 
         Returns:
-            `input_ids` and `labels` (length), image markers expanded, labels -100 where nothing is
-            learned; with images also `pixel_values_aux` (images, 3, A, A) in uint8, of which the
-            model computes the views of both towers.
+            `input_ids` and `labels` (length), image markers expanded, labels `IGNORE_INDEX` at
+            unsupervised tokens; with images also `pixel_values_aux` (images, 3, A, A) in uint8,
+            from which the model computes the views of both encoders.
 
         Raises:
             MGMError: an image is missing or damaged; names the file, the sample and the image.
@@ -109,11 +109,11 @@ class ConversationDataset(Dataset[dict[str, Tensor]]):
         )
 
     def sample(self, index: int) -> tuple[Sample, Path]:
-        """One sample as it was read, and where its image paths begin."""
+        """One sample before tokenisation, and the folder that its image paths are relative to."""
         return self.samples[int(self.rows[index])], self.image_folder
 
     def _skip(self, bad: Sequence[BadSample]) -> None:
-        """List bad samples that were detected when the data was opened.
+        """Add the bad samples found while the data was opened to the list.
 
         Raises:
             MGMError: bad samples are not skipped, or no usable sample is left.
@@ -127,22 +127,22 @@ class ConversationDataset(Dataset[dict[str, Tensor]]):
 
     @cached_property
     def modality_lengths(self) -> list[int]:
-        """Words of each sample, negative without image, as `group_by_modality_length` sorts them.
+        """Number of words of each sample, negative without image, for `group_by_modality_length`.
 
-        The positions of images after the first are added, as they dominate padding.
+        The positions of images after the first are added: they dominate padding.
         """
-        # Compat: those of the first are left out, or published training orders would change.
+        # Compat: positions of the first image do not count, as in published training orders.
         words, images = self.samples.index.words[self.rows], self.image_counts
         longer = words + self.processor.image_tokens_per_image * (images - 1)
         return np.where(images > 0, longer, -words).tolist()
 
     @cached_property
     def lengths(self) -> list[int]:
-        """Positions of each sample, image positions included; tokenises all samples."""
+        """Number of tokens of each sample, image tokens included; tokenises all samples."""
         return [len(self.encode(index)[0]) for index in range(len(self))]
 
     def encode(self, index: int) -> tuple[list[int], list[int]]:
-        """Ids and labels of one sample, without opening its images."""
+        """Token ids and labels of one sample, without decoding its images."""
         sample, _ = self.sample(index)
         return self.processor.encode_segments(sample.segments(self.template))
 
@@ -157,7 +157,7 @@ def _open_samples(path: str, config: str | None, split: str) -> SampleFile | Tab
 
 
 def needs_streaming(path: str) -> bool:
-    """Whether a data path is read as a stream alone: a tar, or a URL."""
+    """Whether a data path can only be read with `--streaming`: a tar, or a URL."""
     return path.endswith(TARS) or "://" in path
 
 
@@ -170,24 +170,22 @@ def sample_tensors(
     encoded: tuple[list[int], list[int]] | None = None,
     orientation: str = STORED,
 ) -> dict[str, Tensor]:
-    """Tensors of a sample, as items of `ConversationDataset`.
+    """The tensors of a sample, as in an item of `ConversationDataset`.
 
     Args:
         sample: a conversation with its images.
         processor: the model's processor.
-        template: of the conversation.
-        image_folder: where image paths begin.
-        where: what errors begin with.
-        encoded: its ids and labels, if they were computed before.
+        template: chat template of the conversation.
+        image_folder: folder that image paths are relative to.
+        where: prefix of errors.
+        encoded: its token ids and labels, if they are already computed.
         orientation: of images.
 
     Raises:
         MGMError: an image is missing or damaged.
     """
     ids, labels = encoded or processor.encode_segments(sample.segments(template))
-    if not any(
-        label != IGNORE_INDEX for label in labels[1:]
-    ):  # nothing predicts the first position
+    if not any(label != IGNORE_INDEX for label in labels[1:]):  # no logits predict the first token
         raise SampleError(
             f"{where}: its answers are empty, so that no token is supervised; remove it",
             "no answer",

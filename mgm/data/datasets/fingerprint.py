@@ -1,4 +1,4 @@
-"""Fingerprint of a run's data: its content, wherever it is, and how it is mixed."""
+"""Fingerprint of training data: digests of its content, and the weights of a mixture."""
 
 import hashlib
 import json
@@ -17,23 +17,23 @@ from mgm.data.sources.digest import digest_of
 from mgm.data.sources.hf_table import BUILDERS, TableFile
 from mgm.data.sources.shards import Shard, TableShard
 
-IMAGES = 16  # samples whose images count by content, spread evenly over a data file
+IMAGES = 16  # samples of a data file whose images are hashed, evenly spaced
 
 Items = TrainingDataset | MixedDataset | PackedDataset | StreamedDataset
 
 
 def data_fingerprint(items: Items, flag: str) -> dict[str, Any]:
-    """What tells data from other data, by names that errors use.
+    """The fingerprint of a dataset: digests and weights, by the names used in errors.
 
     Args:
-        items: what a run learns from, or is measured on.
-        flag: that names the data.
+        items: the training or validation dataset.
+        flag: the flag of its path.
 
     Returns:
-        Values by name. A value with a "sha256" stands for content; its "path" is for reports.
+        Values by name. A value with "sha256" is compared by that; its "path" is for reports.
 
     Raises:
-        MGMError: a file cannot be read any more.
+        MGMError: a file can no longer be read.
     """
     if isinstance(items, PackedDataset):
         return data_fingerprint(items.dataset, flag)
@@ -63,7 +63,7 @@ def _of_file(part: TrainingDataset, flag: str) -> dict[str, Any]:
 
 
 def _spread_images(part: TrainingDataset) -> Iterator[Path]:
-    """The image files of some samples; those that are not there are left out."""
+    """The image files of evenly spaced samples; missing files are left out."""
     rows = part.rows[part.image_counts > 0]
     chosen = np.linspace(0, len(rows) - 1, min(IMAGES, len(rows))).astype(int)
     for row in rows[chosen].tolist():
@@ -73,7 +73,7 @@ def _spread_images(part: TrainingDataset) -> Iterator[Path]:
 
 
 def _table_files(path: Path) -> list[Path]:
-    """The files of a table on the disk; none: it is on the hub."""
+    """The files of a table on the disk; empty: it is on the hub."""
     if path.is_dir():
         endings = {file.suffix for file in path.rglob("*")} & set(BUILDERS)
         return sorted(file for ending in endings for file in path.rglob(f"*{ending}"))
@@ -91,7 +91,7 @@ def _of_stream(items: StreamedDataset, flag: str) -> dict[str, Any]:
 
 
 def _digest_of_shards(shards: Sequence[Shard], path: str) -> str:
-    """Of local files the content counts, of others the names."""
+    """Digest of the content of local shards, or of the names of remote ones."""
     if isinstance(shards[0], TableShard):
         files = [file for name in sorted(glob(path)) for file in _table_files(Path(name))]  # noqa: PTH207
     else:

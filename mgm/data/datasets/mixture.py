@@ -1,4 +1,4 @@
-"""Map-style dataset of a mixture: samples of several data files, repeated by their weights."""
+"""Map-style dataset of a mixture: samples of several data files, repeated according to weights."""
 
 import logging
 from collections.abc import Sequence
@@ -25,12 +25,12 @@ class MixedDataset(Dataset[dict[str, Tensor]]):
     """The samples of a mixture, the same in every epoch; the interface of `TrainingDataset`.
 
     Args:
-        path: of the mixture, for reports.
-        sources: its files.
+        path: path of the mixture, for reports.
+        sources: its data files.
         processor: the model's processor.
-        image_folder: of sources that name none; None: the folder of each.
-        bad_samples: lists samples that cannot be used, which are skipped; None: one ends the run.
-        seed: of which samples are seen once more, where a weight has a fraction.
+        image_folder: image folder of sources without one; None: the folder of each source.
+        bad_samples: list of unusable samples, which are skipped; None: they raise.
+        seed: for the choice of samples that the fraction of a weight repeats.
         orientation: of images.
     """
 
@@ -75,7 +75,7 @@ class MixedDataset(Dataset[dict[str, Tensor]]):
         return len(self.part_of)
 
     def __getitem__(self, index: int) -> dict[str, Tensor]:
-        """As of `TrainingDataset`; `index` is the index in the mixture, `source` its file's."""
+        """An item as of `TrainingDataset`: `index` in the mixture, `source` of its file."""
         part, row = self._find(index)
         return part[row] | {
             "index": torch.tensor(range(len(self))[index]),
@@ -84,34 +84,34 @@ class MixedDataset(Dataset[dict[str, Tensor]]):
 
     @property
     def source_names(self) -> tuple[str, ...]:
-        """What reports call the files."""
+        """Names of the data files in reports."""
         return tuple(source.name for source in self.sources)
 
     def label(self, index: int) -> str:
-        """What reports call a sample."""
+        """The name in reports of the sample with an `index`."""
         part, row = self._find(index)
         return f"{part.file_index(row)} of {self.sources[self.part_of[index]].name}"
 
     @property
     def files(self) -> tuple[str, ...]:
-        """The data files, as `BadSample` has them."""
+        """Paths of the data files, as in `BadSample.file`."""
         return tuple(str(part.path) for part in self.parts)
 
     def location(self, index: int) -> tuple[str, int]:
-        """File of a sample and its index there, as `BadSample` has them."""
+        """File of a sample and its index in the file, as in `BadSample`."""
         part, row = self._find(index)
         return part.location(row)
 
     @property
     def skipped(self) -> int:
-        """How many samples of all files were skipped when they were opened."""
+        """Number of samples that were skipped when the files were opened."""
         return sum(part.skipped for part in self.parts)
 
     def check_usable(self) -> None:
-        """Find out whether all samples of all files turned out to be bad.
+        """Raise an error if all samples of all files are bad.
 
         Raises:
-            MGMError: they did; says what is wrong with them.
+            MGMError: counts the bad samples by kind.
         """
         bad: list[BadSample] = []
         for part in self.parts:
@@ -121,28 +121,28 @@ class MixedDataset(Dataset[dict[str, Tensor]]):
         raise nothing_usable(self.path, bad)
 
     def sample(self, index: int) -> tuple[Sample, Path]:
-        """One sample as it was read, and where its image paths begin."""
+        """One sample before tokenisation, and the folder that its image paths are relative to."""
         part, row = self._find(index)
         return part.sample(row)
 
     def encode(self, index: int) -> tuple[list[int], list[int]]:
-        """Ids and labels of one sample, without opening its images."""
+        """Token ids and labels of one sample, without decoding its images."""
         part, row = self._find(index)
         return part.encode(row)
 
     @property
     def image_counts(self) -> np.ndarray:
-        """Images of each sample."""
+        """Number of images of each sample."""
         return self._joined([part.image_counts for part in self.parts])
 
     @cached_property
     def lengths(self) -> list[int]:
-        """Positions of each sample, image positions included."""
+        """Number of tokens of each sample, image tokens included."""
         return self._joined([np.array(part.lengths) for part in self.parts]).tolist()
 
     @property
     def modality_lengths(self) -> list[int]:
-        """Words of each sample, negative without image."""
+        """Number of words of each sample, negative without image."""
         return self._joined([np.array(part.modality_lengths) for part in self.parts]).tolist()
 
     def _joined(self, of_parts: Sequence[np.ndarray]) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""Sequence packing: several samples in one row, without attention across samples."""
+"""Sequence packing: several samples per row, with position ids for block-diagonal attention."""
 
 import logging
 from bisect import bisect_left, insort
@@ -17,26 +17,26 @@ from mgm.model.labels import IGNORE_INDEX
 
 logger = logging.getLogger(__name__)
 
-WINDOW = 4096  # samples that are packed with one another
+WINDOW = 4096  # samples that are packed at a time
 
 
 def pack(
     lengths: Sequence[int], images: Sequence[int], limit: int, seed: int, window: int = WINDOW
 ) -> list[list[int]]:
-    """Put samples together so that rows are nearly full and hold about as many images each.
+    """Pack samples into rows that are nearly full and have about equally many images.
 
-    In random windows, the longest sample first, each goes into the fullest row where it fits
-    (best fit decreasing), among those that may still take its images.
+    Best-fit decreasing bin packing in random windows: samples in order of decreasing length each
+    go into the fullest row that has space for its tokens and its images.
 
     Args:
-        lengths: positions of each sample; those that are longer count as `limit`.
-        images: of each sample.
-        limit: positions of a row.
-        seed: of the windows.
-        window: samples in one.
+        lengths: tokens of each sample, at most `limit` of which count.
+        images: number of images of each sample.
+        limit: maximum tokens of a row.
+        seed: for the shuffle that makes the windows.
+        window: samples per window.
 
     Returns:
-        Indices of samples, row by row; every sample once.
+        Indices of the samples of each row; every sample is in one row.
     """
     order = torch.randperm(len(lengths), generator=torch.Generator().manual_seed(seed)).tolist()
     rows: list[list[int]] = []
@@ -51,11 +51,11 @@ def _pack_window(
 ) -> list[list[int]]:
     sizes = {index: min(lengths[index], limit) for index in samples}
     fewest = max(1, -(-sum(sizes.values()) // limit))
-    # A row with many more images than others would make its process the one all wait for.
+    # A row with many more images than the others would make its process a straggler.
     allowed = max(1, -(-sum(images[index] for index in samples) // fewest)) + 1
     rows: list[list[int]] = []
     counts: list[int] = []  # images in each row
-    free_space: list[tuple[int, int]] = []  # positions left in each row, with its index
+    free_space: list[tuple[int, int]] = []  # tokens left in each row, with its index
     for index in sorted(samples, key=lambda index: -sizes[index]):
         slot = bisect_left(free_space, (sizes[index], -1))
         while slot < len(free_space) and counts[free_space[slot][1]] + images[index] > allowed:
@@ -75,13 +75,13 @@ def _pack_window(
 
 @dataclass(frozen=True)
 class PackedCollator:
-    """Makes one row of each list of samples; positions begin anew with every sample.
+    """Concatenates each list of samples to a row; position ids restart at 0 with each sample.
 
-    There is no attention mask: transformers sees by the positions where samples begin, and keeps
-    them apart (`transformers.masking_utils.find_packed_sequence_indices`).
+    There is no attention mask: transformers derives the sample boundaries from the position ids
+    and masks attention across them (`transformers.masking_utils.find_packed_sequence_indices`).
 
     Attributes:
-        collator: truncates and counts samples, and has the padding ids.
+        collator: truncates and counts samples, and has the padding token ids.
     """
 
     collator: Collator
@@ -90,9 +90,9 @@ class PackedCollator:
         """Make a batch.
 
         Returns:
-            As `Collator`, with `position_ids` (batch, length) instead of an attention mask.
+            The tensors of `Collator`, with `position_ids` (batch, length) in place of the mask.
         """
-        # Skipped samples take no positions; a row of nothing else is one without labels.
+        # Skipped samples are left out; a row of skipped samples only has no labels.
         kept = [[[one] for one in row if is_usable(one)] or [list(row)] for row in rows]
         batches = [self.collator(sample) for row in kept for sample in row]
         ends = torch.tensor([len(row) for row in kept]).cumsum(0).tolist()
@@ -102,9 +102,7 @@ class PackedCollator:
             return [torch.cat([batches[index][name][0] for index in span]) for span in spans]
 
         for batch in batches:
-            batch["labels"][:, 0] = (
-                IGNORE_INDEX  # nothing predicts it, least of all the sample before
-            )
+            batch["labels"][:, 0] = IGNORE_INDEX  # not predicted from the sample before it
         positions = [
             torch.cat([torch.arange(batches[index]["input_ids"].shape[1]) for index in span])
             for span in spans
@@ -128,12 +126,12 @@ class PackedCollator:
 
 
 class PackedDataset(Dataset[list[dict[str, Tensor]]]):
-    """Rows of a `TrainingDataset`, the same in every epoch; the sampler changes their order.
+    """Map-style dataset of packed rows, the same in every epoch; the sampler shuffles them.
 
     Args:
-        dataset: the samples.
-        limit: positions of a row.
-        seed: of what comes together.
+        dataset: the samples to pack.
+        limit: maximum tokens of a row.
+        seed: for the choice of samples that share a row.
     """
 
     def __init__(self, dataset: TrainingDataset | MixedDataset, limit: int, seed: int) -> None:
@@ -164,5 +162,5 @@ class PackedDataset(Dataset[list[dict[str, Tensor]]]):
         self.dataset.check_usable()
 
     def __getitem__(self, index: int) -> list[dict[str, Tensor]]:
-        """The samples of one row, each as of `TrainingDataset`."""
+        """The samples of one row, each as an item of `TrainingDataset`."""
         return [self.dataset[sample] for sample in self.rows[index]]

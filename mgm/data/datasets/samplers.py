@@ -1,4 +1,4 @@
-"""Samplers: batches of one modality and similar lengths, as `group_by_modality_length`."""
+"""Length-grouped samplers: batches of one modality and similar length, resumable by epoch."""
 
 import os
 from collections.abc import Iterator, Sequence
@@ -8,15 +8,15 @@ from torch.utils.data import Sampler
 
 from mgm.errors import MGMError
 
-STEPS = 50  # of one window that is sorted by length
+STEPS = 50  # optimizer steps per window that is sorted by length
 
 
 class EpochSampler(Sampler[int]):
-    """An order of samples that depends on seed and epoch alone: a resumed run sees what is left.
+    """Base class: an order that depends on seed and epoch only, so that a resumed run continues it.
 
     Args:
-        lengths: of each sample.
-        seed: of the order.
+        lengths: length of each sample.
+        seed: for the shuffles.
     """
 
     def __init__(self, lengths: Sequence[int], seed: int) -> None:
@@ -31,23 +31,23 @@ class EpochSampler(Sampler[int]):
         return iter(self.order(torch.Generator().manual_seed(self.seed + self.epoch)))
 
     def set_epoch(self, epoch: int) -> None:
-        """Choose the epoch whose order comes next; the Trainer calls it."""
+        """Set the epoch of the next iteration; called by the Trainer."""
         self.epoch = epoch
 
     def order(self, generator: torch.Generator) -> list[int]:
-        """The indices of one epoch, in their order; `generator` is of its shuffles."""
+        """The sample indices of one epoch, shuffled with `generator`."""
         raise NotImplementedError
 
 
 class ModalitySampler(EpochSampler):
-    """Orders samples so that a batch holds either images or none, and samples of similar length.
+    """`--group_by_modality_length`: batches of similar length, all with images or all without.
 
     Args:
         lengths: words of each sample, negative without image.
-        batch_size: samples of one device in one step.
+        batch_size: samples per device and forward pass.
         groups: devices times accumulation steps; each gets about as many words.
-        seed: of the order.
-        source: where the samples come from, for the error.
+        seed: for the shuffles.
+        source: data path, for the error.
 
     Raises:
         MGMError: a sample has neither words nor images.
@@ -76,18 +76,18 @@ class ModalitySampler(EpochSampler):
 def modality_order(
     lengths: Sequence[int], batch_size: int, groups: int, generator: torch.Generator
 ) -> list[int]:
-    """Indices of samples in mega-batches of one modality; those left over come last.
+    """Sample indices in mega-batches of one modality; the remainders of both modalities come last.
 
     Args:
-        lengths: of each sample, negative without image.
-        batch_size: samples of one group.
-        groups: groups of a mega-batch.
-        generator: of the shuffles.
+        lengths: length of each sample, negative without image.
+        batch_size: samples per group.
+        groups: groups per mega-batch.
+        generator: for the shuffles.
     """
     with_image = [index for index, length in enumerate(lengths) if length > 0]
     without = [index for index, length in enumerate(lengths) if length < 0]
     if not with_image or not without:
-        # Compat: lengths keep their sign, so that texts alone come shortest first.
+        # Compat: lengths keep their sign, so that text-only samples are sorted shortest first.
         return length_order(lengths, batch_size, groups, generator)
     full: list[list[int]] = []
     rest: list[int] = []
@@ -97,7 +97,7 @@ def modality_order(
             [abs(lengths[index]) for index in indices], batch_size, groups, generator
         )
         batches = _cut([indices[i] for i in order], size)
-        # Compat: the last mega-batch counts as left over even when it is full.
+        # Compat: the last mega-batch counts as the remainder even if it is full.
         full += batches[:-1]
         rest += batches[-1]
     shuffled = [full[index] for index in torch.randperm(len(full), generator=generator).tolist()]
@@ -107,7 +107,7 @@ def modality_order(
 def length_order(
     lengths: Sequence[int], batch_size: int, groups: int, generator: torch.Generator
 ) -> list[int]:
-    """Indices in random mega-batches; within one, groups of equal size and about equal length."""
+    """Indices in random mega-batches, each of groups of equal size and about equal total length."""
     shuffled = torch.randperm(len(lengths), generator=generator).tolist()
     order: list[int] = []
     for batch in _cut(shuffled, batch_size * groups):
@@ -118,7 +118,7 @@ def length_order(
 
 
 def even_chunks(indices: Sequence[int], lengths: Sequence[int], count: int) -> list[list[int]]:
-    """Deal indices out to `count` chunks of one size, each to the shortest so far."""
+    """Split indices into `count` chunks of equal size: each goes to the chunk of least length."""
     if len(indices) % count:
         return [list(indices[chunk::count]) for chunk in range(count)]
     size = len(indices) // count
@@ -138,13 +138,13 @@ def _cut(indices: Sequence[int], size: int) -> list[list[int]]:
 
 
 class LengthSampler(EpochSampler):
-    """Orders samples so that a batch holds samples of nearly one true length, of one modality.
+    """`--group_by_length`: batches of nearly equal token counts, all with images or all without.
 
     Args:
-        lengths: positions of each sample, image positions included.
+        lengths: tokens of each sample, image tokens included.
         with_image: whether each sample has images.
-        step_size: samples of all devices in one step.
-        seed: of the order.
+        step_size: samples per optimizer step over all devices.
+        seed: for the shuffles.
     """
 
     def __init__(
@@ -165,16 +165,16 @@ def true_length_order(
     step_size: int,
     generator: torch.Generator,
 ) -> list[int]:
-    """Indices step by step: sorted in random windows of `STEPS` steps, whose steps are shuffled.
+    """Sample indices, sorted by length in random windows of `STEPS` steps, with the steps shuffled.
 
-    The step with most positions comes first: where memory is too small, it shows at once. What
-    fills no step comes last.
+    The step with the most tokens comes first, so that a run that needs too much memory fails at
+    once. The remainder, which fills no step, comes last.
 
     Args:
-        lengths: positions of each sample.
+        lengths: tokens of each sample.
         with_image: whether each sample has images.
-        step_size: samples of one step.
-        generator: of the shuffles.
+        step_size: samples per optimizer step.
+        generator: for the shuffles.
     """
     steps: list[list[int]] = []
     rest: list[int] = []

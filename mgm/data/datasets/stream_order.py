@@ -1,21 +1,21 @@
-"""Order and read positions of a streamed dataset, from which it resumes exactly."""
+"""Sample order and read positions (cursors) of a streamed dataset, for exact resume."""
 
 from dataclasses import dataclass
 
 from mgm.data.sources.sample import Sample
 
-MIN_BLOCK_SAMPLES = 512  # samples that are shuffled, grouped or packed with one another
+MIN_BLOCK_SAMPLES = 512  # samples that are shuffled, grouped or packed at a time
 
 
 @dataclass(frozen=True)
 class Order:
-    """How the samples of a block are shuffled, grouped or packed.
+    """Settings of the order within a block: shuffling, length grouping, packing.
 
     Attributes:
         seed: of all random choices.
-        batch_size: of one process.
-        pack_to: positions of a packed row; None: samples stay alone.
-        by_length: whether a batch holds samples of about one length, of one modality.
+        batch_size: samples per process.
+        pack_to: maximum tokens of a packed row; None: no packing.
+        by_length: whether batches are grouped by length and modality.
     """
 
     seed: int
@@ -25,7 +25,7 @@ class Order:
 
     @property
     def block(self) -> int:
-        """Samples of a block: whole batches."""
+        """Number of samples in a block: a multiple of the batch size."""
         return -(-MIN_BLOCK_SAMPLES // self.batch_size) * self.batch_size
 
 
@@ -35,8 +35,8 @@ class SourcePosition:
 
     Attributes:
         round: number of complete passes over its shards.
-        shard: shards of this pass that were read.
-        sample: samples of the current shard that were read.
+        shard: number of shards read in this pass.
+        sample: number of samples read in the current shard.
     """
 
     round: int = 0
@@ -46,7 +46,7 @@ class SourcePosition:
 
 @dataclass(frozen=True)
 class StreamedSample:
-    """A sample with its source, shard and index there; with ids and labels if its length counts."""
+    """A sample with source, shard and index in the shard; with token ids if grouped by length."""
 
     sample: Sample
     source: int

@@ -1,8 +1,8 @@
 """Sharded streaming dataset with deterministic shuffling and exact resume.
 
-Every worker of every process's data loader is a reader: it reads its share of each source's shards
-in rounds, each in another order, block by block. The order, batches and packed rows of a block
-depend on seed, reader and block alone, so that a cursor of a few numbers suffices to resume.
+Each DataLoader worker of each process is a reader. It reads its share of each source's shards in
+rounds, each round in another order, block by block. The order, batches and packed rows of a block
+depend only on seed, reader and block, so that a cursor of a few numbers suffices to resume.
 """
 
 import random
@@ -34,7 +34,7 @@ MAX_SHARD_SAMPLES = 2**32  # a sample's `index` is shard * MAX_SHARD_SAMPLES + i
 
 
 def stream_file(checkpoint: Path, process: int) -> Path:
-    """The file in a checkpoint with the read position of a process."""
+    """Name of the file in a checkpoint with the read position of a process."""
     return checkpoint / f"stream-{process}.json"
 
 
@@ -42,17 +42,17 @@ class StreamedDataset(IterableDataset[tuple[Any, dict[str, Any]]]):
     """An endless stream of samples, or of packed rows, each with the cursor to resume after it.
 
     Args:
-        path: of the data, for reports.
-        sources: what is read; a weight is a share of the samples.
+        path: data path, for reports.
+        sources: data sets to read; weights are shares of the samples.
         processor: the model's processor.
         order: how blocks are shuffled, grouped or packed.
-        image_folder: of sources that name none and whose images are files.
-        bad_samples: lists samples that cannot be used, which are skipped; None: one ends the run.
-        reader: number of this process, and of how many.
+        image_folder: image folder of sources without one whose images are files.
+        bad_samples: list of unusable samples, which are skipped; None: they raise.
+        reader: rank of this process, and number of processes.
         orientation: of images.
 
     Raises:
-        MGMError: there is no such data.
+        MGMError: the data does not exist.
     """
 
     def __init__(
@@ -92,14 +92,14 @@ class StreamedDataset(IterableDataset[tuple[Any, dict[str, Any]]]):
         return f"{number} of {self.names[shard]}"
 
     def listed(self, source: int | None = None) -> list[BadSample]:
-        """The bad samples listed so far, of one source or of all."""
+        """The bad samples listed so far, of one source or of all sources."""
         if self.bad_samples is None:
             return []
         shards = self.names if source is None else [one.name for one in self.shards[source]]
         return self.bad_samples.entries(shards)
 
     def check_usable(self) -> None:
-        """Nothing: the number of samples is unknown; readers check while they read."""
+        """Does nothing: the number of samples is unknown, and readers check as they read."""
 
     def note(self, cursor: Mapping[str, Any]) -> None:
         """Record the cursor of a batch that was trained on; a checkpoint resumes after it."""
@@ -121,7 +121,7 @@ class StreamedDataset(IterableDataset[tuple[Any, dict[str, Any]]]):
                 f"--dataloader_num_workers: {before} processes read the stream before, now it is "
                 f"{workers}; a stream goes on with as many"
             )
-        # The loader takes batches from its workers in turn, from the first; the run stopped later.
+        # The DataLoader takes batches from its workers in turn; start with the one that is next.
         worker = (self.state["next"] + worker_id) % workers
         cursor = self.state["cursors"].get(str(worker), {})
         number, count = self.reader
@@ -132,13 +132,13 @@ class StreamedDataset(IterableDataset[tuple[Any, dict[str, Any]]]):
 
 
 class _Reader:
-    """One of several that read a stream at the same time."""
+    """One DataLoader worker's share of a stream."""
 
     def __init__(self, stream: StreamedDataset, number: int, count: int) -> None:
         self.stream, self.number, self.count = stream, number, count
 
     def items(self, cursor: Mapping[str, Any]) -> Iterator[tuple[Any, dict[str, Any]]]:
-        """Samples or packed rows from a cursor on, each with the cursor to resume after it."""
+        """Samples or packed rows after a cursor, each with the cursor to resume after it."""
         stream = self.stream
         block, done = cursor.get("block", 0), cursor.get("done", 0)
         saved = cursor.get("places", [(0, 0, 0)] * len(stream.shards))
@@ -146,12 +146,12 @@ class _Reader:
         samples = [self._source(number, position) for number, position in enumerate(positions)]
         weights = [source.weight for source in stream.sources]
         size = stream.order.block
-        usable = bool(cursor)  # whether there was a usable sample; an earlier run had one
+        usable = bool(cursor)  # whether a usable sample was read; a cursor implies one
         while True:
             start = [astuple(position) for position in positions]
             draw = random.Random(f"{stream.order.seed} {self.number} {block}")
             chosen = draw.choices(range(len(samples)), weights, k=size)
-            # Positions advance as samples are read, and none is read before the block needs it.
+            # Positions advance as samples are read; no sample is read before its block.
             items = self._ordered([next(samples[source]) for source in chosen], draw)
             for count, item in enumerate(items, start=1):
                 if count > done:
@@ -165,11 +165,11 @@ class _Reader:
             block, done = block + 1, 0
 
     def _source(self, number: int, position: SourcePosition) -> Iterator[StreamedSample]:
-        """The samples of a source from `position` on, which advances with them."""
+        """The samples of a source from `position`, which is advanced with each sample."""
         stream = self.stream
         shards = stream.shards[number]
         first = sum(map(len, stream.shards[:number]))
-        # With fewer shards than readers, all read every shard, and each takes every n-th sample.
+        # With fewer shards than readers, each reads all shards and takes every n-th sample.
         alone = len(shards) >= self.count
         mine = range(self.number if alone else 0, len(shards), self.count if alone else 1)
         step, offset = (1, 0) if alone else (self.count, self.number)
@@ -207,7 +207,7 @@ class _Reader:
         self.stream.bad_samples.add(bad_sample(shard, number, fault))
 
     def _nothing_usable(self, source: int) -> MGMError:
-        """The error of a source that has nothing for this reader."""
+        """The error for a source without a usable sample for this reader."""
         path = self.stream.sources[source].path
         if bad := self.stream.listed(source):
             return nothing_usable(path, bad)
@@ -217,7 +217,7 @@ class _Reader:
         )
 
     def _ordered(self, block: list[StreamedSample], draw: random.Random) -> list[Any]:
-        """Samples, or lists of them that make a row, in the order in which they are learned."""
+        """Samples, or lists of the samples of packed rows, in training order."""
         order, seed = self.stream.order, draw.getrandbits(32)
         generator = torch.Generator().manual_seed(seed)
         if order.pack_to is None and not order.by_length:
@@ -243,7 +243,7 @@ class _Reader:
         return self._tensors(item)
 
     def _tensors(self, item: StreamedSample) -> dict[str, Tensor]:
-        """Tensors of a sample, as items of `TrainingDataset`."""
+        """The tensors of a sample, as in an item of `TrainingDataset`."""
         stream = self.stream
         index = {"index": torch.tensor(item.shard * MAX_SHARD_SAMPLES + item.number)}
         if stream.source_names:
@@ -261,10 +261,10 @@ class _Reader:
 
 @dataclass(frozen=True)
 class StreamCollator:
-    """Collates items of a `StreamedDataset`, with the last item's `cursor`.
+    """Collator of a `StreamedDataset`: adds the last item's `cursor` to the batch.
 
     Attributes:
-        collator: of the items.
+        collator: for samples or packed rows.
     """
 
     collator: Collator | PackedCollator

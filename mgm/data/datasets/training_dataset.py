@@ -1,4 +1,4 @@
-"""Map-style dataset of training: image files are checked first, and bad samples are skipped."""
+"""Map-style training dataset: checks that image files exist, and can skip bad samples."""
 
 import os
 
@@ -21,20 +21,20 @@ from mgm.errors import MGMError
 
 
 class TrainingDataset(ConversationDataset):
-    """A `ConversationDataset` that checks all image files when it is opened, and skips bad samples.
+    """A `ConversationDataset` that checks for missing image files when opened; skips bad samples.
 
     Args:
-        path: a JSON file with a list of samples or one in each line, or a table
+        path: a JSON file with a list of samples, a JSONL file, or a table
             (`mgm.data.sources.hf_table.is_table`).
         processor: the model's processor.
-        image_folder: where the files' image paths begin; by default the folder of `path`.
-        bad_samples: lists samples that cannot be used, which are skipped; None: one is an error.
-        config: of a data set on the hub: which part.
-        split: of a data set.
+        image_folder: folder that image paths are relative to; default: the folder of `path`.
+        bad_samples: list of unusable samples, which are skipped; None: they raise.
+        config: configuration of a data set of the hub.
+        split: split of a data set.
         orientation: of images.
 
     Raises:
-        MGMError: the file or a sample is malformed, or an image file is not there.
+        MGMError: the file or a sample is malformed, or an image file is missing.
     """
 
     source_names = ()  # there is one
@@ -57,7 +57,7 @@ class TrainingDataset(ConversationDataset):
     def __getitem__(self, index: int) -> dict[str, Tensor]:
         """An item of `ConversationDataset` with `index`, the sample's index in the file.
 
-        A bad sample that is skipped has `index` alone.
+        A skipped bad sample has `index` only.
         """
         file_index = self.file_index(index)
         entry = {"index": torch.tensor(file_index)}
@@ -73,14 +73,14 @@ class TrainingDataset(ConversationDataset):
         """Raise an error if all samples are bad.
 
         Raises:
-            MGMError: they are; counts them by kind.
+            MGMError: counts the bad samples by kind.
         """
         if bad := self.all_bad:
             raise nothing_usable(self.path, bad)
 
     @property
     def all_bad(self) -> list[BadSample]:
-        """All samples of the file, if all are bad; empty as long as one may be usable."""
+        """The bad samples, if all samples of the file are bad; else empty."""
         if self.bad_samples is None:
             return []
         bad = self.bad_samples.entries([str(self.path)])
@@ -88,16 +88,16 @@ class TrainingDataset(ConversationDataset):
 
     @property
     def files(self) -> tuple[str, ...]:
-        """The data files, as `BadSample` has them."""
+        """Paths of the data files, as in `BadSample.file`."""
         return (str(self.path),)
 
     def location(self, index: int) -> tuple[str, int]:
-        """File of a sample and its index there, as `BadSample` has them."""
+        """File of a sample and its index in the file, as in `BadSample`."""
         return str(self.path), self.file_index(index)
 
     @property
     def skipped(self) -> int:
-        """How many samples were skipped when the data was opened."""
+        """Number of samples that were skipped when the data was opened."""
         return len(self.samples) + len(self._malformed) - len(self.rows)
 
     def label(self, index: int) -> str:

@@ -2,10 +2,9 @@
 
     python -m mgm.data.doctor data.json --image-folder images [--model FOLDER] [--fix clean.json]
 
-The data file is what --data_path of training names, but for URLs; the files of a mixture or of a
-pattern are examined one by one. Looks for samples that are malformed, image files that are missing,
-broken or there twice, and, with a model, for samples that are longer than its limit. Ends with
-status 1 if training could not use all of them as they are.
+The data file is any --data_path of training except URLs; the files of a mixture or of a pattern are
+checked one by one. Finds malformed samples, image files that are missing, broken or duplicates,
+and, with a model, samples longer than its limit. The exit status is 1 if a sample is unusable.
 """
 
 import argparse
@@ -34,7 +33,7 @@ from mgm.errors import MGMError, Parser, one_line, run_command, write_output
 if TYPE_CHECKING:
     from mgm.data.processing_mgm import MGMProcessor
 
-MAX_SHOWN_FINDINGS = 3  # of a kind; the report has all of them
+MAX_SHOWN_FINDINGS = 3  # findings of a kind; the report has all of them
 
 
 def main(words: Sequence[str] | None = None) -> int:
@@ -71,13 +70,13 @@ def _load_processor(options: argparse.Namespace) -> "MGMProcessor":
 def _examined(
     source: MixtureSource, options: argparse.Namespace, processor: "MGMProcessor | None"
 ) -> Examination:
-    """Check one data file and write its outputs, but for the report."""
+    """Check one data file and write its outputs, except the report."""
     rows = open_records(source)
     fix: Path | None = options.fix
     if fix is not None and fix.suffix.lower() not in rows.endings:
         raise MGMError(f"--fix {fix}: the copy ends in {' or '.join(rows.endings)}")
     file = Path(source.path)
-    folder: Path = source.image_folder or options.image_folder or file.parent  # as training
+    folder: Path = source.image_folder or options.image_folder or file.parent  # as in training
     examination = examine(
         *(file, rows.records(), partial(_content, rows, folder), processor),
         *(options.model_max_length, options.workers, _bar),
@@ -98,7 +97,7 @@ def _examined(
 
 
 def _content(rows: DataRecords, folder: Path, index: int, number: int) -> bytes:
-    """The bytes of an image of a sample."""
+    """The encoded bytes of an image of a sample."""
     sample = parse_sample(rows.record(index), f"sample {index}")
     source = sample.image_sources(folder)[number]
     if not isinstance(source, Path):
@@ -109,35 +108,35 @@ def _content(rows: DataRecords, folder: Path, index: int, number: int) -> bytes:
 
 
 def _address(source: Path | str | bytes) -> str:
-    """For a page: of a file, a URL, or the image itself."""
+    """The `src` of an image in HTML: a file URL, an http(s) URL, or a data URL."""
     if isinstance(source, bytes):
         return f"data:image;base64,{base64.b64encode(source).decode()}"
     return source if isinstance(source, str) else source.absolute().as_uri()
 
 
 def parse(words: Sequence[str] | None) -> argparse.Namespace:
-    """The options of the command line.
+    """Parse the command line.
 
     Raises:
-        MGMError: one of them is wrong.
+        MGMError: an option is invalid.
     """
     parser = Parser(prog="python -m mgm.data.doctor", description=(__doc__ or "").split("\n")[0])
     add = parser.add_argument
-    add("file", type=Path, metavar="FILE", help="as --data_path of training: a file of JSON, a tar "
-        "or a pattern of tars, a mixture, a parquet file, a folder of them, or a data set's folder "
-        "or name on the hub")  # fmt: skip
-    add("--data-config", metavar="NAME", help="config of a data set on the hub")
-    add("--data-split", default="train", metavar="NAME", help="of a data set; default train")
-    add("--image-folder", type=Path, metavar="DIR", help="default: the folder of FILE")
+    add("file", type=Path, metavar="FILE", help="--data_path of training: JSON, JSONL, a tar or a "
+        "pattern of tars, a mixture, a parquet file, a folder of these, or a data set's folder or "
+        "name on the hub")  # fmt: skip
+    add("--data-config", metavar="NAME", help="configuration of a data set on the hub")
+    add("--data-split", default="train", metavar="NAME", help="split of a data set; default: train")
+    add("--image-folder", type=Path, metavar="DIR", help="folder of images; default: that of FILE")
     add(
         "--model",
         metavar="FOLDER",
         help="compute lengths with this model's processor",
     )
     add("--version", metavar="NAME", help="conversation template; default: the model's own")
-    add("--model-max-length", type=int, metavar="N", help="maximum positions of a sample")
-    add("--report", type=Path, metavar="FILE", help="write all findings and figures as JSON")
-    add("--plot", type=Path, metavar="FILE", help="draw lengths and image sizes")
+    add("--model-max-length", type=int, metavar="N", help="maximum tokens of a sample")
+    add("--report", type=Path, metavar="FILE", help="write all findings and statistics as JSON")
+    add("--plot", type=Path, metavar="FILE", help="plot lengths and image sizes as PNG")
     add(
         "--render-sample",
         type=int,
@@ -149,10 +148,10 @@ def parse(words: Sequence[str] | None) -> argparse.Namespace:
         type=Path,
         default=Path("sample.html"),
         metavar="FILE",
-        help="output of --render-sample, default sample.html",
+        help="output of --render-sample; default: sample.html",
     )
-    add("--fix", type=Path, metavar="FILE", help="write a copy with usable samples alone")
-    add("--workers", type=int, default=8, metavar="N", help="threads that read images, default 8")
+    add("--fix", type=Path, metavar="FILE", help="write a copy with the usable samples only")
+    add("--workers", type=int, default=8, metavar="N", help="threads that read images; default: 8")
     options = parser.parse_args(words)
     needing = [
         name
@@ -263,7 +262,7 @@ def _write_page(
         part.write_text(
             sample_page(sample, template, processor, addresses, title),
             encoding="utf-8",
-            errors="backslashreplace",  # a path may hold bytes that are no UTF-8
+            errors="backslashreplace",  # a path may contain bytes that are not UTF-8
         )
     write_output(f"{options.html}: sample {options.render_sample}\n")
 
@@ -271,7 +270,7 @@ def _write_page(
 def _write_json(path: Path, content: dict[str, Any]) -> None:
     with atomic_file(path) as part:
         text = json.dumps(content, ensure_ascii=False, indent=1) + "\n"
-        # A path may hold bytes that are no UTF-8.
+        # A path may contain bytes that are not UTF-8.
         part.write_text(text, encoding="utf-8", errors="backslashreplace")
 
 

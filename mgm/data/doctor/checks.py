@@ -20,10 +20,10 @@ from mgm.model.labels import IGNORE_INDEX
 if TYPE_CHECKING:
     from mgm.data.processing_mgm import MGMProcessor
 
-ImageReader = Callable[[int, int], bytes]  # by sample and number of the image in it, from 0
-ProgressBar = Callable[[Iterable[Any]], Iterable[Any]]  # wraps an iterable, as tqdm
+ImageReader = Callable[[int, int], bytes]  # index of a sample, and of an image in it
+ProgressBar = Callable[[Iterable[Any]], Iterable[Any]]  # wraps an iterable, as tqdm does
 
-# Kinds of findings, to follow "a sample"; samples with those of `USABLE` can be trained on.
+# Kinds of findings; samples with a kind in `USABLE` can be trained on.
 FINDING_KINDS = {
     "malformed": "is no conversation in a supported format",
     "unsupported": "holds what training cannot use and must not ignore",
@@ -47,7 +47,7 @@ class Finding:
     Attributes:
         sample: its index in the file.
         kind: one of `FINDING_KINDS`.
-        text: the details.
+        text: details.
     """
 
     sample: int
@@ -61,14 +61,13 @@ class Examination:
 
     Attributes:
         file: the data file.
-        samples: how many it holds.
-        findings: problems, by sample.
-        images: references to image files, by how many a sample has.
-        sizes: width and height in pixels of every file that could be decoded.
-        lengths: positions of each sample that can be used, image positions included; empty where
-            no model was given.
-        supervised: how many of them are learned, likewise.
-        max_length: the limit; None: there is none.
+        samples: number of samples.
+        findings: problems, in the order of samples.
+        images: number of samples by their number of images.
+        sizes: width and height in pixels of every image file that could be decoded.
+        lengths: tokens of each usable sample, image tokens included; empty without a model.
+        supervised: supervised tokens of each usable sample; empty without a model.
+        max_length: maximum tokens of a sample; None: no limit.
     """
 
     file: Path
@@ -82,7 +81,7 @@ class Examination:
 
     @property
     def counts(self) -> Counter[str]:
-        """Samples with a finding of each kind."""
+        """Number of samples with a finding, by kind."""
         pairs = {(finding.sample, finding.kind) for finding in self.findings}
         return Counter(kind for _, kind in pairs)
 
@@ -101,21 +100,21 @@ def examine(
     workers: int = 8,
     progress: ProgressBar = iter,
 ) -> Examination:
-    """Examine a data file and every image that it names.
+    """Check a data file and all images that it refers to.
 
     Args:
         file: the data file.
-        records: what it holds, in any format that `parse_sample` reads.
-        read: the bytes of an image; raises FileNotFoundError, with why there is no such file,
-            another OSError, or MGMError.
-        processor: of the model to train, for lengths; None: they are not computed.
-        max_length: positions of a sample that are kept, image positions included.
+        records: its records, in any format that `parse_sample` reads.
+        read: returns the bytes of an image; raises FileNotFoundError with the reason, another
+            OSError, or MGMError.
+        processor: of the model to train, for lengths; None: lengths are not computed.
+        max_length: maximum tokens of a sample, image tokens included.
         workers: threads that read images.
         progress: wraps an iterable with a progress bar, as tqdm does.
     """
     result = Examination(file, 0, max_length=max_length)
     samples: dict[int, Sample] = {}
-    users: defaultdict[str, list[tuple[int, int]]] = defaultdict(list)  # samples by image
+    users: defaultdict[str, list[tuple[int, int]]] = defaultdict(list)  # samples of each image
     for index, record in enumerate(records):
         result.samples = index + 1
         try:
@@ -124,7 +123,7 @@ def examine(
             result.findings.append(Finding(index, fault.kind, str(fault)))
             continue
         result.images[len(sample.images)] += 1
-        # Images inside the data file are read again when they are decoded.
+        # Images embedded in the data file are read again when they are decoded.
         names = tuple(
             image if isinstance(image, str) else f"sample {index}, image {number + 1}"
             for number, image in enumerate(sample.images)
@@ -156,7 +155,7 @@ def _examine_images(
     result: Examination,
 ) -> None:
     """Read and decode every file once."""
-    first: dict[str, str] = {}  # file by the hash of its content
+    first: dict[str, str] = {}  # image by the hash of its content
     with ThreadPoolExecutor(workers) as pool:
         looked = pool.map(partial(_look_at, read), users.items())
         for name, (kind, text, size) in zip(progress(list(users)), looked, strict=True):
@@ -172,7 +171,7 @@ def _examine_images(
 def _look_at(
     read: ImageReader, image: tuple[str, list[tuple[int, int]]]
 ) -> tuple[str, str, tuple[int, int] | None]:
-    """What is wrong with an image: kind and text. Or the hash of its content, and its size."""
+    """Decode an image: kind and text of a finding, or hash of the content, and size in pixels."""
     name, ((index, number), *_) = image
     try:
         content = read(index, number)
@@ -187,7 +186,7 @@ def _look_at(
 def _check_length(
     index: int, ids: list[int], processor: "MGMProcessor", result: Examination
 ) -> None:
-    """Report what a sample loses to the limit, as `Collator` truncates it."""
+    """Report the truncation of a sample that exceeds the limit, as done by `Collator`."""
     limit = result.max_length
     if limit is None or len(ids) <= limit:
         return
@@ -202,7 +201,7 @@ def _check_length(
 
 
 def clean_indices(examination: Examination) -> list[int]:
-    """Indices of the samples that training can use, without those that have an empty answer."""
+    """Indices of usable samples, without those that have an empty answer."""
     findings = examination.findings
     left_out = {finding.sample for finding in findings if finding.kind == "empty answer"}
     left_out |= examination.unusable

@@ -8,7 +8,7 @@ from mgm.errors import MGMError
 
 
 def plot_examination(examination: Examination, path: Path) -> None:
-    """Write a PNG with the distributions of an examination.
+    """Write a PNG with histograms of lengths and image sizes.
 
     Raises:
         MGMError: matplotlib is not installed, or the file cannot be written.

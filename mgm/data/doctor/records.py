@@ -33,7 +33,7 @@ class DataRecords(Protocol):
     endings: tuple[str, ...]
 
     def records(self) -> Iterable[Any]:
-        """All records; of one that cannot be read the error. Images may be one byte each."""
+        """All records, or the error of an unreadable one; images may be replaced by one byte."""
         ...
 
     def record(self, index: int) -> Any:
