@@ -117,8 +117,8 @@ class Engine:
         Args:
             requests: the requests.
             labels: prefixes of error messages about each; None: none.
-            use_all_cores: whether the model does not compute meanwhile; otherwise most cores are
-                left to it.
+            use_all_cores: whether to use all cores, as the model is idle meanwhile; otherwise most
+                cores are left to the model.
 
         Raises:
             MGMError: an image cannot be opened, a prompt is empty or too long, `logit_bias` has a
@@ -167,7 +167,7 @@ class Engine:
         )
 
     def start(self) -> None:
-        """Start the engine thread, in which the model computes from now on: for servers."""
+        """Start the engine thread, which runs the model from now on; for servers."""
         self._core.start()
 
     def stop(self) -> None:
@@ -180,7 +180,7 @@ class Engine:
         self._core.step()
 
     def run_in_engine(self, call: Callable[[], Result]) -> Result:
-        """The result of a call that uses the model, run between two steps."""
+        """Run a call that uses the model between two steps; returns its result."""
         return self._core.run(call)
 
     def _run_soon(self, call: Callable[[], None]) -> None:
@@ -238,7 +238,7 @@ class Engine:
         """How the encoders' outputs become image tokens; setting it does not change the config.
 
         It takes a `FusionConfig`, a dictionary of its fields, or None for what config.json says.
-        The caches of images and prompts tell settings apart.
+        Encoder cache and prefix cache keep entries of different settings apart.
 
         Raises:
             MGMError: a field is not valid, the model does not support it, or requests are running.
@@ -275,7 +275,7 @@ class Engine:
         revision: str | None = None,
         commit_message: str = "Upload a Mini-Gemini",
     ) -> str:
-        """Upload what `save_pretrained` saves to the Hugging Face hub, to a new repository or not.
+        """Upload model, processor and model card to a new or existing repository of the HF hub.
 
         Args:
             repo_id: "owner/name".

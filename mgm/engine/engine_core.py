@@ -17,7 +17,7 @@ class EngineCore:
 
     Attributes:
         scheduler: the same.
-        step_lock: held during a step, and by whoever uses the scheduler.
+        step_lock: held during a step and any other use of the scheduler.
     """
 
     def __init__(self, scheduler: Scheduler) -> None:
@@ -39,7 +39,7 @@ class EngineCore:
         return True
 
     def run(self, call: Callable[[], Result]) -> Result:
-        """Run a call that uses the model in the engine thread, or here without one; waits for it.
+        """Run a call that uses the model, in the engine thread if there is one; returns its result.
 
         Raises:
             MGMError: the engine is being stopped.
@@ -47,7 +47,7 @@ class EngineCore:
         return call() if self._thread is None else self._thread.submit(call).result()
 
     def run_soon(self, call: Callable[[], None]) -> None:
-        """The same without waiting, if there is an engine thread.
+        """Run a call that uses the model, without waiting for it if there is an engine thread.
 
         Raises:
             MGMError: the engine is being stopped.
@@ -74,6 +74,6 @@ class EngineCore:
             self.scheduler.add(sequence, index)
 
     def cancel(self, sequence: Sequence) -> None:
-        """Finish a sequence with the output that it has."""
+        """Cancel a sequence, which keeps its output so far."""
         with self.step_lock:
             self.scheduler.cancel(sequence)

@@ -32,7 +32,7 @@ class EngineThread:
     def __init__(self, scheduler: Scheduler, step_lock: Condition) -> None:
         self._scheduler = scheduler
         self._step_lock = step_lock
-        # Not `step_lock`: whoever submits a call would wait for a step to end.
+        # Not `step_lock`: submitting a call would wait for the end of a step.
         self._submitted = Condition()
         self._calls: deque[tuple[Future[Any], Callable[[], Any]]] = deque()
         self._stopped = False

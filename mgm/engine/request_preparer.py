@@ -20,7 +20,7 @@ from mgm.model.modeling_mgm import MGMForConditionalGeneration
 
 @dataclass(frozen=True)
 class PreparedRequests:
-    """Requests after everything that does not need the model.
+    """Preprocessed requests: token ids, images and grammars; the model is not used yet.
 
     Attributes:
         requests: the requests.

@@ -14,7 +14,7 @@ class Stream(Iterator[str]):
 
     Args:
         core: runs the sequence.
-        sequence: whose output is streamed.
+        sequence: the sequence whose output is streamed.
     """
 
     def __init__(self, core: EngineCore, sequence: Sequence) -> None:

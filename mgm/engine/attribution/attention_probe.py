@@ -85,7 +85,7 @@ def _masked(scores: Tensor, mask: Tensor | None) -> Tensor:
 
 @contextmanager
 def _probing(model: PreTrainedModel, probe: _Probe) -> Generator[None]:
-    """Switch a language model to the probed attention for a while."""
+    """Use the probed attention in a language model within the block."""
     ALL_ATTENTION_FUNCTIONS.register(PROBED_ATTENTION, _probed_attention)
     ALL_MASK_ATTENTION_FUNCTIONS.register(PROBED_ATTENTION, ALL_MASK_ATTENTION_FUNCTIONS["sdpa"])
     before, token = attention_implementation(model.config), _probe.set(probe)

@@ -1,4 +1,4 @@
-"""Mining attribution: the pixels that each image token mined, and the tokens an answer used."""
+"""Mining attribution: image tokens' attention to pixels, and an answer's attention to tokens."""
 
 from collections.abc import Sequence
 from functools import partial
@@ -20,12 +20,12 @@ def attribute_mining(engine: Engine, request: Request, answer: str = "") -> list
     """The mining attribution of every image of a request.
 
     Args:
-        engine: with the model.
+        engine: runs the model.
         request: the request.
-        answer: text of its answer; empty: mining alone is computed.
+        answer: text of the answer; empty: only the attention of mining is computed.
 
     Raises:
-        MGMError: there is no image, the model mines nothing, or the prompt is too long.
+        MGMError: the request has no image, the model has no mining, or the prompt is too long.
     """
     if not request.images:
         raise MGMError("there is no image; nothing was mined")

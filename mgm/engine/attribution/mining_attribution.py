@@ -12,7 +12,7 @@ class MiningAttribution:
 
     Attributes:
         view: the high-resolution view of the image, a square, as the model gets it.
-        grid: crops of it per side; a global view, if there is one, comes after them.
+        grid: crops per side; the global view, if there is one, follows them.
         mining: (crops, tokens, positions) attention of each token to the positions of its window;
             both in row-major order.
         answer: (crops, tokens) attention of the answer to each token, the mean over the language

@@ -1,4 +1,4 @@
-"""Incremental detokenizer: token ids to text, and the part of the text that each token makes."""
+"""Incremental detokenizer: token ids to text, stop strings, and each token's part of the text."""
 
 import codecs
 from collections.abc import Sequence
@@ -27,12 +27,12 @@ class TokenText(NamedTuple):
 
 @dataclass(frozen=True)
 class TokenSpan:
-    """Where a token's part of the text is.
+    """Position of a token's part of the text.
 
     Attributes:
-        part: that part.
-        start: characters before it.
-        end: characters that have to be final before it can be released.
+        part: the token's part of the text.
+        start: index of its first character.
+        end: length of final text from which on it can be released.
     """
 
     part: TokenText
@@ -48,7 +48,7 @@ class IncrementalDetokenizer:
 
     Args:
         vocabulary: the tokenizer, and the bytes of its tokens; special tokens have none.
-        stop_strings: which end the text.
+        stop_strings: strings that end the text.
         by_bytes: whether to decode the bytes of the tokens alone, without the tokenizer's changes
             between them (most sentencepiece models drop a leading blank).
         context: the last tokens of the text that this one continues: a tokenizer that drops the
@@ -56,7 +56,7 @@ class IncrementalDetokenizer:
             in the vocabulary, such as those of images, are ignored.
 
     Attributes:
-        text: so far, up to the stop string.
+        text: decoded text so far, up to the stop string.
         stopped: whether a stop string occurred.
         num_popped_tokens: tokens whose text was returned by `pop_text`.
     """
@@ -76,7 +76,7 @@ class IncrementalDetokenizer:
         self._by_bytes = by_bytes
         self._ids = [token for token in context if vocabulary.is_token(token)]
         self._first = len(self._ids)  # index of the output's own first id
-        self._context = 0  # ids from here on are decoded again, for the blanks between tokens
+        self._context = 0  # ids from this index on are decoded again, for the blanks between tokens
         self._decoded = self._first  # ids before this one are in `text`, or are context
         self._popped = 0  # characters
         self._utf8 = codecs.getincrementaldecoder("utf-8")("replace")
@@ -153,7 +153,7 @@ class IncrementalDetokenizer:
         return None if byte is None else bytes([byte])
 
     def _decode(self, unfinished: bool) -> str:
-        """The text of ids that are not decoded yet; all of it where it may be `unfinished`."""
+        """Decode new ids; empty while they end within a character, unless `unfinished` is true."""
         if self._decoded == len(self._ids):
             return ""
         before = self._text_of(self._ids[self._context : self._decoded])
@@ -166,7 +166,7 @@ class IncrementalDetokenizer:
         return text[len(before) :]
 
     def _append(self, text: str, complete: bool) -> None:
-        """Add text; `complete`: no token so far can add to it any more."""
+        """Append text and search it for stop strings; `complete`: it ends where a token ends."""
         longest = max(map(len, self._stop_strings), default=0)
         search_from = max(len(self.text) - longest, 0)
         self.text += text
@@ -180,7 +180,7 @@ class IncrementalDetokenizer:
             self._truncate(min(starts))
 
     def _attribute(self, text: str) -> None:
-        """Divide text among the tokens since the last call, which made it."""
+        """Divide new text among the tokens since the last call."""
         tokens = self._ids[self._first + len(self._spans) :]
         if not tokens:
             return

@@ -1,4 +1,4 @@
-"""Tells errors of the device, which end every sequence, from those of one request."""
+"""Classifies errors: those of the device end every sequence, others end one request."""
 
 import logging
 
@@ -11,7 +11,7 @@ logger = logging.getLogger("mgm.engine")
 
 
 def is_device_error(error: BaseException) -> bool:
-    """Whether the device is out of memory or has failed, whatever it was given to compute."""
+    """Whether an error is one of the device: out of memory, or a failure such as a CUDA error."""
     return isinstance(error, torch.OutOfMemoryError | torch.AcceleratorError)
 
 
@@ -21,12 +21,12 @@ def is_device_failure(error: BaseException) -> bool:
 
 
 def as_request_error(error: BaseException, doing: str) -> MGMError:
-    """The error that a request ends with when another one was raised while it was processed.
+    """Convert an error raised while a request was processed to the error that ends the request.
 
     Unexpected errors are logged with their traceback.
 
     Args:
-        error: any; an MGMError is returned as it is.
+        error: any exception; an MGMError is returned unchanged.
         doing: what was being done, for the message, such as "prefilling a prompt".
     """
     if isinstance(error, MGMError):

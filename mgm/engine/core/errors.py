@@ -1,4 +1,4 @@
-"""Errors that a request can end with."""
+"""Errors of requests: invalid field, prompt too long, engine busy, generation failed."""
 
 from mgm.errors import MGMError
 

@@ -32,7 +32,7 @@ class Request:
             limits it too.
         temperature: softmax temperature; 0: greedy decoding.
         top_p: nucleus sampling: the smallest set of tokens whose probabilities reach this sum.
-        seed: makes sampling repeatable; None: another one every time.
+        seed: makes sampling repeatable; None: a random one.
         stop: strings that end the answer, besides the model's own stop tokens and strings; they
             are not part of it. At most `MAX_STOP_STRINGS`, of `MAX_STOP_LENGTH` characters each.
         top_k: sample from the k most probable tokens; 0: from all.
@@ -43,8 +43,8 @@ class Request:
         num_beams: above 1: beam search, without sampling; other requests wait meanwhile.
         max_seconds: time limit after which the answer ends with "length"; None: no limit.
         system: replaces the template's system prompt.
-        raw: whether `prompt` is the whole text that the model gets, markers included, to which no
-            template is applied.
+        raw: whether `prompt` is the complete prompt, image markers included; no template is
+            applied to it.
         structured_output: constrains the answer, such as to JSON of a schema; None: any text.
         presence_penalty: from -2 to 2, subtracted from the logits of tokens of the answer.
         frequency_penalty: from -2 to 2, the same, times the number of their occurrences.
@@ -174,7 +174,7 @@ class Request:
         )
 
     def _check_beams(self) -> None:
-        """Beam search takes none of the parameters that change the logits."""
+        """Refuse sampling parameters with beam search, which does not support them."""
         if self.num_beams == 1:
             return
         sampling = ("temperature", "logprobs", "presence_penalty", "frequency_penalty")
@@ -249,7 +249,7 @@ class Answer:
         finish_reason: "stop" (a stop token or stop string), "length" (the token or time limit) or
             "cancelled" (by the client).
         prompt_tokens: tokens of the prompt, image positions included.
-        cached_tokens: how many of them the prefix cache held.
+        cached_tokens: prompt tokens found in the prefix cache.
         sampled_tokens: the tokens with their texts, which joined are `text`, and with their
             log-probabilities, where `logprobs` is set. Those of a stop string are left out.
     """

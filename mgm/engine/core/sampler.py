@@ -1,4 +1,4 @@
-"""Batched sampling with one device synchronisation per step."""
+"""Batched sampling (top-p, top-k, min-p, logprobs) with one device synchronisation per step."""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -39,7 +39,7 @@ class TokenMask(Protocol):
 
 @dataclass(frozen=True)
 class _StepParams:
-    """What a row's next token depends on besides its logits.
+    """Parameters of a row's next token.
 
     Attributes:
         uniform: random number in [0, 1) that selects a token from the distribution.
@@ -56,7 +56,7 @@ _GREEDY = _StepParams()
 
 
 class Sampler:
-    """Sampling state of one sequence; its draws depend on nothing but the seed.
+    """Sampling state of one sequence; its random numbers depend on the seed alone.
 
     Args:
         params: sampling parameters.
@@ -150,7 +150,7 @@ def sample(logits: Tensor, samplers: Sequence[Sampler]) -> list[SampledToken | E
 def _sample_or_split(
     logits: Tensor, samplers: Sequence[Sampler], params: Sequence[_StepParams]
 ) -> list[SampledToken | Exception]:
-    """Sample the batch; if that raises, sample row by row to know whose error it is."""
+    """Sample the batch; if that raises, sample row by row to isolate the failing row."""
     try:
         return _sample_batch(logits, samplers, params)
     except Exception as error:
@@ -190,7 +190,7 @@ def _sample_batch(
 
 
 def _token_or_error(result: SampledToken) -> SampledToken | Exception:
-    """The token, or the error whose code stands in its stead."""
+    """The sampled token, or the error that its negative code stands for."""
     if result.token >= 0:
         return result
     if result.token == NOTHING_ALLOWED:
@@ -241,7 +241,7 @@ def _process_logits(
 def _sample_from_distribution(
     logits: Tensor, params: Sequence[SamplingParams], uniforms: Sequence[float]
 ) -> Tensor:
-    """Tokens (batch) of logits (batch, vocabulary), by inverse transform sampling."""
+    """Tokens (batch) of logits (batch, vocabulary): top-k, top-p, min-p, inverse transform."""
 
     def column(values: Sequence[float]) -> Tensor:
         return torch.tensor(values, device=logits.device, dtype=torch.float32).unsqueeze(-1)
@@ -267,7 +267,7 @@ def _sample_from_distribution(
 def _with_logprobs(
     logits: Tensor, results: Tensor, samplers: Sequence[Sampler]
 ) -> list[SampledToken]:
-    """Tokens with the log-probabilities that their requests want."""
+    """Sampled tokens with their logprobs and top logprobs, where requested."""
     count = max(sampler.params.logprobs or 0 for sampler in samplers)
     logprobs = logits.float().log_softmax(-1)
     own = logprobs.gather(-1, results.clamp(min=0).unsqueeze(-1)).squeeze(-1).tolist()

@@ -10,7 +10,7 @@ MIN_TEMPERATURE = 1e-6  # below it logits / temperature overflows float32; decod
 
 @dataclass(frozen=True)
 class SamplingParams:
-    """How the tokens of one sequence are sampled.
+    """Sampling parameters of one sequence.
 
     Order: repetition penalty, presence and frequency penalties with `logit_bias`, the grammar mask
     of structured output, temperature, then min_p, top_k and top_p.
@@ -22,7 +22,7 @@ class SamplingParams:
         min_p: only tokens at least this times as probable as the most probable one.
         repetition_penalty: divides positive logits, and multiplies negative ones, of tokens of the
             prompt and the output (https://arxiv.org/abs/1909.05858, section 4.1); 1: no penalty.
-        seed: of the random generator; None: another one every time.
+        seed: of the random generator; None: a random one.
         logprobs: number of most probable tokens returned with each sampled one; None: no
             log-probabilities at all.
         presence_penalty: subtracted from the logits of tokens that the output contains.
@@ -53,8 +53,8 @@ class TopLogprob(NamedTuple):
 
     Attributes:
         token: its id.
-        logprob: as in `SampledToken`.
-        text: what it would have added to the text; of special tokens, their name.
+        logprob: log-probability, as in `SampledToken`.
+        text: text that it would have added; the name of a special token.
         utf8: the bytes of that text.
     """
 

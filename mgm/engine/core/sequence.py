@@ -22,13 +22,13 @@ _CONTEXT_TOKENS = 16  # last tokens of the prompt that a continuation is detoken
 
 @dataclass(frozen=True)
 class Chunk:
-    """New output of a sequence, as its listener gets it.
+    """New output of a sequence, passed to its listener.
 
     Attributes:
-        text: that later tokens cannot change.
-        tokens: its tokens, whose texts joined are `text`.
+        text: new text, which later tokens cannot change.
+        tokens: new tokens, whose texts joined are `text`.
         answer: the whole output, in the last chunk.
-        error: why there is no answer, in the last chunk.
+        error: the error of a failed sequence, in the last chunk.
     """
 
     text: str
@@ -37,7 +37,7 @@ class Chunk:
     error: MGMError | None = None
 
     def __add__(self, later: "Chunk") -> "Chunk":
-        """Both chunks as one."""
+        """Concatenate two chunks."""
         tokens = (*self.tokens, *later.tokens)
         return Chunk(self.text + later.text, tokens, later.answer, later.error)
 
@@ -46,7 +46,7 @@ class Sequence:
     """One prompt and its output, from the waiting queue to the last token.
 
     Args:
-        request: whose output this is.
+        request: the request that this sequence belongs to.
         prompt_ids: token ids of the prompt, image positions expanded.
         token_keys: of the prompt's positions, for the prefix cache: the token id, and at images a
             hash of the image.
@@ -54,19 +54,19 @@ class Sequence:
         vocabulary: for detokenization.
         stop_criteria: stop tokens and stop strings.
         context_budget: tokens that the model's context length leaves after the prompt.
-        mask: the grammar of structured output; None: any token may come.
+        mask: token mask of structured output; None: all tokens are allowed.
 
     Attributes:
         output: sampled tokens so far, the stop token left out.
         finish_reason: "stop", "length", "cancelled" or "error"; None: it is not finished.
-        error: what the finish reason "error" stands for.
+        error: the error, where the finish reason is "error".
         num_cached_tokens: positions of the prompt that the prefix cache held.
         prefill_alone: whether the prompt is prefilled in a step of its own, since a batch that it
             was part of raised an error.
         queue_rank: in the waiting queue; the lowest is prefilled first.
         max_new_tokens: maximum length of the output.
         timeout: seconds after which it finishes with "length"; None: no limit.
-        stop_ids: tokens that finish it.
+        stop_ids: token ids that finish it.
         listener: called with every chunk in the engine's thread, and must not block.
     """
 
@@ -117,7 +117,7 @@ class Sequence:
         return [*self.prompt_ids[-count:], *output][-count:]
 
     def append_token(self, token: SampledToken) -> None:
-        """Add the next token. An error in it finishes this sequence."""
+        """Append a sampled token; an error while it is processed fails this sequence."""
         try:
             self._append_token(token)
         except Exception as error:
@@ -150,7 +150,7 @@ class Sequence:
         return self.timeout is not None and time.monotonic() - self._start_time > self.timeout
 
     def finish(self, reason: str) -> None:
-        """Finish the sequence, unless it is finished. An error in it becomes its error."""
+        """Finish the sequence, unless it is finished; an error meanwhile becomes its error."""
         if self.finish_reason is not None:
             return
         self.finish_reason = reason

@@ -33,7 +33,7 @@ class TokenBytes:
         self._bytes: dict[int, bytes] = {}  # computed so far
 
     def of(self, token: int) -> bytes:
-        """The bytes of a token; none of a special token, or of an id beyond the vocabulary."""
+        """Bytes of a token; empty for special tokens and ids beyond the vocabulary."""
         if token not in self._bytes:
             self._bytes[token] = self._compute(token)
         return self._bytes[token]

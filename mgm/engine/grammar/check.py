@@ -20,7 +20,7 @@ MAX_GROWTH = 2**24  # bytes of one compiled grammar: the cache keeps several
 
 
 class _Bytes:
-    """A vocabulary of single bytes, as llguidance takes it."""
+    """Vocabulary of single bytes with the attributes of llguidance's `TokenizerWrapper`."""
 
     is_tokenizer_wrapper = True
     tokens = (*(bytes([byte]) for byte in range(256)), b"<end>")
@@ -45,7 +45,7 @@ def _check() -> None:
 
 
 def _memory() -> int:
-    """Resident memory of this process in bytes; 0 where the system does not tell."""
+    """Resident memory of this process in bytes; 0 where it is not known."""
     try:
         # Not getrusage: its peak includes that of the parent process.
         pages = Path("/proc/self/statm").read_text(encoding="ascii").split()[1]

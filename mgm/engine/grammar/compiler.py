@@ -200,10 +200,10 @@ class GrammarCompiler:
 
 
 class _Tokens:
-    """A vocabulary as llguidance takes it: see its `TokenizerWrapper`.
+    """Vocabulary with the attributes of llguidance's `TokenizerWrapper`.
 
-    It cannot be called, for definitions never have text tokenized: the model may write a text with
-    any tokens but special ones.
+    It cannot tokenize text, which no definition needs: forced text may be generated with any
+    tokens but special ones.
     """
 
     is_tokenizer_wrapper = True
@@ -225,10 +225,10 @@ def _reason(error: str) -> str:
 
 
 def _check(definition: str, limits: Mapping[str, Any]) -> None:
-    """Compile a definition in a subprocess first, which it may crash or keep busy.
+    """Compile a definition in a subprocess first, to survive crashes and endless compilation.
 
     Raises:
-        ValueError: it does, or it is invalid.
+        ValueError: the definition is invalid, too complex, or crashed the subprocess.
     """
     try:
         checked = subprocess.run(

@@ -68,7 +68,7 @@ def normalize_schema(schema: Any, close_objects: bool = False) -> Any:
 
 
 def check_pattern(pattern: object) -> None:
-    """Check what llguidance accepts although it is not a valid regular expression.
+    """Refuse an invalid regular expression that llguidance accepts.
 
     Raises:
         ValueError: it ends in a lone backslash, which llguidance would drop.

@@ -8,7 +8,7 @@ from PIL import Image
 from torch import Tensor
 
 CAPACITY = 512 * 2**20  # bytes: about 100 images of a 7B model, 20 in HD
-HASHED_PIXELS = 2**20  # at a time
+HASHED_PIXELS = 2**20  # hashed at a time
 
 
 class EncoderCache:
@@ -39,7 +39,7 @@ class EncoderCache:
 
         Args:
             key: of the image, see `image_key`.
-            count: whether this is a lookup for the hits and misses, and for the LRU order.
+            count: whether the lookup counts as a hit or miss, and updates the LRU order.
         """
         with self._lock:
             features = self._features.get(key)

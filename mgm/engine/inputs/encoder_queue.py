@@ -1,4 +1,4 @@
-"""Queue of images that wait for the vision encoders, which encode them in batches."""
+"""Queue of images for the vision encoders, which encode images of all requests in batches."""
 
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
@@ -30,11 +30,11 @@ class _PendingImage:
 class EncoderQueue:
     """Encodes the images of all threads in batches; thread-safe.
 
-    An image that several threads want at the same time is encoded once.
+    An image that several threads queue at the same time is encoded once.
 
     Args:
         model: with the vision encoders.
-        cache: gets the features.
+        cache: the encoder cache that features are added to.
         run_soon: runs a call that uses the model, now or later, in this thread or another.
     """
 
@@ -52,7 +52,7 @@ class EncoderQueue:
         self._pending: dict[bytes, Future[Tensor]] = {}  # by key: queued, or being encoded
 
     def encode(self, pixels: Mapping[bytes, Tensor]) -> dict[bytes, Future[Tensor]]:
-        """The future features of images, by key.
+        """Queue images; returns futures of their features, by key.
 
         Args:
             pixels: (1, 3, A, A) uint8 input of the model, by key.
@@ -66,16 +66,16 @@ class EncoderQueue:
             for _ in range(0, new, ENCODER_BATCH_SIZE):
                 self._run_soon(self._encode_next_batch)
         except BaseException as error:
-            self.fail_waiting(error)  # no call would encode what others wait for
+            self.fail_waiting(error)  # no call is left that would encode them
             raise
         return futures
 
     def fail_waiting(self, error: BaseException) -> None:
-        """Empty the queue; whoever waits for its images gets the error."""
+        """Empty the queue; the futures of its images get the error."""
         self._fail(self._dequeue(len(self._queue)), error)
 
     def _enqueue(self, key: bytes, pixels: Tensor) -> Future[Tensor]:
-        """The future features of an image, which is put into the queue unless it is there."""
+        """Queue an image, unless it is queued already; returns the future of its features."""
         if key in self._pending:
             return self._pending[key]
         future: Future[Tensor] = Future()

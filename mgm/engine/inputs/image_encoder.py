@@ -1,4 +1,4 @@
-"""Encodes images to the features that replace their placeholder tokens; each image once."""
+"""Opens, preprocesses and encodes images to features, with an encoder cache."""
 
 import hashlib
 from collections import OrderedDict
@@ -131,8 +131,8 @@ class ImageEncoder:
         Args:
             sources: as for `open`.
             labels: of each, as for `open`.
-            use_all_cores: whether the model does not compute meanwhile; otherwise most cores are
-                left to it.
+            use_all_cores: whether to use all cores, as the model is idle meanwhile; otherwise most
+                cores are left to the model.
             orientations: of each, as for `open`; None: the processor's setting.
 
         Raises:
@@ -215,5 +215,5 @@ class ImageEncoder:
         ]
 
     def fail_waiting(self, error: BaseException) -> None:
-        """Empty the queue; whoever waits for its images gets the error."""
+        """Empty the queue of images; their futures get the error."""
         self._queue.fail_waiting(error)

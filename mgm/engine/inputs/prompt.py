@@ -76,8 +76,8 @@ class PromptBuilder:
             label: prefix of error messages.
 
         Raises:
-            ContextLengthError: there are more than the context length.
-            MGMError: there are none, or the model has no embedding for one of them.
+            ContextLengthError: the prompt is longer than the context length.
+            MGMError: the prompt is empty, or the model has no embedding for one of its tokens.
         """
         if len(text) > self.context_length * self._longest_token:  # too long, and slow to tokenize
             raise ContextLengthError(

@@ -57,7 +57,7 @@ class AttentionMasks:
         """The mask (rows, 1, tokens, width) of a step, by layer type if there are two.
 
         Args:
-            columns: (rows, tokens) that the tokens are written to.
+            columns: (rows, tokens) columns of the KV cache that the tokens are written to.
             width: columns that the step attends to.
             branches: of the tokens; None: each row has one prompt.
         """
@@ -76,7 +76,7 @@ class AttentionMasks:
         return {FULL: full, SLIDING: sliding} if self._mixed else sliding
 
     def _as_mask(self, visible: Tensor) -> Tensor:
-        """As the attention implementation takes it: boolean, or added to the scores."""
+        """A boolean mask in the attention implementation's format: boolean or additive."""
         visible = visible[:, None]
         if attention_implementation(self._language_model.config) != "eager":
             return visible

@@ -1,4 +1,4 @@
-"""Batched KV cache: one row of keys and values for each running sequence."""
+"""Batched KV cache that grows on demand: a row of keys and values for each running sequence."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -78,7 +78,7 @@ class BatchKVCache(Cache):
         """Add rows that share a prefix with another, each with a suffix from other columns of it.
 
         Args:
-            row: with the prefix and all suffixes.
+            row: the row that holds the prefix and all suffixes.
             prefix_length: columns of the prefix.
             suffixes: columns of each suffix.
         """
@@ -126,7 +126,7 @@ class BatchKVCache(Cache):
         first_row: int = 0,
         min_size: MinStepSize = UNPADDED,
     ) -> tuple[Tensor, Tensor]:
-        """Set where the next forward pass writes; it gets the rows from `first_row` on alone.
+        """Set the columns that the next forward pass writes, in the rows from `first_row` on.
 
         The batch is left-padded: rows end together. The padding of a shorter row is written
         behind its last token, where it is masked.
@@ -134,8 +134,8 @@ class BatchKVCache(Cache):
         Args:
             device: of the results.
             token_counts: new tokens of each row.
-            first_row: of the batch.
-            min_size: to which the batch is padded with rows that are not in use.
+            first_row: first row of the batch.
+            min_size: minimum size, to which the batch is padded with unused rows.
 
         Returns:
             (rows, tokens) columns that the tokens are written to, and their positions; padding

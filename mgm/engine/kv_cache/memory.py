@@ -1,4 +1,4 @@
-"""Memory that the KV cache and the prefix cache may take."""
+"""Sizes of KV cache and prefix cache, from the memory of the GPU."""
 
 import torch
 
@@ -14,7 +14,7 @@ def kv_bytes_per_token(model: MGMForConditionalGeneration) -> int:
 
 
 def cache_bytes(model: MGMForConditionalGeneration, divisor: int, minimum: int) -> int:
-    """Size of a cache: on a GPU its memory without the weights, divided; otherwise the minimum."""
+    """Cache size in bytes: GPU memory minus weights, divided by `divisor`; on a CPU `minimum`."""
     if model.device.type != "cuda":
         return minimum
     weights = sum(parameter.nbytes for parameter in model.parameters())

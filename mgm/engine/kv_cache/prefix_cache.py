@@ -67,13 +67,13 @@ class PrefixCache:
         return parts
 
     def match_length(self, token_keys: np.ndarray, dtype: torch.dtype) -> int:
-        """Length of the prefix that `match_prefix` returns; counts and marks nothing."""
+        """Length of the prefix that `match_prefix` returns; metrics and LRU order do not change."""
         return self._match(token_keys[:-1], dtype)[1]
 
     def insert(
         self, token_keys: np.ndarray, dtype: torch.dtype, copy_from: Callable[[int], LayerKV]
     ) -> None:
-        """Cache the keys and values of a sequence, unless they exceed the capacity.
+        """Cache the keys and values of a sequence, if they fit; evict others above the capacity.
 
         Args:
             token_keys: of its positions.

@@ -21,11 +21,11 @@ def beam_search(
     num_beams: int,
     vocabulary_size: int | None = None,
 ) -> None:
-    """Generate a sequence's whole output. An error in it fails this sequence alone.
+    """Generate the complete output of a sequence; an error fails this sequence alone.
 
     Args:
         model: the model.
-        sequence: without output.
+        sequence: a sequence without output.
         num_beams: the beam width.
         vocabulary_size: only token ids below it are chosen; None: all that the model has.
 

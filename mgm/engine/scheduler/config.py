@@ -41,7 +41,7 @@ class SchedulerConfig:
 
     @classmethod
     def offline(cls, max_num_seqs: int) -> "SchedulerConfig":
-        """For throughput alone, on independent prompts: evaluation and other batch inference."""
+        """Settings for offline batch inference, such as evaluation: throughput, not latency."""
         return cls(
             max_num_seqs, max_prefill_tokens=1024, prefill_first=True, cache_completions=False
         )

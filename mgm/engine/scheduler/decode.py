@@ -26,8 +26,8 @@ class DecodeRunner:
 
     Args:
         model: the model.
-        masks: of its language model.
-        max_tokens_per_row: draft tokens and the last sampled token of a sequence.
+        masks: builds the attention masks.
+        max_tokens_per_row: maximum tokens per sequence: the last sampled one and a draft.
     """
 
     def __init__(
@@ -70,8 +70,8 @@ class DecodeRunner:
         """Run the model on the last tokens of every row.
 
         Args:
-            tokens: of each row: the last sampled one, and a draft.
-            kv_cache: with a row for each; it grows by these tokens.
+            tokens: tokens of each row: the last sampled one, then the draft.
+            kv_cache: the KV cache with these rows; the tokens are appended to it.
 
         Returns:
             (rows, tokens, vocabulary) logits after each token; shorter rows are left-padded.

@@ -14,9 +14,9 @@ from dataclasses import dataclass
 from mgm.errors import MGMError
 
 MIN_NGRAM, MAX_NGRAM = 2, 4  # tokens of context that select the next draft token
-MIN_PROBABILITY = 0.1  # that a draft is accepted up to a token
-MAX_NGRAMS = 2**16  # that are remembered, in some 30 MB
-MAX_CONTINUATIONS = 8  # of each n-gram
+MIN_PROBABILITY = 0.1  # minimum probability that a draft is accepted up to a token
+MAX_NGRAMS = 2**16  # n-grams with counts, about 30 MB
+MAX_CONTINUATIONS = 8  # next tokens with counts of each n-gram
 # Cost model: what each row, and each draft token of a row, adds to the time of a decode step,
 # relative to a step's fixed time. Fitted to the nano model on two CPU cores; a GPU's are smaller.
 ROW_COST, TOKEN_COST = 0.06, 0.03
@@ -30,7 +30,7 @@ class Draft:
 
     Attributes:
         tokens: token ids.
-        probabilities: of each, that it and those before it are accepted.
+        probabilities: for each token, that it and all before it are accepted.
     """
 
     tokens: tuple[int, ...] = ()
@@ -42,7 +42,7 @@ class Draft:
 
 
 def check_num_speculative_tokens(count: int, name: str = "num_speculative_tokens") -> None:
-    """Raise an MGMError if drafts cannot have up to `count` tokens; `name` is where it was set."""
+    """Raise an MGMError if `count`, the value of the option `name`, is not valid."""
     if count < 0:
         raise MGMError(f"{name} is {count}; give 0 for no speculative decoding, or more")
 
@@ -51,12 +51,12 @@ class NGramDrafter:
     """Proposes drafts from n-gram counts of earlier outputs.
 
     Args:
-        num_speculative_tokens: maximum length of a draft; 0: none are made.
+        num_speculative_tokens: maximum length of a draft; 0: no drafts.
 
     Attributes:
         num_speculative_tokens: the same.
-        num_draft_tokens: proposed so far.
-        num_accepted_tokens: of these, accepted ones.
+        num_draft_tokens: draft tokens proposed so far.
+        num_accepted_tokens: draft tokens accepted so far.
 
     Raises:
         MGMError: `num_speculative_tokens` is negative.

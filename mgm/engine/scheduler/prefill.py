@@ -1,4 +1,4 @@
-"""Prefill: long prompts in chunks, short prompts as a batch, cached prefixes skipped.
+"""Chunked prefill: long prompts in chunks, short prompts as a batch, cached prefixes skipped.
 
 Prompts of a batch that share a prefix, such as questions about one image, share a row: see
 `shared_prefix.py`.
@@ -106,7 +106,7 @@ class Prefiller:
         Args:
             waiting: the queue; sequences leave it when their prefill starts.
             kv_cache: gets a row for each prompt that is complete, in the order of the result.
-            fits: whether some sequences fit into the decode batch, with rows of a minimum width.
+            fits: tells whether sequences fit into the decode batch, with rows of a minimum width.
 
         Returns:
             The sequences whose prompts are complete, and (sequences, vocabulary) logits of their
@@ -156,7 +156,7 @@ class Prefiller:
     def _with_sequence(
         self, groups: abc.Sequence[PrefixGroup], sequence: Sequence
     ) -> list[PrefixGroup]:
-        """The groups with one more sequence, in the first that it shares a prefix with."""
+        """Add a sequence to the first group that it shares a prefix with, or to a new group."""
         cached_length = self._prefix_cache.match_length(sequence.token_keys, self._dtype)
         for index, group in enumerate(groups):
             extended = group.try_add(sequence, cached_length)
@@ -212,7 +212,7 @@ class Prefiller:
             return None
         layers, logits = to_layers(self._cache), output.logits[:, -1]
         kv_cache.add([layers])
-        self.clear()  # nothing below may raise: `prefilling` no longer tells whose error it is
+        self.clear()  # nothing below may raise: `prefilling` no longer has the failing sequence
         self._prefilled[prompt.sequence] = lambda first: copy_kv(slice_kv(layers, first, None))
         return [prompt.sequence], logits
 

@@ -36,7 +36,7 @@ class Scheduler:
         num_speculative_tokens: maximum length of n-gram drafts; 0: no speculative decoding.
 
     Attributes:
-        config: of this scheduler.
+        config: settings of this scheduler.
         prefix_cache: keys and values of earlier prompts and outputs.
         drafter: proposes draft tokens.
         prefiller: prefills prompts.
@@ -91,7 +91,7 @@ class Scheduler:
 
     @torch.inference_mode()
     def cancel(self, sequence: Sequence) -> None:
-        """Finish a sequence with the output that it has."""
+        """Finish a sequence; it keeps its output so far."""
         sequence.finish("cancelled")
         if sequence in self.waiting:
             self.waiting.remove(sequence)
@@ -157,9 +157,9 @@ class Scheduler:
         return prefilled is not None or bool(self.prefiller.prefilling)
 
     def _handle_prefill_error(self, error: Exception) -> None:
-        """Fail the sequence whose prefill raised an error; of a batch, prefill each alone to know.
+        """Fail the sequence whose prefill raised an error; retry a batch one prompt at a time.
 
-        Out of memory is no exception: the batch was too large, or one prompt too long.
+        Out of memory is handled alike: the batch was too large, or one prompt too long.
         """
         suspects = self.prefiller.prefilling
         self.prefiller.clear()
@@ -176,11 +176,11 @@ class Scheduler:
             self.waiting.appendleft(sequence)
 
     def _fits(self, sequences: abc.Sequence[Sequence], min_width: int) -> bool:
-        """Whether sequences may join the decode batch, whose rows all have the largest width.
+        """Whether sequences fit into the decode batch, whose rows all have the largest width.
 
         Args:
-            sequences: to join.
-            min_width: columns that one row takes at least.
+            sequences: candidates for the batch.
+            min_width: minimum columns of a row.
         """
         batch = [*self.running, *sequences]
         if len(batch) == 1:

@@ -16,7 +16,7 @@ class PrefixGroup:
     """Prompts that are prefilled in one row; often questions about the same image.
 
     Attributes:
-        sequences: with these prompts; one at least.
+        sequences: sequences of these prompts, at least one.
         cached_length: positions of the prefix that the prefix cache holds.
         prefix_length: positions of the common prefix, cached ones included.
     """

@@ -1,4 +1,4 @@
-"""Samples the next tokens of a batch, and accepts drafts as far as they are what was sampled."""
+"""Samples the next tokens of a batch, and verifies drafts: accepted up to the first mismatch."""
 
 from collections import abc
 
@@ -23,9 +23,9 @@ def sample_and_verify(
 
     Args:
         logits: (sequences, tokens, vocabulary) after each token of a step, left-padded.
-        sequences: of the batch.
-        drafts: the last tokens of each row.
-        drafter: learns from the new tokens.
+        sequences: sequences of the batch.
+        drafts: draft of each row, its last tokens.
+        drafter: updated with the new tokens.
 
     Returns:
         How many tokens of each draft were accepted.
