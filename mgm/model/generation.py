@@ -1,4 +1,4 @@
-"""`generate` with images: passed at prefill only, and repeated with their sample for beams."""
+"""`generate` with images: passed at prefill only, and repeated for beams and return sequences."""
 
 from typing import Any
 

@@ -33,7 +33,7 @@ def load_model(
         path: a folder in the native or in a published layout, or a repository id of the Hugging
             Face hub, which is downloaded.
         dtype: of the weights; None: as they were saved.
-        device: where they go; None: the CPU.
+        device: of the weights; None: the CPU.
         quantize: "int8", "llm-int8" or "int4", see `mgm.model.quantization.bitsandbytes`; None:
             as they are.
         base: the base model of a stage-1 or LoRA folder; None: the one that the folder names.
@@ -68,7 +68,7 @@ def load_model(
 def save_model(
     model: MGMForConditionalGeneration, path: str | os.PathLike[str], max_shard_size: str = "5GB"
 ) -> None:
-    """Save in the native layout, replacing whatever model the folder holds.
+    """Save a model in the native layout; replaces any model in the folder.
 
     Raises:
         MGMError: it could not be written.
@@ -79,7 +79,7 @@ def save_model(
 
 @contextmanager
 def _quiet_transformers() -> Generator[None]:
-    """Without transformers' reports and progress bars: what matters is raised as an MGMError."""
+    """Silence transformers' load reports and progress bars; errors are raised as MGMError."""
     verbosity = transformers_logging.get_verbosity()
     bars = transformers_logging.is_progress_bar_enabled()
     transformers_logging.set_verbosity_error()

@@ -27,7 +27,7 @@ class MGMForConditionalGeneration(ImageFeaturesMixin, MGMPreTrainedModel, ImageG
     """Mini-Gemini: `vision_tower`, `vision_tower_aux`, `mining`, `projector`, `language_model`.
 
     Args:
-        config: what to build.
+        config: configuration of the model.
         language_model: used instead of a fresh one of `config.text_config`.
         vision_tower: used instead of a fresh one of `config.vision_config`.
         vision_tower_aux: used instead of a fresh one of `config.vision_aux_config`.
@@ -134,9 +134,9 @@ class MGMForConditionalGeneration(ImageFeaturesMixin, MGMPreTrainedModel, ImageG
             attention_mask: (batch, length), 0 on padding, which may be on either side.
             position_ids: (batch, length). Compat: when left out they count from the first column,
                 padding included, as the published code does; `generate` leaves padding out.
-            pixel_values: as `get_image_features`, all images of the batch in reading order.
-            pixel_values_aux: as `get_image_features`.
-            image_features: what `get_image_features` returned, instead of pixels.
+            pixel_values: as for `get_image_features`, all images of the batch in reading order.
+            pixel_values_aux: as for `get_image_features`.
+            image_features: output of `get_image_features`, instead of pixels.
             labels: (batch, length), -100 where there is no loss; image positions never have one,
                 whatever they hold.
             inputs_embeds: (batch, length, text width) instead of `input_ids`, images merged.

@@ -1,4 +1,4 @@
-"""Checks that a base model has the weights that its adapter was trained on, by a SHA-256 digest.
+"""Checks, by a SHA-256 digest, that a base model has the weights its adapter was trained on.
 
 The digest is in the metadata of adapter_model.safetensors. Published adapters, and those of earlier
 versions, have none.

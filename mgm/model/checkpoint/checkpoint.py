@@ -268,8 +268,8 @@ def convnext_tensors(tensors: Mapping[str, LazyTensor]) -> dict[str, LazyTensor]
 def compare_convnext(checkpoint: Checkpoint) -> None:
     """Warn where the published code would use another ConvNeXt than the checkpoint's.
 
-    It reads the model_zoo's file unless `optimize_vision_tower_aux` is set; here the checkpoint's
-    own is used always.
+    It reads the model_zoo's file unless `optimize_vision_tower_aux` is set; this package always
+    uses the checkpoint's.
     """
     values = read_json(checkpoint.folder / CONFIG_FILE)
     with config_errors(checkpoint.folder / CONFIG_FILE):

@@ -1,4 +1,4 @@
-"""A model from its parts, as stage 1 starts, and the file that stage 1 leaves."""
+"""Assembles a model from components for stage 1; saves and loads the weights of stage 1."""
 
 import os
 from collections.abc import Mapping
@@ -85,9 +85,9 @@ def load_language_model(
     """Load a causal language model from a folder in transformers' layout.
 
     Args:
-        path: of the folder.
+        path: the folder.
         dtype: of the weights.
-        device: where they go; None: the CPU.
+        device: of the weights; None: the CPU.
 
     Raises:
         MGMError: the folder holds none, or weights are missing, left over or of another shape.
@@ -132,10 +132,10 @@ def save_stage1(
     path: str | os.PathLike[str],
     state: Mapping[str, Tensor] | None = None,
 ) -> None:
-    """Write mining, projector and both towers after stage 1, under the published names.
+    """Save mining, projector and both towers after stage 1, under the published names.
 
     Args:
-        model: after stage 1.
+        model: the model after stage 1.
         path: the file to write, usually `mm_projector.bin`.
         state: the model's weights where it holds only shards of them; None: its state_dict.
 
@@ -156,7 +156,7 @@ def load_stage1(model: PreTrainedModel, path: str | os.PathLike[str]) -> None:
     """Load mining and projector, and the towers if the file has them, from a stage-1 file.
 
     Args:
-        model: as `from_parts` made it.
+        model: a model built by `from_parts`.
         path: the file, its folder, or the folder of a whole Mini-Gemini.
 
     Raises:

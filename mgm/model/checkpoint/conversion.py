@@ -1,4 +1,4 @@
-"""Converts checkpoints between the published and the native layout, bit by bit."""
+"""Converts checkpoints between the published and the native layout; weights stay bit-identical."""
 
 import json
 from collections.abc import Callable, Mapping

@@ -1,4 +1,4 @@
-"""LoRA checkpoints: reads an adapter in LLaVA's layout and merges it or attaches it by peft.
+"""LoRA checkpoints: reads an adapter in LLaVA's layout, merges it at load or attaches it by peft.
 
 The published training (train.py, as LLaVA's) writes `adapter_config.json` and `adapter_model.*` of
 peft for the language model, and `non_lora_trainables.bin` with the other trained weights.
@@ -201,7 +201,7 @@ def native_name(name: str) -> str:
 
 
 def merge_adapter(tensors: Mapping[str, LazyTensor], adapter: Adapter) -> dict[str, LazyTensor]:
-    """`tensors` with the adapter merged into them, computed when they are read.
+    """Merge an adapter into `tensors`: each merged weight is computed when it is read.
 
     Raises:
         MGMError: the adapter is for weights that are missing or of another shape.

@@ -125,11 +125,11 @@ class MGMPreTrainedModel(PreTrainedModel):
             vision_tower_aux_path: a ConvNeXt folder in OpenCLIP's or timm's layout; None: no
                 mining.
             dtype: of all weights; None: float32.
-            device: where they go, "meta" for shapes alone; None: the CPU.
+            device: of the weights, "meta" for shapes alone; None: the CPU.
             **overrides: fields of `MGMConfig`.
 
         Raises:
-            MGMError: a folder is not what it should be.
+            MGMError: a folder does not hold a model of this kind.
         """
         return from_components(
             cls,

@@ -1,4 +1,4 @@
-"""Checks of an `MGMConfig`: values of its fields, and whether towers, grid and projector fit."""
+"""Validation of an `MGMConfig`: each field, and whether towers, grid and projector fit together."""
 
 import re
 from typing import Any
@@ -15,7 +15,7 @@ def check_mgm_config(config: Any) -> None:
     """Check every field of an `MGMConfig`.
 
     Raises:
-        MGMError: names the first field that does not fit, its value and what would fit.
+        MGMError: names the first invalid field, its value and the valid ones.
     """
     _check_vision_tower(config)
     _check_projector(config)

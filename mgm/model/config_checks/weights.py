@@ -72,7 +72,7 @@ def check_vision_sizes(
     prefix: str = "",
     class_tokens: int = 1,
 ) -> None:
-    """Check a ViT's config likewise; `class_tokens` positions come before those of patches."""
+    """Check a ViT's config against its weights; `class_tokens` positions precede the patches'."""
     stripped = {
         name.removeprefix(prefix): t for name, t in tensors.items() if name.startswith(prefix)
     }

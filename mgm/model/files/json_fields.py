@@ -15,7 +15,7 @@ class Rule:
 
     Attributes:
         accepts: whether a value is valid.
-        valid: the same in words.
+        valid: description of valid values, for messages.
     """
 
     accepts: Callable[[object], bool]

@@ -27,10 +27,10 @@ class LazyTensor:
     """A tensor in a weight file, not read yet.
 
     Attributes:
-        name: in the file.
-        file: that it is in, for messages.
-        shape: known without reading.
-        dtype: known without reading.
+        name: its name in the file.
+        file: path of the file, for messages.
+        shape: known without reading the values.
+        dtype: known without reading the values.
         read: reads the tensor into new memory.
     """
 

@@ -1,4 +1,4 @@
-"""Validates a tokenizer's files, whose faults libraries ignore or report without a file name."""
+"""Validates tokenizer files: libraries ignore errors in them, or do not name the file."""
 
 from collections.abc import Mapping
 from pathlib import Path

@@ -73,7 +73,7 @@ class CausalLMLoss:
         head = language_model.get_output_embeddings()
         if isinstance(head, nn.Linear) and self._head_is_plain is not False and _is_whole(head):
             output, hidden, first_logits = _run_capturing_head(language_model, head, inputs)
-            if self._head_is_plain is None and first_logits.any():  # zeros would prove nothing
+            if self._head_is_plain is None and first_logits.any():  # zeros would be equal anyway
                 logits = cast(Tensor, output.logits)
                 same = torch.equal(first_logits.to(logits), logits)
                 self._head_is_plain = same and hidden.shape[1] == len(targets.columns)

@@ -15,7 +15,7 @@ from timm.layers import GELU, GlobalResponseNormMlp, Mlp
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-MIN_MULTIPLICATIONS = 2**22  # of a call; MKL is as fast below
+MIN_MULTIPLICATIONS = 2**22  # minimum per call to use oneDNN; below it MKL is as fast
 
 
 class OneDNNLinear(nn.Linear):

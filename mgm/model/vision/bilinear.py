@@ -1,8 +1,8 @@
-"""Bilinear resizing of images with reproducible bits, on every CPU and GPU.
+"""Bilinear resizing of images, bit-reproducible on every CPU and GPU.
 
 `torch.nn.functional.interpolate` rounds differently with the number of threads, the vector units of
 the processor and the release. Released models were trained with fused multiply-adds, which are
-written out here in float64, so that an image becomes the same tensor everywhere.
+emulated here in float64, so that an image becomes the same tensor everywhere.
 """
 
 import torch

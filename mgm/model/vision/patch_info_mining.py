@@ -1,4 +1,4 @@
-"""Patch info mining (Mini-Gemini, https://arxiv.org/abs/2403.18814, section 3.2).
+"""Patch info mining, a windowed cross-attention (https://arxiv.org/abs/2403.18814, section 3.2).
 
 Cross-attention from low-resolution visual tokens, the queries, to the high-resolution candidates:
 the positions of the window of the ConvNeXt map that covers the same part of the image.

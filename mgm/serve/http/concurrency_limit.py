@@ -68,7 +68,7 @@ class Slot:
         limiter.waiting += 1
 
     async def acquire(self, sequences: int = 1) -> None:
-        """Wait until fewer than `limit` requests are running.
+        """Wait in the queue until fewer than `limit` requests are running.
 
         Args:
             sequences: generated for the request, see `sequence_finished`.

@@ -11,11 +11,11 @@ Result = TypeVar("Result")
 
 
 async def run_until_disconnect(receive: Receive, call: Callable[[], Awaitable[Result]]) -> Result:
-    """The result of a call, which is cancelled when the client disconnects.
+    """Run a call, which is cancelled when the client disconnects; returns its result.
 
     Args:
-        receive: of ASGI; the body was read.
-        call: handles the request.
+        receive: ASGI's `receive`; the body was read already.
+        call: coroutine function that handles the request.
 
     Raises:
         ClientDisconnect: the client disconnected before the call returned.

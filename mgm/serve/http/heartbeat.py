@@ -35,7 +35,8 @@ class HeartbeatClient:
     controller only.
 
     Args:
-        status: of the worker, see `Worker.status`; without models the worker is not registered.
+        status: returns the worker's status, see `Worker.status`; without models the worker is not
+            registered.
         address: of the worker, for the controller: scheme, host and port.
         controller: its URL.
         worker_key: authenticates the worker, if the controller has one.

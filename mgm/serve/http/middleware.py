@@ -59,11 +59,11 @@ def build_app(
     """A FastAPI application with middleware and error handlers, without endpoints.
 
     Args:
-        title: of it.
+        title: title of the application.
         api_keys: every request needs one as a bearer token; none: no authentication.
         max_body: bytes of a request body.
         origins: allowed by CORS; none: no CORS.
-        lifespan: context of the running server, see FastAPI.
+        lifespan: FastAPI's `lifespan`: context manager around the running server.
         keyless_paths: need no API key, since their endpoints authenticate the sender.
     """
     app = FastAPI(
@@ -102,7 +102,7 @@ async def _context_length_exceeded(request: Request, error: Exception) -> JSONRe
 
 
 async def _engine_refusal(_: Request, error: RequestError) -> JSONResponse:
-    """The engine refuses a field of its request, which has another name in bodies."""
+    """HTTP 400 for a request field that the engine refuses, under its name in bodies."""
     field, code = BODY_FIELDS.get(error.field, (error.field, None))
     return JSONResponse(error_body(str(error), field=field, code=code), 400)
 

@@ -67,7 +67,7 @@ def checked_key(key: str, origin: str) -> str:
     """Check that a key can be sent in a header.
 
     Args:
-        key: of the user.
+        key: an API key or worker key.
         origin: its flag or environment variable.
 
     Raises:
@@ -112,7 +112,7 @@ def worker_key(options: argparse.Namespace) -> str | None:
 def accepted_keys(clients: Sequence[str], workers: str | None) -> list[str]:
     """The keys that authenticate a request: those of clients, and the worker key.
 
-    Controllers send the worker key with each request to a worker. None at all: no authentication.
+    Controllers send the worker key with each request to a worker. Without keys: no authentication.
     """
     return [*clients, workers] if clients and workers is not None else list(clients)
 
@@ -149,7 +149,7 @@ def serve(
 
 
 class _Server(uvicorn.Server):
-    """Refuses new requests from the first signal on."""
+    """uvicorn server that refuses new requests after the first SIGINT or SIGTERM."""
 
     def __init__(self, config: uvicorn.Config, limiter: ConcurrencyLimiter | None) -> None:
         super().__init__(config)

@@ -16,9 +16,8 @@ class BodyMemoryFullError(Exception):
 class BodyMemory:
     """Limits the bytes of all request bodies; above it the largest incomplete one is refused.
 
-    So slow uploads cannot block other clients: the one that holds most memory is refused, which is
-    the newest only if it is the largest; of equal ones, the oldest. Complete bodies are kept until
-    their request is finished.
+    So slow uploads cannot block other clients: the one that holds most memory is refused, of equal
+    ones the oldest. Complete bodies are kept until their request is finished.
 
     Args:
         limit: in bytes.

@@ -1,4 +1,4 @@
-"""Responses of the OpenAI API: completions, server-sent events, logprobs, usage, errors."""
+"""Responses of the OpenAI API: completions, server-sent events (SSE), logprobs, usage, errors."""
 
 import base64
 import json
@@ -21,7 +21,7 @@ _FINISH_REASONS = {"cancelled": "stop", "error": "stop"}  # where OpenAI's diffe
 
 
 def sse_event(content: dict[str, Any]) -> bytes:
-    """A server-sent event with a JSON object."""
+    """A server-sent event (SSE) with a JSON object."""
     return b"data: " + json.dumps(content, ensure_ascii=False).encode() + b"\n\n"
 
 

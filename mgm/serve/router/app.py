@@ -35,7 +35,7 @@ logger = logging.getLogger("mgm.serve")
 
 
 class RoutedBody(BaseModel):
-    """What the controller reads of a relayed body: the model."""
+    """The only field of a relayed body that the controller reads: the model."""
 
     model: Annotated[str, Field(strict=True, min_length=1)]
 

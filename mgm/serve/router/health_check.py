@@ -10,10 +10,10 @@ from mgm.serve.router.worker_registry import WorkerInfo, WorkerRegistry
 
 logger = logging.getLogger("mgm.serve")
 
-ATTEMPTS, RETRY_INTERVAL = 3, 1.0  # of a health check; seconds between two
-REFRESH_INTERVAL = 1.0  # seconds in which a refresh is not repeated
-REFRESH_TIMEOUT = 3.0  # seconds that a client waits for a refresh, which goes on after that
-MAX_STATUS_REQUESTS = 64  # at the same time
+ATTEMPTS, RETRY_INTERVAL = 3, 1.0  # requests of a health check; seconds between them
+REFRESH_INTERVAL = 1.0  # minimum seconds between two refreshes
+REFRESH_TIMEOUT = 3.0  # seconds that a client waits for a refresh, which then still completes
+MAX_STATUS_REQUESTS = 64  # concurrent requests for the status of workers
 WATCH_INTERVAL = 1.0  # seconds between two checks of all heartbeats
 
 

@@ -132,7 +132,7 @@ def _address(socket_name: Sequence[Any] | None) -> IPv4Address | IPv6Address | N
 
 
 def _proxy_evidence(scope: Scope, names: set[bytes]) -> str | None:
-    """What in a request indicates that it came through a proxy; None: nothing does."""
+    """The header or HTTP version that indicates a proxy; None: there is no such sign."""
     unknown = sorted(names - CLIENT_HEADERS)
     if unknown:
         return f"the header {unknown[0].decode('latin-1')!a:.100}"

@@ -27,9 +27,9 @@ logger = logging.getLogger("mgm.serve")
 LIVENESS_INTERVAL = 1.0  # seconds between two checks of the heartbeats of a silent worker
 HOPS_HEADER = "X-MGM-Hops"  # request header: the controllers that relayed it
 MAX_HOPS = 4
-FAILURE_STATUSES = (500, 502, 504, 508)  # of a worker: others are preferred for a while
-BUSY_STATUSES = (429, 503)  # of a worker that is full or draining
-FORWARDED_HEADERS = ("content-type", "x-request-id")  # of a request
+FAILURE_STATUSES = (500, 502, 504, 508)  # HTTP statuses that start a worker's back-off
+BUSY_STATUSES = (429, 503)  # HTTP statuses of a worker that is full or draining
+FORWARDED_HEADERS = ("content-type", "x-request-id")  # request headers sent to the worker
 MAX_HEADER_LENGTH = 1000  # characters
 
 
@@ -40,8 +40,8 @@ class RelayedRequest:
     Attributes:
         model: its name.
         path: of the endpoint.
-        body: unchanged.
-        headers: for the worker.
+        body: the client's, unchanged.
+        headers: headers sent to the worker.
     """
 
     model: str

@@ -1,4 +1,4 @@
-"""The relayed response: streamed or complete, and the errors where a worker fails."""
+"""The relayed response: streamed (SSE) or complete, and the errors where a worker fails."""
 
 import json
 from functools import partial
@@ -34,18 +34,18 @@ RETURNED_HEADERS = (  # of a worker's response
 
 
 class StreamErrors(Protocol):
-    """Format of the errors of an endpoint."""
+    """Error format of an endpoint, in responses and in streams."""
 
     def response(self, message: str, error: MGMError) -> Response:
-        """The response in case of an error before the first byte."""
+        """The response to an error before the first byte of the worker's response."""
         ...
 
     def last_chunk(self, message: str, tail: bytes) -> bytes:
-        """The chunk that ends a failed stream, whose last bytes were `tail`."""
+        """The error as the final chunk of a stream that failed after the bytes `tail`."""
         ...
 
     def is_end(self, tail: bytes) -> bool:
-        """Whether a stream whose last bytes were `tail` is complete."""
+        """Whether a stream that ends with the bytes `tail` is complete, not cut off."""
         ...
 
 
@@ -53,7 +53,7 @@ class OpenAIErrors:
     """Errors in OpenAI's shape: a JSON body with a status, or a server-sent event."""
 
     def response(self, message: str, error: MGMError) -> Response:
-        """A JSON body; the status distinguishes errors of the client and of the server."""
+        """A JSON body with HTTP status 4xx (error of the client) or 5xx (error of the server)."""
         if isinstance(error, BadRequestError):
             kind = "server_error" if error.status >= 500 else "invalid_request_error"
             body = error_body(message, kind, error.field, error.code)
@@ -62,12 +62,12 @@ class OpenAIErrors:
         return JSONResponse(error_body(message, "server_error"), 502)
 
     def last_chunk(self, message: str, tail: bytes) -> bytes:
-        """A separate event."""
+        """The error as a server-sent event of its own."""
         end = b"" if tail.endswith(b"\n\n") or not tail else b"\n\n"
         return end + sse_event(error_body(message, "server_error"))
 
     def is_end(self, tail: bytes) -> bool:
-        """Whether the last event is `[DONE]`."""
+        """Whether the stream ends with the event `[DONE]`."""
         return tail.rstrip().endswith(DONE.rstrip())
 
 
@@ -75,17 +75,17 @@ class LegacyErrors:
     """Errors as frames of the published stream, whose HTTP status is always 200."""
 
     def response(self, message: str, error: MGMError) -> Response:
-        """A stream of one frame."""
+        """The error as a stream of one frame."""
         code = NO_WORKER if isinstance(error, BadRequestError) else WORKER_LOST
         return Response(encode_frame(message, code), media_type="text/plain")
 
     def last_chunk(self, message: str, tail: bytes) -> bytes:
-        """A separate frame."""
+        """The error as a frame of its own."""
         end = b"" if tail.endswith(b"\0") or not tail else b"\0"
         return end + encode_frame(message, WORKER_LOST)
 
     def is_end(self, tail: bytes) -> bool:
-        """Whether a frame is complete; nothing marks the last frame."""
+        """Whether the stream ends with a complete frame: the format has no mark of the last one."""
         return tail.endswith(b"\0")
 
 
@@ -95,7 +95,7 @@ class RelayResponse(Response):
     Args:
         relay: sends the request.
         request: of the client.
-        errors: their format.
+        errors: error format of the endpoint.
         streams: whether every response is a stream; else only server-sent events are.
     """
 

@@ -1,4 +1,4 @@
-"""Worker registry of a controller: models, heartbeats, load balancing, back-off after failures."""
+"""Worker registry of a controller: models, heartbeat timeout, load balancing, back-off."""
 
 import random
 import time
@@ -94,11 +94,11 @@ class WorkerInfo:
 
     @property
     def load(self) -> float:
-        """Load if it got one more request, relative to its speed."""
+        """Queue length with one more request, divided by its speed."""
         return (self.queue_length + 1) / self.status.speed
 
     def rank(self, now: float) -> int:
-        """Workers of the lowest rank are preferred; healthy ones have rank 0.
+        """Rank for load balancing: the lowest is preferred; healthy workers have rank 0.
 
         Args:
             now: of `time.monotonic`.
@@ -156,7 +156,7 @@ class WorkerRegistry:
         return worker
 
     def remove(self, address: str) -> WorkerInfo | None:
-        """Unregister a worker; requests that are running on it go on."""
+        """Unregister a worker; requests that are running on it continue."""
         return self.workers.pop(address, None)
 
     def heartbeat(
@@ -250,7 +250,7 @@ class WorkerRegistry:
             worker.retry_at = now + worker.backoff
 
     def _updates_backoff(self, worker: WorkerInfo) -> bool:
-        """Whether the outcome of a request is news: most likely it began after the last failure."""
+        """Whether an outcome changes the back-off: the request likely began after the failure."""
         return worker.retry_at is None or worker.probing or time.monotonic() >= worker.retry_at
 
     def status(self) -> dict[str, Any]:

@@ -56,7 +56,7 @@ class Chat:
         return list(self._history)
 
     def ask(self, question: str) -> Generator[str, None, None]:
-        """Stream the answer; what was read of it is added to the history.
+        """Stream the answer; the part that was read is added to the history.
 
         If the conversation is too long for the context, the oldest turns are dropped; the first
         one, which has the images, stays.

@@ -31,7 +31,7 @@ def load_ocr() -> OCREngine:
 
 
 def ocr_prompt(texts: Sequence[str]) -> str:
-    """What is appended to the question, as published; empty: there is no text."""
+    """Text appended to a question, in the published wording; empty: no text was recognised."""
     return f"\nReference OCR Token: {', '.join(texts)}\n" if texts else ""
 
 

@@ -23,7 +23,7 @@ class WorkerTools:
 
     Args:
         gen_model: folder or hub name of a text-to-image pipeline; None: no image generation.
-        load_generator: loads it.
+        load_generator: function that loads the pipeline.
 
     Attributes:
         image_model: name of the image generation model; empty: there is none.
@@ -48,7 +48,7 @@ class WorkerTools:
         self._generator_lock, self._ocr_lock = threading.Lock(), threading.Lock()
 
     def recognize_text(self, images: Sequence[ImageSource]) -> str:
-        """What OCR of its images adds to a question, as published.
+        """Text that OCR of the images adds to a question, in the published wording.
 
         Raises:
             MGMError: no OCR package is installed, or an image is damaged.
@@ -64,7 +64,7 @@ class WorkerTools:
             return ocr_prompt([text for image in opened for text in ocr(image)])
 
     def prompt_suffix(self, images: Sequence[ImageSource], gen_image: bool, use_ocr: bool) -> str:
-        """What the tools add to a question: the request for an image, the texts of OCR.
+        """Text that the tools add to a question: the request for an image, the texts of OCR.
 
         Raises:
             MGMError: a tool is missing, or an image is damaged.

@@ -117,7 +117,7 @@ def draw_window(detail: MiningAttribution, token: VisualToken) -> Image.Image:
 
 
 def describe_token(detail: MiningAttribution, token: VisualToken) -> str:
-    """What a token mined from its window, and the answer's attention to it, in words."""
+    """Caption of a token: its mining attention to the window, the answer's attention to it."""
     weights = detail.mining[token.crop, token.index]
     left, top, right, bottom = token.box
     side = round(len(weights) ** 0.5)

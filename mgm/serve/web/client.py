@@ -48,7 +48,7 @@ class PartialResponse:
     """A response as far as it was streamed.
 
     Attributes:
-        text: all of it so far.
+        text: complete text so far.
         image: content of a generated image file; None: there is none.
     """
 

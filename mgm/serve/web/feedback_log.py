@@ -32,9 +32,9 @@ class FeedbackLog:
 
         Args:
             history: up to that answer.
-            model: that answered.
+            model: name of the model that answered.
             start_time: of the generation, in seconds since the epoch.
-            address: of the client.
+            address: IP address of the client.
 
         Raises:
             MGMError: the file cannot be written.
@@ -48,7 +48,7 @@ class FeedbackLog:
 
         Args:
             history: up to that answer.
-            model: that answered; two names for a comparison.
+            model: name of the model that answered; two names for a comparison.
             vote: "upvote", "downvote", "flag", or the outcome of a comparison.
             address: of the client.
 

@@ -32,8 +32,8 @@ class Handlers:
 
     Args:
         client: of the controller.
-        log: of votes.
-        models: to choose from; None: those that are served when the page is opened.
+        log: feedback log.
+        models: model names to choose from; None: those served when the page is opened.
         moderator: checks questions; None: no moderation.
     """
 
@@ -255,7 +255,7 @@ class ChatPane:
         model: str | None,
         settings: Sequence[Any],
     ) -> AsyncGenerator[Updates]:
-        """Go back to a turn, and answer its question, or another one, there."""
+        """Remove a turn and all after it, and answer its question again, or an edited one."""
         history, index = state.histories[self.index], _turn_index(message_index)
         if index >= len(history.turns):
             yield render(state)

@@ -95,7 +95,7 @@ def _add_server_options(parser: argparse.ArgumentParser) -> None:
         type=int,
         default=16,
         metavar="N",
-        help="answers streamed at the same time, default 16",
+        help="maximum answers streamed at the same time, default 16",
     )
     add(
         "--model-list-mode",
@@ -103,7 +103,7 @@ def _add_server_options(parser: argparse.ArgumentParser) -> None:
         default=ONCE,
         help="request the list of models once at the start, or reload it with the page",
     )
-    add("--share", action="store_true", help="public address by Gradio's servers")
+    add("--share", action="store_true", help="get a public URL from Gradio's servers")
     add(
         "--moderate",
         action="store_true",

@@ -22,13 +22,13 @@ class ChatTurn:
     """A question and its answer.
 
     Attributes:
-        question: of the user.
+        question: question of the user.
         images: files that the user attached.
-        answer: as far as it is generated.
+        answer: text generated so far.
         generated_image: content of an image file that the answer asked for; None: there is none.
-        model: that answers.
-        error: why there is no answer, or an incomplete one; empty: there was none.
-        vote: of the user; empty: none yet.
+        model: name of the model.
+        error: error message, where generation failed; empty: no error.
+        vote: vote of the user; empty: none yet.
     """
 
     question: str

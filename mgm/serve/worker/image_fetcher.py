@@ -1,4 +1,4 @@
-"""Fetches request images: public http(s) URLs, data URLs and base64, never files."""
+"""Fetches request images: public http(s) URLs (SSRF protection), data URLs, base64; no files."""
 
 import asyncio
 from collections.abc import Sequence

@@ -125,7 +125,7 @@ def parse_worker_options(arguments: Sequence[str] | None) -> argparse.Namespace:
 def _add_registration_options(parser: argparse.ArgumentParser) -> None:
     """Options for registration and heartbeats at the controller."""
     add = parser.add_argument
-    add("--worker-address", "--worker", metavar="URL", help="where others reach this worker")
+    add("--worker-address", "--worker", metavar="URL", help="URL of this worker for its controller")
     add(
         "--controller-address",
         "--controller",
@@ -144,7 +144,7 @@ def _add_registration_options(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_limit_options(parser: argparse.ArgumentParser) -> None:
-    """Options that limit concurrency, queue, and what one request may take."""
+    """Options that limit concurrency, the queue, and tokens and seconds of a request."""
     add = parser.add_argument
     add(
         "--limit-model-concurrency",

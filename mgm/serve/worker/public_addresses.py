@@ -1,4 +1,4 @@
-"""SSRF protection: which IP addresses are public. Clients' URLs are fetched from no others.
+"""SSRF protection: image URLs of clients are fetched from public IP addresses only.
 
 The lists are explicit, since `is_global` of `ipaddress` differs between versions of Python, and is
 true for IPv6 transition addresses, whatever IPv4 address they contain.

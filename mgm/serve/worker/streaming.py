@@ -1,4 +1,4 @@
-"""Streaming responses: chunks are sent as they are generated, until the client disconnects."""
+"""Streaming responses (SSE): chunks sent as they are generated, until the client disconnects."""
 
 import logging
 from collections.abc import Awaitable, Callable, Mapping

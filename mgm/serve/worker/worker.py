@@ -254,12 +254,12 @@ class Worker:
 
 
 async def _run(threads: Executor, call: Callable[..., Any], *arguments: Any) -> Any:
-    """The result of a call in a thread pool."""
+    """Run a call in a thread pool; returns its result."""
     return await asyncio.wrap_future(threads.submit(call, *arguments))
 
 
 async def _drain(queue: asyncio.Queue[tuple[int, Chunk]]) -> list[tuple[int, Chunk]]:
-    """Everything in a queue, at least one entry."""
+    """Wait for an entry of a queue; returns all that are in the queue then."""
     entries = [await queue.get()]
     while not queue.empty():
         entries.append(queue.get_nowait())

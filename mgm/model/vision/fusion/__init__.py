@@ -1,1 +1,1 @@
-"""How the tokens of the low-resolution encoder get the high-resolution encoder's detail."""
+"""Fusion of both vision towers' outputs into image tokens: patch info mining and ablations."""
