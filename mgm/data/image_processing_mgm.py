@@ -1,4 +1,4 @@
-"""`MGMImageProcessor`: images to the high-resolution view and its low-resolution crops.
+"""`MGMImageProcessor`: resizes images to a high-resolution view and low-resolution crops.
 
 Shape legend: S low-resolution side, A high-resolution side, both in pixels.
 """
@@ -22,7 +22,7 @@ from mgm.model.vision.image_views import ImageViews
 
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
 CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
-# Fields that the processor and `MGMConfig` share.
+# Fields that image processor and `MGMConfig` share.
 IMAGE_CONFIG_FIELDS = (
     "image_size",
     "image_size_aux",
@@ -36,8 +36,8 @@ IMAGE_CONFIG_FIELDS = (
 )
 ASPECT_RATIOS = ("pad", "square")
 RESIZE_MODES = ("exact", "fast")
-MAX_BAND_PIXELS = 2**24  # of a padded image that are in memory at a time
-MAX_PIXEL_RATIO = 4  # of padded or enlarged pixels to input or output pixels; `Line` beyond it
+MAX_BAND_PIXELS = 2**24  # of a padded image in memory at a time
+MAX_PIXEL_RATIO = 4  # of padded or enlarged pixels to input or output pixels; else `Line`
 
 
 class MGMImageProcessor(BaseImageProcessor):
@@ -47,18 +47,18 @@ class MGMImageProcessor(BaseImageProcessor):
         image_size: low-resolution side of a crop, in pixels.
         image_size_aux: high-resolution side, in pixels.
         image_grid: crops per side of the low-resolution view.
-        image_global: whether a view of the whole image follows the crops of a grid.
-        image_aspect_ratio: "pad" (to a square, with the mean colour) or "square" (the middle of the
-            image, its shorter side kept whole).
+        image_global: whether a view of the whole image follows the grid's crops.
+        image_aspect_ratio: "pad" (to a square, with the mean colour) or "square" (center crop after
+            resizing the shorter side).
         image_mean: mean of each colour channel in the low-resolution views, of values from 0 to 1.
-        image_std: standard deviation of each colour channel in them.
-        image_mean_aux: the same of the high-resolution view; None: as `image_mean`.
-        image_std_aux: its standard deviation; None: as `image_std`.
+        image_std: standard deviation of each colour channel in the low-resolution views.
+        image_mean_aux: mean for the high-resolution view; None: `image_mean`.
+        image_std_aux: standard deviation for the high-resolution view; None: `image_std`.
         mode: "exact" resizes with Pillow, bit for bit as released models were trained; "fast"
-            resizes downwards with torch, within one grey level.
-        do_normalize: whether calls return both views normalised, in float32; else the
+            downscales with torch, which differs by at most one of 256 levels.
+        do_normalize: whether calls return both views normalised, in float32; False: only the
             high-resolution view in uint8, from which the model computes both.
-        orientation: "upright" turns images as their EXIF data says; "stored" does not.
+        orientation: "upright" applies the EXIF orientation; "stored" does not.
     """
 
     model_input_names: ClassVar[list[str]] = ["pixel_values", "pixel_values_aux"]  # ty: ignore[incompatible-attribute-override]
@@ -123,7 +123,7 @@ class MGMImageProcessor(BaseImageProcessor):
 
     @property
     def crops(self) -> int:
-        """Low-resolution crops of one image, the global view included."""
+        """Number of low-resolution crops of an image, with the global view."""
         return self.image_grid**2 + int(self.image_global and self.image_grid > 1)
 
     def preprocess(
@@ -134,22 +134,22 @@ class MGMImageProcessor(BaseImageProcessor):
         orientation: str | None = None,
         **kwargs: Any,
     ) -> BatchFeature:
-        """Prepare one image or several; calling the processor does the same.
+        """Preprocess one image or several; the same as calling the processor.
 
         Args:
-            images: whatever `open_image` opens, or a list of it.
+            images: a source that `open_image` takes, or a list of them.
             return_tensors: "pt" (or None) for torch tensors, "np" for arrays.
-            do_normalize: as for the class; None: as it was constructed.
-            orientation: as for the class; None: as it was constructed.
-            **kwargs: options that other processors take; none applies here.
+            do_normalize: overrides the constructor's; None: does not.
+            orientation: overrides the constructor's; None: does not.
+            **kwargs: options of other image processors; none is supported.
 
         Returns:
             `pixel_values` (images, crops, 3, S, S), crops row by row with the global view last,
-            and `pixel_values_aux` (images, 3, A, A), both float32 and normalised; not normalised,
-            `pixel_values_aux` alone, in uint8 and with channels last in memory.
+            and `pixel_values_aux` (images, 3, A, A), both float32 and normalised; without
+            normalisation only `pixel_values_aux`, in uint8 and with channels last in memory.
 
         Raises:
-            MGMError: an image cannot be opened, or `return_tensors` is another.
+            MGMError: an image cannot be opened, or `return_tensors` is invalid.
         """
         check_tensor_kind(return_tensors)
         sources = image_list(images)
@@ -179,7 +179,7 @@ class MGMImageProcessor(BaseImageProcessor):
             if long * long > MAX_PIXEL_RATIO * max(short * long, side * side):
                 line = Line(long, (long - short) // 2, side, 0)
                 return resize_in_line(image, line, image.width == short, side, colour)
-            # Padding keeps its colour when resized: only the span that shows the image is.
+            # The padding keeps its colour, so that only the span that shows the image is resized.
             span, start = visible_span(long, short, side), (long - short) // 2
             shown = slice(span.lead, span.lead + span.last - span.first)
             length = span.end - span.begin
@@ -192,7 +192,7 @@ class MGMImageProcessor(BaseImageProcessor):
             else:
                 bands = []
                 rows = max(MAX_BAND_PIXELS // length, 1)
-                for top in range(0, long, rows):  # padded at once it could be four times as large
+                for top in range(0, long, rows):  # padding at once could take four times the memory
                     height = min(rows, long - top)
                     whole = height == long
                     band = image if whole else image.crop((0, top, image.width, top + height))
@@ -203,7 +203,7 @@ class MGMImageProcessor(BaseImageProcessor):
                 picture = bands[0] if len(bands) == 1 else _stacked(bands)
                 result[:, span.first : span.last] = self._down(picture, side)
             return result
-        # Compat: the longer side is cut, not rounded, and so are the odd margins.
+        # Compat: the longer side is truncated, not rounded, and so are odd margins.
         width, height = (side if n == short else int(side * n / short) for n in image.size)
         top, left = (height - side) // 2, (width - side) // 2
         if width * height > MAX_PIXEL_RATIO * max(short * long, side * side):
@@ -227,12 +227,12 @@ def check_tensor_kind(return_tensors: str | None) -> None:
 
 
 def _across(image: Image.Image, width: int) -> Image.Image:
-    # Compat: across, then down. From release 13 on Pillow turns that round for tall images.
+    # Compat: horizontally, then vertically; Pillow 13 reverses the order for tall images.
     return image.resize((width, image.height), Image.Resampling.BICUBIC)
 
 
 def _stacked(bands: list[Image.Image]) -> Image.Image:
-    """Images of one width, from top to bottom."""
+    """Concatenate images of equal width vertically."""
     picture = Image.new("RGB", (bands[0].width, sum(band.height for band in bands)))
     top = 0
     for band in bands:

@@ -1,7 +1,7 @@
 """Converts a checkpoint folder between the published layout and the native one.
 
-Weights keep every bit. Generation settings, processor and model card come with them; the original
-files are kept, so that converting back restores them.
+The conversion is lossless. The generation config, processor and model card are converted too; the
+original files are kept, so that converting back restores them.
 """
 
 import shutil
@@ -38,8 +38,8 @@ def convert(
     """Convert a folder; with `dry_run` nothing is written.
 
     Raises:
-        MGMError: the source cannot be read or expressed in that layout, or the target is taken or
-            lies in the source.
+        MGMError: the source cannot be read or converted to that layout, or the target exists or
+            is inside the source.
     """
     if target.exists():
         raise MGMError(f"{target}: exists already; name a new folder")
@@ -49,7 +49,7 @@ def convert(
     if layout == "published":
         values = read_json(source / CONFIG_FILE) if (source / CONFIG_FILE).is_file() else {}
         kind = (values.get("text_config") or {}).get("model_type")
-        if kind is not None:  # else `plan_conversion` says what is wrong
+        if kind is not None:  # otherwise `plan_conversion` raises the error
             family = family_of(kind, set(load_tokenizer(source).get_vocab()))
             template = family.conversation if family else None
     conversion = plan_conversion(source, layout, base, template)
@@ -86,7 +86,7 @@ def _keep_originals(source: Path, folder: Path) -> None:
 
 
 def _restore_originals(source: Path, folder: Path, conversion: Conversion) -> None:
-    """Write the files beside config.json and the weights: the originals, where they still hold."""
+    """Write all files except config.json and weights: the kept originals where still valid."""
     kept = source / ORIGINALS
     for file in _small_files(kept if kept.is_dir() else source):
         if file.name != CONFIG_FILE:
@@ -106,7 +106,7 @@ def _restore_originals(source: Path, folder: Path, conversion: Conversion) -> No
 def _aligned_generation(
     folder: Path, conversion: Conversion, processor: MGMProcessor
 ) -> GenerationConfig:
-    """How the checkpoint in `folder` generates, and stops as its family does."""
+    """The generation config of the checkpoint in `folder`, with the stop tokens of its template."""
     config = conversion.checkpoint.config
     generation = generation_config(folder, config)
     rows = config.text_config.vocab_size

@@ -1,4 +1,4 @@
-"""README.md of a model's folder: what it is and how to load it, as the hub shows it."""
+"""Model card: the README.md of a model folder for the hub."""
 
 from mgm.data.processing_mgm import MGMProcessor
 from mgm.model.configuration_mgm import MGMConfig
@@ -45,7 +45,7 @@ def model_card(name: str, config: MGMConfig, processor: MGMProcessor) -> str:
     """A model card in Markdown.
 
     Args:
-        name: of the folder or repository.
+        name: name of the folder or repository.
         config: of the model.
         processor: of the model.
     """

@@ -1,4 +1,4 @@
-"""`MGMProcessor`: tokenizer, image processor and chat template of a model, as in transformers."""
+"""`MGMProcessor`: tokenizer, image processor, chat template and image token expansion."""
 
 import os
 from collections.abc import Sequence
@@ -27,21 +27,21 @@ from mgm.errors import MGMError
 
 
 class MGMProcessor(ProcessorMixin):
-    """Tokenizer, image processor and template of one model.
+    """transformers processor of one model: tokenizer, image processor and chat template.
 
     Args:
-        image_processor: prepares the images.
-        tokenizer: a tokenizer of `load_tokenizer`; it gets the token `<image>` if it lacks it.
-        conversation: the template's name, see `mgm.data.text.templates`.
-        image_token_id: the id at image positions; by default that of `<image>`.
-        patch_size: pixels per side of a low-resolution position.
-        wrap_images: whether prompts put `<im_start>` and `<im_end>` around images.
-        chat_template: Jinja source; by default made from the template.
-        padding_side: where calls pad shorter texts: "left", which generation needs, or "right". It
-            becomes the tokenizer's, which may be changed later.
+        image_processor: preprocesses images.
+        tokenizer: from `load_tokenizer`; the token `<image>` is added if missing.
+        conversation: name of the chat template, see `mgm.data.text.templates`.
+        image_token_id: the token id at image positions; default: that of `<image>`.
+        patch_size: ViT patch size in pixels; each patch is one image position.
+        wrap_images: whether prompts have `<im_start>` and `<im_end>` around images.
+        chat_template: Jinja source; default: generated from the template.
+        padding_side: side on which calls pad shorter texts: "left", as generation needs, or
+            "right". It sets the tokenizer's `padding_side`, which may be changed later.
 
     Raises:
-        MGMError: there is no template of that name, or the patch size is none.
+        MGMError: unknown template, or invalid patch size.
     """
 
     def __init__(
@@ -79,12 +79,12 @@ class MGMProcessor(ProcessorMixin):
 
         Args:
             pretrained_model_name_or_path: a folder, or a name on the Hugging Face hub.
-            **kwargs: arguments of the class replace what the folder says; `base` is the base
-                model of a stage-1 or LoRA folder; others say where to look on the hub
-                (`revision`, `cache_dir`, `token`, `local_files_only`).
+            **kwargs: arguments of the class, which override those of the folder; `base`, the base
+                model of a stage-1 or LoRA folder; and options of hub downloads (`revision`,
+                `cache_dir`, `token`, `local_files_only`).
 
         Raises:
-            MGMError: there is no such folder, or it lacks a file or holds a broken one.
+            MGMError: the folder does not exist, or a file in it is missing or broken.
         """
         return cls(**read_processor(pretrained_model_name_or_path, kwargs))
 
@@ -93,7 +93,7 @@ class MGMProcessor(ProcessorMixin):
     ) -> list[str]:
         """Write tokenizer, settings and chat template into a folder."""
         written = super().save_pretrained(save_directory, push_to_hub, **kwargs)
-        # transformers keeps the image settings in processor_config.json; servers look here.
+        # transformers saves the image settings in processor_config.json; servers read this file.
         return [*written, *self.image_processor.save_pretrained(save_directory)]
 
     @property
@@ -103,7 +103,7 @@ class MGMProcessor(ProcessorMixin):
 
     @property
     def image_tokens_per_image(self) -> int:
-        """Positions that one image marker becomes."""
+        """Number of image tokens that an image marker is expanded to."""
         return (
             self.image_processor.image_size // self.patch_size
         ) ** 2 * self.image_processor.crops
@@ -128,34 +128,33 @@ class MGMProcessor(ProcessorMixin):
         audio: None = None,
         **kwargs: Any,
     ) -> BatchFeature:
-        """Prepare a batch.
+        """Preprocess a batch of texts and images.
 
         Args:
             images: the images in the order of their markers, in one list or in a list per text.
-            text: prompts, already in the template's form, with `<image>` markers.
-            return_tensors: "pt" for torch tensors, "np" for arrays, None for lists of ids (images
-                are tensors still).
+            text: prompts with the chat template applied, with `<image>` markers.
+            return_tensors: "pt" for torch tensors, "np" for arrays, None for lists of token ids
+                (images are tensors).
             padding: True or "longest": shorter texts are padded to the longest; "max_length": all
                 texts to `max_length`; False or "do_not_pad": none.
             padding_side: "left" or "right"; None: the tokenizer's.
-            max_length: positions of every row, for padding="max_length"; with truncation the
-                maximum for a row.
-            truncation: images have to be whole, so nothing is truncated: with True a text that is
-                longer than `max_length` is an error.
-            add_special_tokens: whether the tokenizer's beginning-of-text token comes first.
+            max_length: length of all rows with padding="max_length"; the maximum with truncation.
+            truncation: not supported, since images must stay whole: if True, a text longer than
+                `max_length` is an error.
+            add_special_tokens: whether to prepend the tokenizer's beginning-of-sequence token.
             do_normalize: as for the image processor; False: images stay in uint8.
-            videos: transformers passes None; the model takes none.
-            audio: the same.
-            **kwargs: the same options as transformers groups them: `text_kwargs`, `images_kwargs`,
+            videos: must be None; the model has no video input.
+            audio: must be None; the model has no audio input.
+            **kwargs: the same options in transformers' groups: `text_kwargs`, `images_kwargs`,
                 `common_kwargs`.
 
         Returns:
             `input_ids` and `attention_mask` (batch, length) with every marker expanded to
-            `image_tokens_per_image` positions; with images also what the image processor makes:
+            `image_tokens_per_image` positions; with images also the image processor's tensors:
             `pixel_values` (images, crops, 3, S, S) and `pixel_values_aux` (images, 3, A, A).
 
         Raises:
-            MGMError: markers and images do not agree in number, an image cannot be opened, or an
+            MGMError: the numbers of markers and images differ, an image cannot be opened, or an
                 option is not supported.
         """
         if videos is not None or audio is not None:
@@ -191,13 +190,13 @@ class MGMProcessor(ProcessorMixin):
         return BatchFeature(features)
 
     def encode(self, text: str, add_special_tokens: bool = True) -> list[int]:
-        """Token ids of one prompt, every image marker expanded."""
+        """Token ids of one prompt, with image token expansion."""
         return self.encode_segments([Segment(text)], add_special_tokens)[0]
 
     def encode_segments(
         self, segments: Sequence[Segment], add_special_tokens: bool = True
     ) -> tuple[list[int], list[int]]:
-        """Ids and labels of a sample's text, every image marker expanded."""
+        """Token ids and labels of a sample's segments, with image token expansion."""
         return encode(
             segments,
             self.tokenizer,
@@ -214,21 +213,21 @@ class MGMProcessor(ProcessorMixin):
         system: str | None = None,
         conversation: str | None = None,
     ) -> str:
-        """The prompt for `question`, written in the chat template.
+        """The prompt for `question`, with the chat template applied.
 
-        Image markers in `history` and `question` stay where they are; without any, all images come
-        before the first question, a line each. Two images or more are numbered if the template
-        numbers images.
+        Image markers in `history` and `question` keep their positions; without any, all images
+        precede the first question, on one line each. Two or more images are numbered if the
+        template numbers images.
 
         Args:
             question: the user's last message.
             history: earlier questions with their answers.
-            images: number of images; None: as many as there are markers.
+            images: number of images; None: the number of markers.
             system: replaces the template's system prompt.
-            conversation: another template's name.
+            conversation: name of another chat template to use.
 
         Raises:
-            MGMError: markers and images do not agree in number.
+            MGMError: the numbers of markers and images differ.
         """
         turns: list[Turn] = [*history, (question, None)]
         markers = sum(text.count(IMAGE_MARKER) for text, _ in turns)
@@ -246,7 +245,7 @@ class MGMProcessor(ProcessorMixin):
     def _pad(
         self, rows: list[list[int]], return_tensors: str | None, length: int, side: str
     ) -> dict[str, Any]:
-        """`input_ids` and `attention_mask` of rows of token ids; length 0: they are not padded."""
+        """`input_ids` and `attention_mask` of rows of token ids; length 0: no padding."""
         lengths = [len(row) for row in rows]
         if not length and return_tensors is None:
             return {"input_ids": rows, "attention_mask": [[1] * count for count in lengths]}

@@ -1,4 +1,4 @@
-"""Inputs of a processor call: options, padding strategy, images for the markers of each text."""
+"""Validates the arguments of a processor call: options, padding, image counts."""
 
 from collections.abc import Collection, Sequence
 from typing import Any
@@ -9,14 +9,14 @@ from mgm.errors import MGMError
 
 
 def flatten_options(kwargs: dict[str, Any], supported: Collection[str]) -> dict[str, Any]:
-    """Options out of transformers' groups (`text_kwargs`, `images_kwargs`, ...).
+    """Flatten options in transformers' groups (`text_kwargs`, `images_kwargs`, ...).
 
     Args:
-        kwargs: of a call.
-        supported: options of the processor; others are left out where they are false or None.
+        kwargs: of a processor call.
+        supported: the processor's options; others are dropped if they are false or None.
 
     Raises:
-        MGMError: the processor has no such option.
+        MGMError: an option is not supported.
     """
     groups = ("text_kwargs", "images_kwargs", "videos_kwargs", "audio_kwargs", "common_kwargs")
     nested = [kwargs[name] or {} for name in groups if name in kwargs]
@@ -33,7 +33,7 @@ def flatten_options(kwargs: dict[str, Any], supported: Collection[str]) -> dict[
 
 
 def check_max_length(rows: Sequence[Sequence[int]], max_length: int | None) -> None:
-    """Refuse truncation of rows of token ids.
+    """Raise an error in place of truncating rows of token ids.
 
     Raises:
         MGMError: a row is longer than `max_length`.
@@ -49,10 +49,10 @@ def check_max_length(rows: Sequence[Sequence[int]], max_length: int | None) -> N
 def padded_length(
     rows: Sequence[Sequence[int]], padding: bool | str, max_length: int | None
 ) -> int:
-    """The length that rows of token ids are padded to; 0: they are not padded.
+    """The length that rows of token ids are padded to; 0: no padding.
 
     Raises:
-        MGMError: `padding` is none of transformers' strategies, or does not go with `max_length`.
+        MGMError: invalid padding strategy, or `max_length` is missing or too small for it.
     """
     longest = max(map(len, rows))
     if padding == "max_length":
@@ -69,7 +69,7 @@ def padded_length(
 
 
 def group_images(images: Any) -> list[list[ImageSource]]:
-    """Images as one list per text, or as a single list for all texts."""
+    """Convert images to one list per text, or to a single list for all texts."""
     if images is None:
         return []
     flat = image_list(images)
@@ -78,10 +78,10 @@ def group_images(images: Any) -> list[list[ImageSource]]:
 
 
 def check_image_counts(texts: Sequence[str], groups: Sequence[Sequence[ImageSource]]) -> None:
-    """Refuse texts whose image markers and images differ in number.
+    """Check that each text has as many image markers as images.
 
     Raises:
-        MGMError: names the first such text.
+        MGMError: names the first text with different numbers.
     """
     markers = [text.count(IMAGE_MARKER) for text in texts]
     images = [len(group) for group in groups]
@@ -95,7 +95,7 @@ def check_image_counts(texts: Sequence[str], groups: Sequence[Sequence[ImageSour
 
 
 def image_count_error(what: str, markers: int, images: int) -> MGMError:
-    """The error of `what`, a text with another number of markers than of images."""
+    """The error for the text `what`, whose numbers of markers and images differ."""
     return MGMError(
         f"{what}: {markers} {IMAGE_MARKER} marker{'s' * (markers != 1)} but {images} "
         f"image{'s' * (images != 1)}; give one image for each marker"

@@ -1,4 +1,4 @@
-"""Reads the arguments of `MGMProcessor` from a model folder, native or published."""
+"""Loads the arguments of `MGMProcessor` from a model folder, native or published."""
 
 import os
 from pathlib import Path
@@ -49,10 +49,10 @@ _RULES: dict[str, Rule] = {
 
 
 def read_processor(path: str | os.PathLike[str], given: dict[str, Any]) -> dict[str, Any]:
-    """Arguments of `MGMProcessor` from a folder or hub name; those `given` come first.
+    """Load the arguments of `MGMProcessor` from a folder or the hub; `given` ones override them.
 
     Raises:
-        MGMError: there is no such folder, or it lacks a file or holds a broken one.
+        MGMError: the folder does not exist, or a file in it is missing or broken.
     """
     where = {key: given[key] for key in DOWNLOAD_OPTIONS if given.get(key) is not None}
     folder = checkpoint_folder(path, weights=False, **where)
@@ -69,7 +69,7 @@ def read_processor(path: str | os.PathLike[str], given: dict[str, Any]) -> dict[
         arguments["chat_template"] = read_text(jinja)
         check_syntax(arguments["chat_template"], jinja)
     if given.get("conversation") not in (None, arguments.get("conversation")):
-        arguments.pop("chat_template", None)  # it belongs to the other template
+        arguments.pop("chat_template", None)  # made for another template
     arguments |= {name: given[name] for name in _ARGUMENTS if given.get(name) is not None}
     if "tokenizer" not in arguments:
         arguments["tokenizer"] = load_tokenizer(_tokenizer_folder(folder, base))
@@ -77,14 +77,14 @@ def read_processor(path: str | os.PathLike[str], given: dict[str, Any]) -> dict[
         arguments["image_processor"] = _image_processor(file, settings, folder, base)
     if arguments.get("conversation") is None:
         family = family_of(arguments.get("model_type", ""), set(arguments["tokenizer"].get_vocab()))
-        # Compat: published training writes what it does not know as for Vicuna.
+        # Compat: published training uses Vicuna's template for unknown models.
         arguments["conversation"] = family.conversation if family else "vicuna_v1"
     arguments.pop("model_type", None)
     return arguments
 
 
 def _tokenizer_folder(folder: Path, base: str | None) -> Path:
-    """Compat: published LoRA folders hold no tokenizer: it is the base model's."""
+    """The folder of the tokenizer. Compat: published LoRA folders use the base model's."""
     if not is_adapter_checkpoint(folder) or any(folder.glob("tokenizer*")):
         return folder
     bases = base_folders(folder, base)
@@ -113,7 +113,7 @@ def _from_model(folder: Path, base: str | None) -> dict[str, Any]:
 def _image_processor(
     first: Path, settings: dict[str, Any], folder: Path, base: str | None
 ) -> MGMImageProcessor:
-    """By the `settings` in the file `first`, by those beside it, or else by the model's config."""
+    """Load from `settings` in the file `first`, preprocessor_config.json, or the model's config."""
     other = folder / "preprocessor_config.json"
     for file, fields in (
         (first, settings.get("image_processor")),

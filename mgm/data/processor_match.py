@@ -1,4 +1,4 @@
-"""Whether a processor prepares what a model takes."""
+"""Checks that a processor's image settings match a model's config."""
 
 from mgm.data.image_processing_mgm import IMAGE_CONFIG_FIELDS
 from mgm.data.processing_mgm import MGMProcessor
@@ -7,14 +7,14 @@ from mgm.model.configuration_mgm import MGMConfig
 
 
 def check_match(config: MGMConfig, processor: MGMProcessor) -> None:
-    """Refuse a processor that prepares images for another model.
+    """Check that a processor prepares images as a model expects them.
 
     Args:
-        config: of the model.
-        processor: that is used with it.
+        config: config of the model.
+        processor: processor to check.
 
     Raises:
-        MGMError: a setting of images or of their positions differs; says which.
+        MGMError: names a setting of images or image tokens that differs.
     """
     images = processor.image_processor
     pairs = [(name, images) for name in IMAGE_CONFIG_FIELDS if name != "image_aspect_ratio"]

@@ -37,7 +37,7 @@ class DataRecords(Protocol):
         ...
 
     def record(self, index: int) -> Any:
-        """One record, images and all."""
+        """One record with its images."""
         ...
 
     def write(self, indices: Sequence[int], file: Path) -> None:
@@ -49,12 +49,12 @@ def sources_of(file: Path, config: str | None, split: str) -> list[MixtureSource
     """The data files that a data path names: itself, those of a mixture, or those of a pattern.
 
     Args:
-        file: as --data_path of training.
-        config: which part of a data set on the hub.
-        split: which of its splits.
+        file: --data_path of training.
+        config: configuration of a data set on the hub.
+        split: split of a data set.
 
     Raises:
-        MGMError: it is a mixture with an error in it, or a pattern of no file.
+        MGMError: the mixture is invalid, or the pattern matches no file.
     """
     sources = read_mixture(file)
     if sources is not None:
@@ -67,7 +67,7 @@ def open_records(source: MixtureSource) -> DataRecords:
     """The records of one data file.
 
     Raises:
-        MGMError: it cannot be read, or has none.
+        MGMError: the file cannot be read, or has no records.
     """
     if "://" in source.path:
         raise MGMError(f"{source.path}: is a URL; download the file, and examine that")
@@ -81,7 +81,7 @@ def open_records(source: MixtureSource) -> DataRecords:
 
 
 class JSONRecords:
-    """A file of JSON, all of which is kept in memory."""
+    """The records of a JSON file, all kept in memory."""
 
     endings: tuple[str, ...] = JSON_ENDINGS
 
@@ -89,7 +89,7 @@ class JSONRecords:
         self._records = read_json_records(file)
 
     def records(self) -> list[Any]:
-        """All records of the file, in its order."""
+        """All records, in the order of the file."""
         return self._records
 
     def record(self, index: int) -> Any:
@@ -97,7 +97,7 @@ class JSONRecords:
         return self._records[index]
 
     def write(self, indices: Sequence[int], file: Path) -> None:
-        """Write some of the records, in the format of the name's ending."""
+        """Write some of the records as JSON or JSONL, depending on the file name extension."""
         kept = [_as_json(self._records[index], index) for index in indices]
         is_lines = file.suffix.lower() in LINE_ENDINGS
         text = "\n".join(kept) if is_lines else "[\n" + ",\n".join(kept) + "\n]"
@@ -114,16 +114,16 @@ def _as_json(record: Any, index: int) -> str:
 
 
 class TarRecords:
-    """The samples of a tar on the disk, as streams have them.
+    """The records of a tar on the disk.
 
-    A compressed tar is decompressed into a temporary file when a single sample is read.
+    A compressed tar is decompressed into a temporary file for random access.
     """
 
     endings: tuple[str, ...] = (".tar",)
 
     def __init__(self, name: str) -> None:
         self._name = name
-        self._lock = Lock()  # of the archive, which threads share
+        self._lock = Lock()  # for the archive, which threads share
         self._reader: TarReader | None = None
         self._samples: list[list[Member]] = []
 
@@ -132,7 +132,7 @@ class TarRecords:
         return records_of(TarShard(self._name), 0)
 
     def record(self, index: int) -> Any:
-        """One record, images and all."""
+        """One record with its images."""
         with self._lock:
             reader = self._opened()
             return reader.record(self._samples[index], f"{self._name}: sample {index}")

@@ -1,4 +1,4 @@
-"""Renders a sample as HTML: its images, and its tokens with supervised ones in colour."""
+"""Renders a sample as HTML: its images, and its tokens with the supervised ones in colour."""
 
 import html
 from collections.abc import Sequence
@@ -12,7 +12,7 @@ from mgm.model.labels import IGNORE_INDEX
 if TYPE_CHECKING:
     from mgm.data.processing_mgm import MGMProcessor
 
-NEIGHBOURS = 8  # tokens before one that decide how it is written
+NEIGHBOURS = 8  # preceding tokens that are decoded with a token
 UNFINISHED = "\N{REPLACEMENT CHARACTER}"
 
 STYLE = """
@@ -35,10 +35,10 @@ def sample_page(
 
     Args:
         sample: a conversation with its images.
-        template: the way it is written.
-        processor: the model's.
-        addresses: of its images.
-        title: of the page.
+        template: its chat template.
+        processor: of the model.
+        addresses: URLs of its images.
+        title: title of the page.
     """
     ids, labels = processor.encode_segments(sample.segments(template))
     learned = sum(label != IGNORE_INDEX for label in labels)
@@ -68,7 +68,7 @@ def sample_page(
 
 
 def _texts(processor: "MGMProcessor", ids: Sequence[int]) -> list[str]:
-    """The text of each token; a character in several tokens is written with the last."""
+    """The text of each token; a character of several tokens belongs to the last of them."""
     decode = processor.tokenizer.decode
     texts = []
     for index in range(len(ids)):

@@ -1,1 +1,1 @@
-"""Image files to RGB pixels."""
+"""Opens and decodes images to RGB, within limits of size and memory."""

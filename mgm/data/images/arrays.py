@@ -1,4 +1,4 @@
-"""numpy arrays and torch tensors to Pillow images."""
+"""Converts numpy arrays and torch tensors to Pillow images."""
 
 import sys
 from typing import Any, Protocol, TypeGuard
@@ -10,7 +10,7 @@ from mgm.data.images.decoding import check_size
 from mgm.data.images.limits import LOCAL_LIMITS, ImageLimits
 from mgm.errors import MGMError
 
-_ROWS = 256  # that are converted at a time
+_ROWS = 256  # converted at a time
 CHANNELS = (1, 3, 4)  # grey, RGB, RGBA
 ADVICE = (
     "give uint8 from 0 to 255 or floats from 0 to 1, as (height, width), (height, width, channels) "
@@ -19,14 +19,14 @@ ADVICE = (
 
 
 class Tensor(Protocol):
-    """A torch tensor. Servers without a model have no use for torch, so nothing imports it here."""
+    """Protocol of a torch tensor, which avoids the import of torch in servers without a model."""
 
     def detach(self) -> Any:
-        """The same numbers without their history."""
+        """The tensor without its autograd graph."""
 
 
 def is_array(source: object) -> TypeGuard[np.ndarray | Tensor]:
-    """Whether it is a numpy array or a torch tensor."""
+    """Whether a value is a numpy array or a torch tensor."""
     if isinstance(source, np.ndarray):
         return True
     torch = sys.modules.get("torch")
@@ -34,20 +34,20 @@ def is_array(source: object) -> TypeGuard[np.ndarray | Tensor]:
 
 
 def array_to_image(array: Any, label: str, limits: ImageLimits = LOCAL_LIMITS) -> Image.Image:
-    """A grey, RGB or RGBA image of pixels.
+    """Convert an array to a greyscale, RGB or RGBA Pillow image.
 
     Args:
-        array: numpy or torch: (height, width), or with 1, 3 or 4 channels first or last; a batch of
-            one may come before these. uint8, bool, or floats from 0 to 1.
-        label: which image it is; errors begin with it.
-        limits: of its size.
+        array: numpy or torch, of shape (height, width), (height, width, channels) or (channels,
+            height, width) with 1, 3 or 4 channels, also with a leading batch dimension of 1;
+            uint8, bool, or floats from 0 to 1.
+        label: name of the image in errors.
+        limits: maximum size.
 
     Raises:
-        MGMError: the shape or the values say no image, or say several, or it is larger than the
-            limits.
+        MGMError: shape or values are not those of one image, or it exceeds the limits.
     """
     what = _description(array, label)
-    # Nothing is copied before: an array may repeat a few numbers without end.
+    # Checked before any copy: a broadcast array may be huge although its memory is small.
     check_size(array_size(array, label), label, limits)
     if array.ndim == 4:
         array = array[0]
@@ -60,10 +60,10 @@ def array_to_image(array: Any, label: str, limits: ImageLimits = LOCAL_LIMITS) -
 
 
 def array_size(array: Any, label: str) -> tuple[int, int]:
-    """Width and height of the image in an array, by its shape.
+    """Width and height of the image in an array.
 
     Raises:
-        MGMError: the shape says no image, or says several.
+        MGMError: the shape is not that of one image.
     """
     what, shape = _description(array, label), tuple(array.shape)
     if len(shape) == 4:
@@ -98,11 +98,11 @@ def _from_tensor(tensor: Any, label: str) -> np.ndarray:
 
 
 def _channel_axis(shape: tuple[int, ...], what: str) -> int:
-    """Whether the first or the last of three axes holds the channels: 0 or 2."""
+    """The axis of the channels: 0 or 2."""
     first, last = (size if size in CHANNELS else 0 for size in (shape[0], shape[2]))
     if not first and not last:
         raise MGMError(f"{what}, which has no channels first or last; {ADVICE}")
-    # Where both could be channels, colours are likelier than an image of one row or column.
+    # If both could be channels, prefer colour to an image of one row or column.
     if first and last and (first > 1) == (last > 1):
         raise MGMError(
             f"{what}: channels could come first or last; give a Pillow image, or pad the image"
@@ -111,7 +111,7 @@ def _channel_axis(shape: tuple[int, ...], what: str) -> int:
 
 
 def _levels(pixels: np.ndarray, what: str) -> np.ndarray:
-    """The same as uint8."""
+    """Convert pixel values to uint8."""
     if pixels.dtype == np.uint8:
         return pixels
     if pixels.dtype == np.bool_:
@@ -119,10 +119,10 @@ def _levels(pixels: np.ndarray, what: str) -> np.ndarray:
     if pixels.dtype.kind != "f":
         raise MGMError(f"{what}; {ADVICE}")
     low, high = float(pixels.min()), float(pixels.max())
-    if not (low >= 0 and high <= 1):  # not a number compares as false
+    if not (low >= 0 and high <= 1):  # comparisons with NaN are false
         raise MGMError(f"{what}, with values from {low:.4g} to {high:.4g}; {ADVICE}")
     levels = np.empty(pixels.shape, np.uint8)
-    for begin in range(0, len(pixels), _ROWS):  # a copy of all as floats might not fit into memory
+    for begin in range(0, len(pixels), _ROWS):  # a float copy of all may not fit into memory
         rows = slice(begin, begin + _ROWS)
         levels[rows] = (pixels[rows].astype(np.float32) * 255).round()
     return levels

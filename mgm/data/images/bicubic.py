@@ -2,7 +2,7 @@
 
 An image of 60,000 x 2 pixels becomes a square of 3.6 billion pixels when it is padded, nearly all
 of one colour; in "square" mode it is enlarged to as many pixels, of which nearly all are cropped.
-Here only those output pixels are computed that are kept and show the image.
+Only the output pixels that are kept and show the image are computed.
 """
 
 from dataclasses import dataclass
@@ -12,17 +12,17 @@ from math import gcd
 import numpy as np
 from PIL import Image
 
-PRECISION_BITS = 22  # of Pillow's fixed-point weights, as its source calls them
+PRECISION_BITS = 22  # of fixed-point weights; the name is that of Pillow's source
 
 
 @dataclass(frozen=True)
 class Line:
-    """The position of an image, in one direction, in a padded line of pixels that is resized.
+    """The position of an image within the padded line of pixels that is resized, along one axis.
 
     Attributes:
-        length: input pixels.
+        length: number of input pixels.
         start: index of the image's first pixel.
-        results: output pixels.
+        results: number of output pixels.
         begin: index of the first output pixel that is kept.
     """
 
@@ -38,11 +38,11 @@ class VisibleSpan:
 
     Attributes:
         begin: index of its first input pixel.
-        end: index after its last.
-        results: output pixels that it is resized to.
-        lead: how many of these come before the first that shows the image.
+        end: index after its last input pixel.
+        results: number of output pixels that it is resized to.
+        lead: number of these output pixels before the first that shows the image.
         first: index in the whole output line of the first pixel that shows the image.
-        last: index after the last of them.
+        last: index in the whole output line after the last pixel that shows the image.
     """
 
     begin: int
@@ -55,17 +55,17 @@ class VisibleSpan:
 
 @lru_cache(maxsize=4096)
 def visible_span(long: int, short: int, side: int) -> VisibleSpan:
-    """The span to resize of an image of `short` pixels, padded to `long` and resized to `side`.
+    """The span to resize for an image of `short` pixels, padded to `long` and resized to `side`.
 
-    Weights are periodic in long / gcd(long, side) pixels, but for rounding. They are compared as
-    the integers that Pillow rounds them to; where one differs, the span is the whole line.
+    Weights have a period of long / gcd(long, side) pixels, except for rounding. They are compared
+    as the integers that Pillow rounds them to; if any differs, the span is the whole line.
     """
     whole = VisibleSpan(0, long, side, 0, 0, side)
     indices, weights = _weights(Line(long, (long - short) // 2, side, 0), side)
     shown = np.flatnonzero(((weights != 0) & (indices >= 0) & (indices < short)).any(1))
     first, last = int(shown[0]), int(shown[-1]) + 1
     common = gcd(long, side)
-    pixels, results = long // common, side // common  # of a period
+    pixels, results = long // common, side // common  # of one period
     taps = indices[first:last] + (long - short) // 2  # of the whole line
     before = min(first // results, int(taps[0, 0]) // pixels)
     touched = taps[weights[first:last] != 0].max() + 1
@@ -95,17 +95,17 @@ def visible_span(long: int, short: int, side: int) -> VisibleSpan:
 def resize_in_line(
     image: Image.Image, line: Line, across: bool, side: int, colour: tuple[int, ...]
 ) -> np.ndarray:
-    """Resize an RGB image to `side` in one direction, and as part of a line in the other.
+    """Resize an RGB image to `side` along one axis, and as part of a line along the other.
 
     Args:
         image: without its padding.
         line: its position in the padded or enlarged image.
-        across: whether lines go from left to right; else from top to bottom.
-        side: output pixels, in both directions.
-        colour: of the padding.
+        across: whether the line is horizontal; else vertical.
+        side: output pixels along both axes.
+        colour: colour of the padding.
 
     Returns:
-        uint8 (side, side, 3), as if the whole picture had been resized and then cut.
+        uint8 (side, side, 3), equal to resizing the whole padded image and cropping it.
     """
     indices, weights = _weights(line, side)
     count = image.width if across else image.height
@@ -115,7 +115,7 @@ def resize_in_line(
     first, last = int(indices[inside].min()), int(indices[inside].max()) + 1
     parts = indices[shown] - first, weights[shown], inside[shown], np.array(colour, dtype=np.int32)
     result = np.full((side, side, 3), colour, dtype=np.uint8)
-    # Compat: across, rounded, and then down, as Pillow did for every image before release 13.
+    # Compat: horizontally, rounded, then vertically, as Pillow before 13 does for all images.
     if across:
         image = image.crop((first, 0, last, image.height))
         pixels = Image.fromarray(_blend(np.asarray(image).swapaxes(0, 1), *parts).swapaxes(0, 1))
@@ -135,8 +135,8 @@ def _blend(
     inside: np.ndarray,
     colour: np.ndarray,
 ) -> np.ndarray:
-    """uint8 (pixels, lines, 3) to (results, lines, 3); the other three are (results, taps)."""
-    # As if the whole line were of that colour; the image comes in as the difference to it.
+    """Resample uint8 (pixels, lines, 3) to (results, lines, 3); weights are (results, taps)."""
+    # Start from a line of the padding colour, and add the image as the difference to it.
     change = np.ascontiguousarray(pixels) - colour.astype(np.int16)
     total = colour * weights.sum(1, dtype=np.int32)[:, None] + (1 << (PRECISION_BITS - 1))
     total = np.repeat(total[:, None], pixels.shape[1], axis=1)  # (results, lines, 3)
@@ -146,14 +146,14 @@ def _blend(
 
 
 def _weights(line: Line, count: int) -> tuple[np.ndarray, np.ndarray]:
-    """Of each output pixel the indices of its input pixels in the image, and their weights."""
+    """Indices of the input pixels of each output pixel, and their weights."""
     scale = line.length / line.results
     stretch = max(scale, 1.0)
     centres = (np.arange(line.begin, line.begin + count) + 0.5) * scale
     first = (centres - 2 * stretch + 0.5).astype(int).clip(min=0)
     last = (centres + 2 * stretch + 0.5).astype(int).clip(max=line.length)
     taps = first[:, None] + np.arange((last - first).max())  # (results, taps)
-    # The cubic convolution of Keys (1981) with a = -0.5, in the order of Pillow's operations.
+    # Cubic convolution of Keys (1981) with a = -0.5, in the order of Pillow's operations.
     x = np.abs((taps - centres[:, None] + 0.5) * (1.0 / stretch))
     near, far = (1.5 * x - 2.5) * x * x + 1, (((x - 5) * x + 8) * x - 4) * -0.5
     weights = np.where(x < 1, near, np.where(x < 2, far, 0)) * (taps < last[:, None])

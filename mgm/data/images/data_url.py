@@ -1,4 +1,4 @@
-"""Data URLs (RFC 2397) and base64 text to bytes."""
+"""Decodes data URLs (RFC 2397) and base64 text to bytes."""
 
 import binascii
 import re
@@ -6,12 +6,12 @@ import urllib.parse
 
 from mgm.errors import MGMError, one_line
 
-MAX_DECODED_BYTES = 256 * 2**20  # of what is decoded
+MAX_DECODED_BYTES = 256 * 2**20  # of decoded content
 
 MIN_BASE64 = 64  # characters of the shortest image file in base64
-MAX_PATH = 4096  # characters of a path; file systems allow no more
+MAX_PATH = 4096  # maximum characters of a path on common file systems
 
-# Magic bytes of image files; formats that begin with a box are checked in `looks_like_base64`.
+# Magic bytes of image files; ISO media files (AVIF) are checked in `looks_like_base64`.
 _SIGNATURES = (
     b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"GIF87a", b"GIF89a", b"II*\0", b"MM\0*", b"qoif",
     b"\0\0\1\0", b"\0\0\0\x0cjP  ", b"\xff\x4f\xff\x51", b"8BPS",
@@ -21,17 +21,17 @@ _STANDARD = str.maketrans("-_", "+/")
 
 
 def decode_data_url(text: str, name: str, max_bytes: int = MAX_DECODED_BYTES) -> bytes:
-    """The content of a data URL.
+    """Decode a data URL to bytes.
 
     Args:
-        text: `data:[<media type>][;<parameter>]*[;base64],<content>`; letters may be of either
-            case, the content may be percent-encoded and hold line breaks, and its base64 may use
-            the alphabet of URLs and leave the padding out. A fragment (`#...`) does not count.
-        name: which image it is; errors begin with it.
-        max_bytes: of the content.
+        text: `data:[<media type>][;<parameter>]*[;base64],<content>` in upper or lower case. The
+            content may be percent-encoded and contain line breaks; its base64 may use the URL-safe
+            alphabet and omit the padding. A fragment (`#...`) is ignored.
+        name: name of the image in errors.
+        max_bytes: maximum size of the content.
 
     Raises:
-        MGMError: it is no data URL, or larger than `max_bytes`.
+        MGMError: not a data URL, or larger than `max_bytes`.
     """
     head, comma, body = text.partition(",")
     scheme, _, media = head.partition(":")
@@ -51,15 +51,15 @@ def decode_data_url(text: str, name: str, max_bytes: int = MAX_DECODED_BYTES) ->
 
 
 def decode_base64(text: str, name: str, max_bytes: int = MAX_DECODED_BYTES) -> bytes:
-    """What a base64 text says; as in a data URL, but without its head.
+    """Decode a base64 text to bytes.
 
     Args:
-        text: standard or URL alphabet, padded or not; white space does not count.
-        name: which image it is; errors begin with it.
-        max_bytes: of the result.
+        text: standard or URL-safe alphabet, with or without padding; white space is ignored.
+        name: name of the image in errors.
+        max_bytes: maximum size of the result.
 
     Raises:
-        MGMError: it is not base64, or larger than `max_bytes`.
+        MGMError: not base64, or larger than `max_bytes`.
     """
     try:
         return _from_base64(text, name, max_bytes)
@@ -70,9 +70,9 @@ def decode_base64(text: str, name: str, max_bytes: int = MAX_DECODED_BYTES) -> b
 
 
 def looks_like_base64(text: str) -> bool:
-    """Whether a text that may name a file is one in base64, whole or damaged.
+    """Whether a text is base64, possibly damaged, and not a path.
 
-    It is where an image file begins in it, or where it is too long for a path.
+    True if it starts with the magic bytes of an image file, or is too long for a path.
     """
     if len(text) < MIN_BASE64:
         return False

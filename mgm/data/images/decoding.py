@@ -22,11 +22,11 @@ from mgm.data.images.limits import (
 from mgm.data.images.orientation import UPRIGHT, oriented, turn_of
 from mgm.errors import MGMError, one_line
 
-# What decoding takes for each pixel, the RGB image in Pillow's four bytes included; measured.
+# Memory per pixel while decoding, measured, with the RGB image in Pillow's 4 bytes per pixel.
 BYTES_PER_PIXEL = {"WEBP": 16, "AVIF": 12, "JPEG": 8, "MPO": 8}
-PROGRESSIVE_BYTES = 6  # for each pixel: coefficients of a progressive JPEG
+PROGRESSIVE_BYTES = 6  # per pixel: coefficients of a progressive JPEG
 OTHER_BYTES = 8
-MAX_SCANS = 200  # of a progressive JPEG; each goes through all pixels, encoders write some ten
+MAX_SCANS = 200  # of a progressive JPEG; each scan decodes all pixels; encoders write about ten
 
 _POSTSCRIPT = (b"%!PS", b"\xc5\xd0\xd3\xc6")
 _START_OF_SCAN = b"\xff\xda"
@@ -34,14 +34,14 @@ _START_OF_SCAN = b"\xff\xda"
 
 @dataclass(frozen=True)
 class EncodedImage:
-    """An image file whose header was read and is within the limits; no pixel is decoded yet.
+    """An image file with a parsed header that is within the limits; pixels are not decoded yet.
 
     Attributes:
-        content: of the file.
-        image: as Pillow opened it.
-        name: of the image in errors.
-        pixels: that decoding allocates.
-        limits: that it was checked against.
+        content: bytes of the file.
+        image: Pillow's image, not loaded.
+        name: name of the image in errors.
+        pixels: number of pixels that decoding allocates.
+        limits: limits that the header was checked against.
     """
 
     content: bytes
@@ -57,19 +57,19 @@ class EncodedImage:
 
     @property
     def decoding_bytes(self) -> int:
-        """Memory that `decode` takes at its peak."""
+        """Peak memory of `decode` in bytes."""
         per_pixel = BYTES_PER_PIXEL.get(self.image.format or "", OTHER_BYTES)
         progressive = PROGRESSIVE_BYTES if self.image.info.get("progressive") else 0
         return self.pixels * (per_pixel + progressive)
 
     def decode(self, orientation: str = UPRIGHT) -> Image.Image:
-        """The RGB image, decoded completely.
+        """Decode the whole image to RGB.
 
         Args:
             orientation: "upright" or "stored", see `open_image`.
 
         Raises:
-            MGMError: it is damaged, or does not fit into memory.
+            MGMError: the image is damaged, or does not fit into memory.
         """
         if self.image.format in ("JPEG", "MPO"):
             fast = decode_jpeg(self.content, self.limits.max_pixels, self.limits.max_side)
@@ -82,16 +82,16 @@ class EncodedImage:
 def decode_image(
     content: bytes, name: str, orientation: str = UPRIGHT, limits: ImageLimits = LOCAL_LIMITS
 ) -> Image.Image:
-    """An RGB image from the bytes of its file, decoded completely.
+    """Decode the bytes of an image file to RGB.
 
     Args:
-        content: the file's.
-        name: of the image in errors.
+        content: bytes of the file.
+        name: name of the image in errors.
         orientation: "upright" or "stored", see `open_image`.
-        limits: of formats and sizes.
+        limits: accepted formats and maximum sizes.
 
     Raises:
-        MGMError: there is no image there, or it is damaged or larger than the limits.
+        MGMError: not an image, damaged, or larger than the limits.
     """
     return read_image_header(content, name, limits).decode(orientation)
 
@@ -99,15 +99,15 @@ def decode_image(
 def read_image_header(
     content: bytes, name: str, limits: ImageLimits = LOCAL_LIMITS
 ) -> EncodedImage:
-    """Read the header of an image file: format, size and limits, without decoding pixels.
+    """Parse the header of an image file and check format and size, without decoding pixels.
 
     Args:
-        content: the file's.
-        name: of the image in errors.
-        limits: of formats and sizes.
+        content: bytes of the file.
+        name: name of the image in errors.
+        limits: accepted formats and maximum sizes.
 
     Raises:
-        MGMError: it is no image of these formats, or larger than the limits.
+        MGMError: not an image of an accepted format, or larger than the limits.
     """
     if not content:
         raise MGMError(f"{name}: is empty; give an image file")
@@ -124,10 +124,10 @@ def read_image_header(
 
 
 def notes_turn(content: bytes, name: str) -> bool:
-    """Whether a file says that its image has to be turned.
+    """Whether the EXIF orientation of an image file rotates or mirrors the image.
 
     Raises:
-        MGMError: it is no image.
+        MGMError: not an image.
     """
     return turn_of(read_image_header(content, name).image) is not None
 
@@ -138,24 +138,24 @@ def to_rgb(
     orientation: str = UPRIGHT,
     limits: ImageLimits = LOCAL_LIMITS,
 ) -> Image.Image:
-    """An RGB image from a Pillow image of any mode, decoded completely.
+    """Convert a Pillow image of any mode to RGB, and decode it if necessary.
 
     Args:
-        image: may still have to be decoded; it is not changed otherwise.
-        name: of the image in errors.
+        image: is loaded, but not changed otherwise.
+        name: name of the image in errors.
         orientation: "upright" or "stored", see `open_image`.
-        limits: of its size.
+        limits: maximum size.
 
     Raises:
-        MGMError: it is damaged, larger than the limits, or of numbers that are no colours.
+        MGMError: the image is damaged, larger than the limits, or its values are not colours.
     """
     if image.format in EXTERNAL_FORMATS and getattr(image, "tile", None):
         raise _external(name)
     check_size(image.size, name, limits)
     with _faults(name, image.size, limits):
-        image.load()  # only decoding to the end finds a truncated file
-        check_size(image.size, name, limits)  # icons tell it while they are decoded
-        # Compat: transparency is not applied: hidden colours show, as released models saw them.
+        image.load()  # a truncated file is detected only by complete decoding
+        check_size(image.size, name, limits)  # the size of icons is known only after decoding
+        # Compat: alpha is dropped; transparent pixels keep their stored colour, as in training.
         return oriented(_convert(image, name), turn_of(image), orientation)
 
 
@@ -173,7 +173,7 @@ def _opened(content: bytes, formats: Sequence[str] | None) -> Image.Image:
 
 
 def _inner_pixels(image: Image.Image, content: bytes, name: str) -> int:
-    """Pixels of the largest frame or tile that is decoded; the header says what is left of it."""
+    """Pixels of the largest decoded frame or tile, which may be larger than the image; else 0."""
     if image.format == "AVIF":
         pixels = max_frame_pixels(content)
         if pixels is None:
@@ -187,10 +187,10 @@ def _inner_pixels(image: Image.Image, content: bytes, name: str) -> int:
 
 
 def check_size(size: tuple[int, int], name: str, limits: ImageLimits) -> None:
-    """Refuse an image of (width, height) pixels that is empty or larger than the limits.
+    """Check that an image of (width, height) pixels is not empty and within the limits.
 
     Raises:
-        MGMError: begins with `name`.
+        MGMError: the message starts with `name`.
     """
     width, height = size
     if width < 1 or height < 1:
@@ -204,15 +204,15 @@ def check_size(size: tuple[int, int], name: str, limits: ImageLimits) -> None:
 
 
 def _convert(image: Image.Image, name: str) -> Image.Image:
-    """The same pixels as RGB."""
+    """Convert an image to mode RGB."""
     if image.mode == "RGB":
         return image
-    if image.mode.startswith("I;16"):  # Pillow would make white of all that is above 255
+    if image.mode.startswith("I;16"):  # Pillow would clip values above 255
         bits, inverted = grey_levels(image) if image.format == "TIFF" else (16, False)
         levels = np.asarray(image) >> (bits - 8)
         levels = 255 - levels if inverted else levels
         return Image.fromarray(levels.astype(np.uint8)).convert("RGB")
-    if image.mode == "I" and image.format in ("PPM", "PNG"):  # both have 16 bits, and scale to them
+    if image.mode == "I" and image.format in ("PPM", "PNG"):  # both modes have values of 16 bits
         levels = np.asarray(image).clip(0, 65535) >> 8
         return Image.fromarray(levels.astype(np.uint8)).convert("RGB")
     if image.mode in ("I", "F"):
@@ -222,7 +222,7 @@ def _convert(image: Image.Image, name: str) -> Image.Image:
         )
     if image.format == "PNG" and image.mode == "P":
         palette = b"" if image.palette is None else image.palette.getdata()[1]
-        if len(palette) < len("RGB"):  # Pillow would make all of it black
+        if len(palette) < len("RGB"):  # Pillow would convert these values to black
             raise damaged(name, "it has no palette")
     if image.mode == "LAB":
         from PIL import ImageCms
@@ -230,7 +230,7 @@ def _convert(image: Image.Image, name: str) -> Image.Image:
         spaces = ImageCms.createProfile("LAB"), ImageCms.createProfile("sRGB")
         converted = ImageCms.profileToProfile(image, *spaces, outputMode="RGB")
         return image if converted is None else converted
-    if image.mode in ("La", "RGBa"):  # premultiplied
+    if image.mode in ("La", "RGBa"):  # premultiplied alpha
         image = image.convert(image.mode.upper())
     return image.convert("RGB")
 
@@ -239,9 +239,9 @@ def _convert(image: Image.Image, name: str) -> Image.Image:
 def _faults(
     name: str, size: tuple[int, int] | None = None, limits: ImageLimits = LOCAL_LIMITS
 ) -> Generator[None]:
-    """Whatever Pillow and its plugins raise inside as an MGMError, but for unknown formats."""
+    """Convert exceptions of Pillow and its plugins to MGMErrors, except for unknown formats."""
     try:
-        # Pillow warns of what it doubts; here an image is either fine or an error.
+        # Pillow's warnings are suppressed: an image is either valid or an error.
         with warnings.catch_warnings(action="ignore"):
             yield
     except (MGMError, UnidentifiedImageError):
@@ -253,14 +253,14 @@ def _faults(
     except MemoryError as error:
         what = "needs" if size is None else f"is {size[0]} x {size[1]},"
         raise MGMError(f"{name}: {what} more than fits into memory; scale it down first") from error
-    except Exception as error:  # each plugin has exceptions of its own
+    except Exception as error:  # each plugin raises exceptions of its own
         raise damaged(name, error) from error
 
 
 def _unidentified(content: bytes, name: str, limits: ImageLimits) -> MGMError:
     if content.startswith(TIFF_HEADERS):
         kind = unsupported_kind(content)
-        if kind is None:  # Pillow follows its directory to the end of the file
+        if kind is None:  # Pillow reads the directory to the end of the file
             return damaged(name, "its directory cannot be read")
         return MGMError(
             f"{name}: is a kind of TIFF that Pillow cannot decode ({kind}); save it with 8 bits "
@@ -284,6 +284,6 @@ def _too_large(name: str, what: str, limits: ImageLimits) -> MGMError:
 
 
 def damaged(name: str, error: object) -> MGMError:
-    """The error of an image whose decoder raised `error`."""
+    """The MGMError for an image whose decoder raised `error`."""
     reason = one_line(getattr(error, "strerror", None) or error)[:200] or type(error).__name__
     return MGMError(f"{name}: is truncated or damaged ({reason}); get a whole copy")

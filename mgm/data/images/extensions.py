@@ -1,12 +1,12 @@
-"""Endings of the names of image files."""
+"""File name extensions of image formats."""
 
 from PIL import Image
 
 from mgm.data.images.limits import EXTERNAL_FORMATS
 
-# Formats that Pillow knows by name alone: others have to decode them.
+# Formats that Pillow lists without a decoder.
 _STUBS = ("BUFR", "GRIB", "HDF5", "MPEG", "WMF")
-# Images that Pillow alone, or an older one, cannot open; whoever opens one says so.
+# Image formats that Pillow cannot open without a plugin or in older versions.
 _OTHERS = ("avif", "eps", "heic", "heif", "hif", "img", "jxl", "ps", "svg")
 
 
@@ -19,5 +19,5 @@ def _openable() -> set[str]:
     }
 
 
-# In lower case and without a dot: what `open_image` opens, and what it refuses with the reason.
+# In lower case, without the dot: extensions that `open_image` opens or refuses with a reason.
 IMAGE_EXTENSIONS: tuple[str, ...] = tuple(sorted(_openable() | set(_OTHERS)))

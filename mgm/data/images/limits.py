@@ -6,9 +6,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from threading import Condition
 
-# Pillow's names. Each is decoded by a library that says how large the result is.
+# Pillow's format names, of decoders that report the size before decoding.
 NETWORK_FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF")
-EXTERNAL_FORMATS = ("EPS",)  # Pillow starts Ghostscript for these; they are never opened
+EXTERNAL_FORMATS = ("EPS",)  # decoded by Ghostscript, an external program; never opened
 
 
 @dataclass(frozen=True)
@@ -16,15 +16,15 @@ class ImageLimits:
     """Accepted image formats and maximum sizes.
 
     Attributes:
-        formats: Pillow's names of the file formats; None: all but `EXTERNAL_FORMATS`.
-        max_pixels: of one image, and of every frame or tile that decoding it makes.
-        max_side: of the longer side, in pixels; the weights of a resize grow with it.
-        max_decoding_bytes: memory for all images that are decoded at the same time. One that needs
-            more is decoded alone.
+        formats: Pillow's names of the file formats; None: all except `EXTERNAL_FORMATS`.
+        max_pixels: maximum pixels of an image, and of each frame or tile while decoding.
+        max_side: maximum length of the longer side in pixels, which limits resize weights.
+        max_decoding_bytes: memory for concurrent decoding; an image that needs more is decoded
+            alone.
     """
 
     formats: tuple[str, ...] | None = None
-    max_pixels: int = 178_956_970  # where Pillow sees a decompression bomb
+    max_pixels: int = 178_956_970  # Pillow's limit for decompression bombs
     max_side: int = 1_000_000
     max_decoding_bytes: int = 4 * 2**30
 
@@ -34,7 +34,7 @@ NETWORK_LIMITS = ImageLimits(NETWORK_FORMATS, 64 * 2**20, 100_000, 2**29)
 
 
 class MemoryBudget:
-    """A memory budget that threads share; reservations wait in FIFO order.
+    """A memory budget shared by threads; reservations wait in FIFO order.
 
     Args:
         max_bytes: the size of the budget.
@@ -48,9 +48,9 @@ class MemoryBudget:
 
     @contextmanager
     def reserve(self, size: int) -> Generator[None]:
-        """Hold `size` bytes of the budget; the whole of it where that is less.
+        """Hold `size` bytes of the budget, at most the whole of it, while the block runs.
 
-        A thread must not reserve twice at a time: it could wait for itself.
+        Not reentrant: a thread that reserves twice may wait for itself.
         """
         size, ticket = min(size, self.max_bytes), object()
         with self._changed:
@@ -60,7 +60,7 @@ class MemoryBudget:
                     lambda: self._queue[0] is ticket and self._used + size <= self.max_bytes
                 )
                 self._used += size
-            finally:  # also after an interrupt, or all behind would wait for ever
+            finally:  # also after an interrupt: otherwise the threads behind would wait forever
                 self._queue.remove(ticket)
                 self._changed.notify_all()
         try:

@@ -25,11 +25,11 @@ from mgm.errors import MGMError, one_line
 FileSource = str | os.PathLike[str] | bytes | bytearray | memoryview | BinaryIO
 ImageSource = FileSource | Image.Image | np.ndarray | Tensor
 
-DOWNLOAD_READ_TIMEOUT = 20.0  # seconds without a byte from a server
+DOWNLOAD_READ_TIMEOUT = 20.0  # seconds without data from a server
 MAX_DOWNLOAD_SECONDS = 120.0  # of a download
 MAX_DOWNLOAD_BYTES = 256 * 2**20  # of a download
-MAX_FILE_BYTES = 2**30  # an image of as many pixels as are allowed fits, without compression
-DOWNLOAD_CHUNK_BYTES = 2**16  # between two checks of the time limit
+MAX_FILE_BYTES = 2**30  # enough for an uncompressed image of the maximum number of pixels
+DOWNLOAD_CHUNK_BYTES = 2**16  # between checks of the time limit
 
 
 def open_image(
@@ -38,20 +38,20 @@ def open_image(
     orientation: str = UPRIGHT,
     limits: ImageLimits = LOCAL_LIMITS,
 ) -> Image.Image:
-    """An RGB image, decoded completely.
+    """Open and decode an image to RGB.
 
     Args:
         source: a path, an http(s) or data URL, an image file in base64, as bytes or as an open
             binary file, a Pillow image of any mode, or a numpy array or torch tensor: (height,
             width), (height, width, channels) or (channels, height, width) with 1, 3 or 4 channels,
             uint8 or floats from 0 to 1.
-        label: which image it is, such as `image 2 of 7`; errors begin with it.
-        orientation: "upright" turns the image as its EXIF data says, as viewers do; "stored" leaves
-            pixels as the decoder gives them. Pillow turns TIFF files by itself.
-        limits: of formats and sizes.
+        label: name of the image in errors, such as `image 2 of 7`.
+        orientation: "upright" applies the EXIF orientation, as viewers do; "stored" does not.
+            Pillow applies the orientation of TIFF files in both cases.
+        limits: accepted formats and maximum sizes.
 
     Raises:
-        MGMError: there is no image there, or it is damaged or larger than the limits.
+        MGMError: not an image, damaged, or larger than the limits.
     """
     check_orientation(orientation)
     if is_array(source):
@@ -65,10 +65,10 @@ def open_image(
 def open_data_image(
     source: Path | str | bytes, label: str, orientation: str = UPRIGHT
 ) -> Image.Image:
-    """An image of a data set: as `open_image`, but a path has to be that of a regular file.
+    """Open an image of a data set: `open_image`, restricted to regular files.
 
     Raises:
-        MGMError: there is no such file, it is a pipe or a device, or no image can be read from it.
+        MGMError: the file does not exist, is a pipe or a device, or is not a valid image.
     """
     if isinstance(source, Path) and (fault := file_fault(source)):
         raise MGMError(f"{label}: {source!s:.200}: {fault}")
@@ -76,12 +76,12 @@ def open_data_image(
 
 
 def file_fault(path: str | os.PathLike[str]) -> str | None:
-    """Why a path is not that of a regular file, to follow its name; None: it is.
+    """Why a path is not a regular file, as text after its name; None: it is one.
 
-    What a pipe or a device gives may never end, and a reader of a pipe waits for a writer.
+    Reading from a pipe or a device may block or never end.
     """
     try:
-        mode = os.stat(path).st_mode  # noqa: PTH116  of a text too
+        mode = os.stat(path).st_mode  # noqa: PTH116  accepts str too
     except FileNotFoundError:
         return "there is no such file"
     except (OSError, ValueError) as error:  # ValueError: NUL in the name
@@ -94,15 +94,15 @@ def file_fault(path: str | os.PathLike[str]) -> str | None:
 def image_size(
     source: ImageSource, label: str = "image", limits: ImageLimits = LOCAL_LIMITS
 ) -> tuple[int, int]:
-    """Width and height in pixels, as stored; of a file its header is read, and no pixel decoded.
+    """Width and height in pixels, as stored, from the header of a file without decoding it.
 
     Args:
         source: as for `open_image`.
-        label: which image it is; errors begin with it.
-        limits: of formats and sizes.
+        label: name of the image in errors.
+        limits: accepted formats and maximum sizes.
 
     Raises:
-        MGMError: there is no image there, or it is larger than the limits.
+        MGMError: not an image, or larger than the limits.
     """
     if is_array(source):
         return array_size(source, label)
@@ -112,21 +112,21 @@ def image_size(
 
 
 def is_file(source: object) -> TypeGuard[FileSource]:
-    """Whether a source is an encoded image or names one; arrays and Pillow images are pixels."""
+    """Whether a source is an encoded image or the path or URL of one, and not decoded pixels."""
     kinds = (str, os.PathLike, bytes, bytearray, memoryview)
     return isinstance(source, kinds) or callable(getattr(source, "read", None))
 
 
 def image_file(source: object, label: str) -> tuple[bytes, str]:
-    """The bytes of an image file, and its name in errors.
+    """Read the bytes of an image file; also returns its name for errors.
 
     Args:
-        source: a path, an http(s) or data URL, base64, the bytes themselves, or an open binary
-            file, which is left where it was.
-        label: which image it is.
+        source: a path, an http(s) or data URL, base64, bytes, or an open binary file, whose
+            position is restored.
+        label: name of the image.
 
     Raises:
-        MGMError: it is of no such type, or cannot be read.
+        MGMError: another type of source, or it cannot be read.
     """
     if isinstance(source, bytes | bytearray | memoryview):
         content = bytes(source)
@@ -147,7 +147,7 @@ def image_file(source: object, label: str) -> tuple[bytes, str]:
 
 
 def image_list(images: Any) -> list[Any]:
-    """Images as a list; one that is in no list or tuple becomes a list of its own."""
+    """Convert one image, or a list or tuple of images, to a list."""
     return list(images) if isinstance(images, list | tuple) else [images]
 
 
@@ -180,7 +180,7 @@ def _unreadable(name: str, error: Exception) -> MGMError:
 
 
 def _base64_image(text: str) -> bytes | None:
-    """The image file that a text holds in base64; None: it holds none, and may name a file."""
+    """Decode an image file in base64; None: the text is not base64 and may be a path."""
     if len(text) < MIN_BASE64:
         return None
     try:
@@ -192,7 +192,7 @@ def _base64_image(text: str) -> bytes | None:
 
 
 def _read_open(file: Any, label: str) -> bytes:
-    """The rest of an open file, which is left where it was."""
+    """The remaining bytes of an open file, whose position is restored."""
     try:
         position = file.tell() if file.seekable() else None
         content = file.read(MAX_FILE_BYTES + 1)
@@ -226,15 +226,15 @@ def download(url: str, name: str, open_url: Callable[..., Any] = urllib.request.
     """Download an http(s) URL.
 
     Args:
-        url: the address.
-        name: which image it is; errors begin with it.
-        open_url: as `urllib.request.urlopen`.
+        url: address of the file.
+        name: name of the image in errors.
+        open_url: `urllib.request.urlopen` or a compatible function.
 
     Raises:
-        MGMError: it cannot be reached, or is too large or too slow.
+        MGMError: unreachable, too large or too slow.
     """
     try:
-        # Some servers turn away the default agent of urllib.
+        # Some servers reject urllib's default user agent.
         request = urllib.request.Request(_ascii(url), headers={"User-Agent": "Mozilla/5.0 (mgm)"})
         with open_url(request, timeout=DOWNLOAD_READ_TIMEOUT) as response:
             return _received(response, name)
@@ -264,7 +264,7 @@ def _received(response: http.client.HTTPResponse, name: str) -> bytes:
                 f"{name}: sent {len(content):,} bytes in {MAX_DOWNLOAD_SECONDS:.0f} s and no end; "
                 "download it and give the file"
             )
-    if response.length:  # what the server announced and did not send
+    if response.length:  # fewer bytes than Content-Length
         raise http.client.IncompleteRead(bytes(content), response.length)
     return bytes(content)
 
@@ -277,5 +277,5 @@ def _ascii(url: str) -> str:
 
 
 def _reason(error: object) -> str:
-    """The reason alone: the name, which may be long, is in the message already."""
+    """The reason of an OSError without the name, which the message has already."""
     return one_line(getattr(error, "strerror", None) or error)[:200]

@@ -1,4 +1,4 @@
-"""Finds missing image files of a data set, folder by folder, before training starts."""
+"""Finds missing image files of a data set before training, by listing their folders."""
 
 import os
 from collections.abc import Iterable, Sequence
@@ -7,22 +7,22 @@ from pathlib import Path
 
 from mgm.data.images.loading import file_fault
 
-MAX_SHOWN_CHARACTERS = 200  # characters of a name that an error shows
+MAX_SHOWN_CHARACTERS = 200  # maximum characters of a name in an error
 
 
 def missing_images(
     names: Iterable[tuple[int, Sequence[str | None]]], folder: Path
 ) -> tuple[dict[int, str], int]:
-    """Look for image files.
+    """Find the missing image files of samples.
 
     Args:
-        names: index and image paths of each sample, None for an image that is no file.
-        folder: where the paths begin.
+        names: index and image paths of each sample; None for an image that is not a file.
+        folder: folder that the paths are relative to.
 
     Returns:
-        Of each sample that misses images the first, and why; and how many images are missing.
+        The first missing image of each sample, with the reason; and the number of missing images.
     """
-    # Whole folders, since asking for file after file is slow on a network; 2 s for 600,000.
+    # Lists whole folders, since single look-ups are slow on a network: 2 s for 600,000 files.
     listing = cache(_regular_files)
     missing: dict[int, str] = {}
     count = 0
@@ -32,7 +32,7 @@ def missing_images(
                 continue
             file = os.path.join(folder, path)  # noqa: PTH118  a Path is slower
             parent, name = os.path.split(file)
-            # A file system that ignores case lists another name than the sample has.
+            # On a case-insensitive file system the listed name may differ from the sample's.
             if name not in listing(parent) and (fault := file_fault(file)):
                 count += 1
                 shown = (
@@ -43,7 +43,7 @@ def missing_images(
 
 
 def _regular_files(folder: str) -> frozenset[str]:
-    """Names of the files in a folder; without its folders, pipes and devices."""
+    """Names of the regular files in a folder."""
     try:
         with os.scandir(folder) as entries:
             return frozenset(entry.name for entry in entries if _is_file(entry))
@@ -54,5 +54,5 @@ def _regular_files(folder: str) -> frozenset[str]:
 def _is_file(entry: os.DirEntry[str]) -> bool:
     try:
         return entry.is_file()
-    except OSError:  # of links that lead to one another
+    except OSError:  # for cyclic links
         return False

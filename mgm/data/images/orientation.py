@@ -1,4 +1,4 @@
-"""Which way up an image is: as its EXIF data says, or as its pixels are stored."""
+"""EXIF orientation of images: applied ("upright") or ignored ("stored")."""
 
 from PIL import ExifTags, Image
 
@@ -16,26 +16,26 @@ _TRANSPOSES = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
-# Where Pillow looks for an orientation.
+# Where Pillow finds an orientation.
 _METADATA = ("exif", "xmp", "Raw profile type exif", "XML:com.adobe.xmp")
 
 
 def check_orientation(orientation: object, field: str = "orientation") -> None:
-    """Raise an MGMError unless it is "upright" or "stored"."""
+    """Raise an MGMError unless the orientation is "upright" or "stored"."""
     if orientation not in ORIENTATIONS:
         raise MGMError(f"{field} is {orientation!r:.80}; choose one of {', '.join(ORIENTATIONS)}")
 
 
 def turn_of(image: Image.Image) -> Image.Transpose | None:
-    """What makes an image upright, by its EXIF or XMP data; None: it is, or nothing says so."""
+    """The transposition that makes an image upright, from EXIF or XMP data; None: not needed."""
     try:
         return _TRANSPOSES.get(image.getexif().get(ExifTags.Base.Orientation, 1))
-    except Exception:  # noqa: BLE001  damaged notes about an image are no fault of its pixels
+    except Exception:  # noqa: BLE001  ignore damaged metadata
         return None
 
 
 def oriented(image: Image.Image, turn: Image.Transpose | None, orientation: str) -> Image.Image:
-    """The image in an orientation, without the EXIF entry that would have it turned again."""
+    """Apply an orientation, and remove the EXIF entry so that it is not applied twice."""
     if turn is None:
         return image
     image = image.transpose(turn) if orientation == UPRIGHT else image.copy()

@@ -1,1 +1,1 @@
-"""What Pillow does not tell, or does slowly, of some file formats."""
+"""Format-specific code beside Pillow: AVIF frame sizes, fast JPEG decoding, TIFF tags."""

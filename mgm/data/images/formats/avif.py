@@ -1,28 +1,28 @@
-"""How large the frames of an AVIF file are, from the AV1 data itself.
+"""Parses the frame sizes of an AVIF file from its AV1 bitstream.
 
-The size that the container states (`ispe`) is that of the result: a decoder makes a frame of
-whatever size the AV1 data has, and scales it afterwards. Sources: ISO/IEC 14496-12 (boxes), AV1
-Bitstream & Decoding Process Specification, section 5.5 (sequence headers).
+The size in the container (`ispe`) is that of the output: a decoder allocates frames of the size in
+the AV1 bitstream and scales them afterwards. Sources: ISO/IEC 14496-12 (boxes), AV1 Bitstream &
+Decoding Process Specification, section 5.5 (sequence headers).
 """
 
 from collections.abc import Container, Iterator
 
-# Boxes with boxes within, and where these begin.
+# Container boxes, and the offset of the boxes inside.
 CONTAINERS = {b"moov": 0, b"trak": 0, b"mdia": 0, b"minf": 0, b"stbl": 0, b"meta": 4, b"iinf": 6}
-SEQUENCE_HEADER = 1  # type of an OBU, a unit of AV1 data
+SEQUENCE_HEADER = 1  # type of an OBU (open bitstream unit) of AV1
 UNIT_TYPES = {*range(1, 9), 15}
-MAX_UNITS = 100_000  # OBUs of a file; its first frame has a handful, or one of each cell of a grid
-MAX_SHARED = 4  # times the file's bytes that its items may have together; some share theirs
+MAX_UNITS = 100_000  # maximum OBUs of a file; a frame has a few, or a few for each cell of a grid
+MAX_SHARED = 4  # maximum total size of items in multiples of the file size; items may share bytes
 
 
 def max_frame_pixels(content: bytes) -> int | None:
-    """Pixels of the largest frame that a decoder may make of an AVIF file.
+    """Pixels of the largest frame that a decoder may allocate for an AVIF file.
 
     Returns:
-        None: no sequence header was found, without which nothing can be decoded.
+        None: there is no sequence header, so that nothing can be decoded.
 
     Raises:
-        ValueError: there is more to read than a still image has.
+        ValueError: the file has more items or OBUs than a still image.
     """
     largest = None
     units = (pixels for data in _coded_data(content) for pixels in _units(data))
@@ -35,7 +35,7 @@ def max_frame_pixels(content: bytes) -> int | None:
 
 
 def _boxes(data: memoryview) -> Iterator[tuple[bytes, memoryview]]:
-    """Types and contents of all boxes, those within containers included."""
+    """Types and contents of all boxes, also of those inside container boxes."""
     while len(data) >= 8:
         size, kind, start = int.from_bytes(data[:4], "big"), bytes(data[4:8]), 8
         if size == 1:
@@ -51,14 +51,14 @@ def _boxes(data: memoryview) -> Iterator[tuple[bytes, memoryview]]:
 
 
 def _coded_data(content: bytes) -> Iterator[bytes | memoryview]:
-    """Data of every AV1 item, and the first sample of every track."""
+    """The data of each AV1 item, and of the first sample of each track."""
     whole = memoryview(content)
     boxes = list(_boxes(whole))
     inline = b"".join(body for kind, body in boxes if kind == b"idat")
     coded = {
         _item_id(body) for kind, body in boxes if kind == b"infe" and b"av01" in bytes(body[:12])
     }
-    sample = len(content)  # bytes of the first one, where `stsz` comes before its offset
+    sample = len(content)  # size of the first sample, if `stsz` precedes its offset
     for kind, body in boxes:
         if kind == b"iloc":
             yield from _items(_Bytes(body), content, inline, coded)
@@ -71,7 +71,7 @@ def _coded_data(content: bytes) -> Iterator[bytes | memoryview]:
 
 
 def _item_id(body: memoryview) -> int:
-    """The id of an item that an `infe` box describes."""
+    """The id of the item of an `infe` box."""
     return int.from_bytes(body[4:6] if body[0] < 3 else body[4:8], "big")
 
 
@@ -109,7 +109,7 @@ def _items(
 
 
 class _Bytes:
-    """Whole numbers read one after the other; zeros behind the end."""
+    """Byte reader of big-endian integers; reads zeros beyond the end."""
 
     def __init__(self, data: memoryview) -> None:
         self._data, self._at = data, 0
@@ -124,13 +124,13 @@ class _Bytes:
 
 
 def _units(data: bytes | memoryview) -> Iterator[int | None]:
-    """For each OBU the pixels of the frames that it announces; None: it is no sequence header."""
+    """For each OBU the maximum pixels of a frame; None: not a sequence header."""
     at = 0
     while at < len(data):
         head = data[at]
         if head & 0x81 or (head >> 3) & 15 not in UNIT_TYPES:
-            return  # a decoder stops here, too
-        at += 2 if head & 4 else 1  # with an extension
+            return  # a decoder stops here too
+        at += 2 if head & 4 else 1  # extension header
         size, shift = 0, 0
         if head & 2:
             while at < len(data) and shift < 56:
@@ -158,7 +158,7 @@ def _pixels(header: bytes) -> int:
     width_bits, height_bits = bits.take(4) + 1, bits.take(4) + 1
     width, height = bits.take(width_bits), bits.take(height_bits)
     if not still:
-        # A frame may state a size of its own in as many bits, which are no more than needed.
+        # A frame header may have another size, limited by the same number of bits.
         width = width if width_bits <= width.bit_length() + 1 else 2**width_bits - 1
         height = height if height_bits <= height.bit_length() + 1 else 2**height_bits - 1
     return (width + 1) * (height + 1)
@@ -189,7 +189,7 @@ def _skip_operating_points(bits: "_Bits") -> None:
 
 
 class _Bits:
-    """Whole numbers of some bits, read one after the other; zeros behind the end."""
+    """Bit reader of integers; reads zeros beyond the end."""
 
     def __init__(self, data: bytes) -> None:
         self._value, self._left = int.from_bytes(data, "big"), 8 * len(data)

@@ -1,4 +1,4 @@
-"""JPEG files decoded by simplejpeg where it is installed: faster than Pillow, the same bits."""
+"""Decodes JPEG files with simplejpeg, if installed: faster than Pillow, bit-identical."""
 
 from importlib.util import find_spec
 
@@ -6,20 +6,20 @@ import numpy as np
 from PIL import Image
 
 _START = b"\xff\xd8\xff"
-_COLOURS = ("YCbCr", "Gray", "RGB")  # of those with four channels Pillow makes RGB its own way
+_COLOURS = ("YCbCr", "Gray", "RGB")  # CMYK is left to Pillow
 
 
 def decode_jpeg(content: bytes, max_pixels: int, max_side: int) -> Image.Image | None:
-    """An RGB image, as Pillow decodes it.
+    """Decode a JPEG to the same RGB image as Pillow.
 
     Args:
-        content: of a file.
-        max_pixels: images of more are left alone.
-        max_side: images with a longer one, in pixels, too.
+        content: bytes of the file.
+        max_pixels: larger images are not decoded.
+        max_side: images with a longer side, in pixels, are not decoded.
 
     Returns:
-        None: simplejpeg is not installed, or the file is no JPEG, an unusual or a damaged one;
-        Pillow opens it, or says what is wrong with it.
+        None: to be decoded by Pillow, since simplejpeg is not installed, or the file is not a
+        JPEG, an unusual or a damaged one.
     """
     if not content.startswith(_START) or find_spec("simplejpeg") is None:
         return None

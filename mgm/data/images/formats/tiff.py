@@ -1,4 +1,4 @@
-"""What the tags of a TIFF say, and which kinds of TIFF Pillow cannot decode."""
+"""TIFF tags: tile size, grey levels, and the kinds of TIFF that Pillow cannot decode."""
 
 import io
 import warnings
@@ -17,25 +17,25 @@ _WHITE_IS_ZERO = 0
 
 
 def tile_pixels(image: Image.Image) -> int:
-    """Pixels of a tile, which may be larger than the image; 0: there are none."""
+    """Pixels of a tile, which may be larger than the image; 0: not tiled."""
     tags = _tags(image)
     return int(tags.get(_TILE_WIDTH, 0)) * int(tags.get(_TILE_LENGTH, 0))
 
 
 def grey_levels(image: Image.Image) -> tuple[int, bool]:
-    """How Pillow left the levels of a grey TIFF of more than 8 bits.
+    """The value range of a grey TIFF of more than 8 bits, as decoded by Pillow.
 
     Returns:
-        bits of a level, and whether 0 is white: Pillow inverts images of up to 8 bits alone.
+        Bits per value, and whether 0 is white: Pillow inverts images of up to 8 bits only.
     """
     tags = _tags(image)
     return max(tags.get(_BITS_PER_SAMPLE, (16,))), tags.get(_PHOTOMETRIC) == _WHITE_IS_ZERO
 
 
 def unsupported_kind(content: bytes) -> str | None:
-    """What Pillow lacks for a TIFF that it does not open; None: the file itself is damaged."""
+    """The feature of a TIFF that Pillow does not support; None: the file is damaged."""
     try:
-        with warnings.catch_warnings(action="error"):  # it warns of a directory that is cut short
+        with warnings.catch_warnings(action="error"):  # Pillow warns about a truncated directory
             directory = ImageFileDirectory_v2(content[:_HEADER_BYTES])
             stream = io.BytesIO(content)
             stream.seek(directory.next)
@@ -48,7 +48,7 @@ def unsupported_kind(content: bytes) -> str | None:
     except SyntaxError as error:
         if str(error).startswith("unknown"):  # pixel mode, or organisation of the data
             return one_line(error)
-    except Exception:  # noqa: BLE001  a damaged directory makes it raise anything
+    except Exception:  # noqa: BLE001  a damaged directory can raise any exception
         return None
     return None
 
