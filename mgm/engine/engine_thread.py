@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 from mgm.engine.scheduler.scheduler import Scheduler
 from mgm.errors import MGMError
 
-MAX_CALL_SECONDS = 0.05  # of submitted calls in a row, before the next step
+MAX_CALL_SECONDS = 0.05  # maximum time of submitted calls between two steps
 
 logger = logging.getLogger(__name__)
 Result = TypeVar("Result")

@@ -40,7 +40,7 @@ class ImageFeaturesMixin:
     projector: nn.Module
     text_only: bool = False
     dummy_image_for_text_batches: bool = False
-    _fusion: FusionConfig | None = None  # in place of the config's
+    _fusion: FusionConfig | None = None  # replaces the config's, if set
 
     def build_vision(
         self,

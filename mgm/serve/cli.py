@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from mgm.engine.engine import Engine
 
 USER, ASSISTANT = "USER", "ASSISTANT"
-HISTORY_FILE = Path("~/.cache/mgm/history")  # of readline
+HISTORY_FILE = Path("~/.cache/mgm/history")  # readline's history of questions
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -15,7 +15,7 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from mgm.errors import MGMError
 from mgm.model.ops.attention import attention_implementation
 
-PROBED_ATTENTION = "mgm_probed"  # its name among transformers' attention implementations
+PROBED_ATTENTION = "mgm_probed"  # registered in transformers' attention implementations
 _probe: ContextVar["_Probe | None"] = ContextVar("probe", default=None)
 
 

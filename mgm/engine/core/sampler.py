@@ -250,7 +250,7 @@ def _sample_from_distribution(
     logits = logits - logits.amax(-1, keepdim=True)
     probabilities = (logits / column([one.temperature for one in params])).softmax(-1)
     probabilities, order = probabilities.sort(dim=-1, descending=True, stable=True)
-    before = probabilities.cumsum(-1) - probabilities  # of more probable tokens
+    before = probabilities.cumsum(-1) - probabilities  # sum over more probable tokens
     kept = before < column([one.top_p for one in params])
     ranks = torch.arange(probabilities.shape[-1], device=logits.device)
     kept &= ranks < column([one.top_k or probabilities.shape[-1] for one in params])

@@ -171,7 +171,7 @@ class Sequence:
             return
         finished = self.finish_reason is not None
         if finished:
-            self.listener = None  # it gets the last chunk now
+            self.listener = None  # no more chunks after the last one, passed below
         try:
             first = self._detokenizer.num_popped_tokens
             text = self.pop_text()

@@ -5,8 +5,8 @@ from typing import cast
 
 from transformers import PreTrainedTokenizerFast
 
-_SPACE = "▁"  # what sentencepiece writes for a blank
-_BYTE_LEVEL_SPACE = "Ġ"  # what byte-level BPE writes for it
+_SPACE = "▁"  # sentencepiece's character for a blank
+_BYTE_LEVEL_SPACE = "Ġ"  # byte-level BPE's character for a blank
 
 
 class TokenBytes:

@@ -64,7 +64,7 @@ def _limit_resources() -> None:
         try:
             # The hard limit is a second later: at the soft one the exit status is SIGXCPU.
             resource.setrlimit(kind, (limit, limit + (kind == resource.RLIMIT_CPU)))
-        except (ValueError, OSError):  # it is lower already, or macOS does not support it
+        except (ValueError, OSError):  # the limit is lower already, or macOS does not support it
             continue
 
 

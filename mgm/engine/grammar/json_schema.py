@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 MAX_OPTIONAL = 1000  # properties of one object: each is a branch at every step
-FORMATS = frozenset(  # of strings, that llguidance supports
+FORMATS = frozenset(  # string formats that llguidance supports
     ("date", "date-time", "duration", "email", "hostname", "ipv4", "ipv6", "time", "uri", "uuid")
 )
 _SCHEMAS_BY_NAME = (

@@ -13,7 +13,7 @@ from mgm.model.modeling_mgm import MGMForConditionalGeneration
 from mgm.model.ops.attention import attention_implementation, override_attention
 
 FULL, SLIDING = "full_attention", "sliding_attention"
-MASKED_IMPLEMENTATIONS = ("sdpa", "eager")  # which take any mask
+MASKED_IMPLEMENTATIONS = ("sdpa", "eager")  # attention implementations that take any mask
 
 
 @dataclass(frozen=True)

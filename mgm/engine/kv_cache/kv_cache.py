@@ -267,7 +267,7 @@ class BatchKVCacheLayer(CacheLayerMixin):
         """Write the step's keys and values; returns those of its rows up to the step's width."""
         assert self.write_to is not None
         end = self.first_row + key_states.shape[0]
-        if not self._matches(key_states):  # then no row has a cached prefix
+        if not self._matches(key_states):  # no row has a cached prefix in this case
             self.lazy_initialization(key_states, value_states)
             self.reserve(end, self.width)
         rows, columns = (indices.to(key_states.device) for indices in self.write_to)

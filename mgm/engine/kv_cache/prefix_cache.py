@@ -17,7 +17,7 @@ class _Node:
     token_keys: np.ndarray
     layers: LayerKV
     parent: "_Node | None"
-    children: dict[int, "_Node"] = field(default_factory=dict)  # by their first token keys
+    children: dict[int, "_Node"] = field(default_factory=dict)  # by first token key
 
     @property
     def nbytes(self) -> int:

@@ -125,7 +125,7 @@ class DecodeRunner:
         ids = torch.zeros_like(columns)
         ids[: len(tokens)] = torch.tensor(padded, device=device)
         if self._compiled is not None and device.type == "cuda":
-            kv_cache.mark_static()  # or CUDA graphs would copy it
+            kv_cache.mark_static()  # otherwise CUDA graphs would copy it
         with self._masks.masked_attention():
             mask = self._masks.build(columns, kv_cache.step_width)
             return forward(ids, mask, positions, kv_cache)

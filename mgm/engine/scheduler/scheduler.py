@@ -164,7 +164,7 @@ class Scheduler:
         suspects = self.prefiller.prefilling
         self.prefiller.clear()
         self._kv_cache.truncate(len(self.running))
-        if not suspects:  # it was raised while a batch was selected
+        if not suspects:  # the error was raised while a batch was selected
             suspects = list(self.waiting)
             self.waiting.clear()
         if not suspects:
@@ -205,7 +205,7 @@ class Scheduler:
         except Exception as error:
             if is_device_failure(error):
                 raise
-            self._kv_cache.lengths[:] = lengths  # what the step wrote beyond them is masked
+            self._kv_cache.lengths[:] = lengths  # columns written beyond them are masked
             drafts = [Draft()] * len(self.running)
             logits = self._decode_row_by_row()
         accepted = self._sample(logits, self.running, drafts)
@@ -245,7 +245,7 @@ class Scheduler:
             self._kv_cache.remove(row)
             self.running[row] = self.running[-1]
             self.running.pop()
-            if not self.running:  # or rows would stay as wide as the longest ever was
+            if not self.running:  # free memory of the widest row so far
                 self._kv_cache.release(self._max_kv_bytes // 8)
 
     def _cache_completion(self, row: int) -> None:

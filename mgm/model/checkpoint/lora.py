@@ -38,7 +38,7 @@ from mgm.model.published_layout.weight_names import to_native_key
 
 logger = logging.getLogger(__name__)
 
-PREFIX = "base_model.model."  # of weight names in a model wrapped by peft
+PREFIX = "base_model.model."  # prefix of weight names in a model wrapped by peft
 
 _PAIR = re.compile(r"(?P<module>.+)\.lora_(?P<side>[AB])(\.default)?\.weight")
 _MAGNITUDE = re.compile(r"(?P<module>.+)\.lora_magnitude_vector(\.default)?(\.weight)?")

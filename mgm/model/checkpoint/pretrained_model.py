@@ -165,7 +165,7 @@ class MGMPreTrainedModel(PreTrainedModel):
                 )
         quiet_deepspeed()
         if False in (*args[:1], kwargs.get("is_main_process")):
-            super().save_pretrained(save_directory, *args, **kwargs)  # which writes nothing
+            super().save_pretrained(save_directory, *args, **kwargs)  # writes nothing here
             return
         folder = Path(save_directory)
         if kwargs.get("push_to_hub"):

@@ -35,8 +35,8 @@ SAFETENSORS_DTYPES = {
 }
 MAX_HEADER_BYTES = 100_000_000  # limit of the format
 _LENGTH_BYTES = 8
-_MAX_SIZE = 2**63 - 1  # of a dimension, an offset and a number of elements, as in torch
-_MAX_DIMENSIONS = 64  # of torch's tensors
+_MAX_SIZE = 2**63 - 1  # torch's limit for a dimension, an offset and a number of elements
+_MAX_DIMENSIONS = 64  # torch's limit
 _METADATA = "__metadata__"
 
 

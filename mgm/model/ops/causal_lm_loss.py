@@ -40,7 +40,7 @@ class CausalLMLoss:
     """
 
     def __init__(self) -> None:
-        self.linear_cross_entropy = linear_cross_entropy  # or another that computes the same
+        self.linear_cross_entropy = linear_cross_entropy  # liger-kernel's replaces it
         self._head_is_plain: bool | None = None  # None: before the first call
 
     def __call__(

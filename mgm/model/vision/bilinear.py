@@ -15,7 +15,7 @@ MAX_BLOCK_ELEMENTS = 2**15 - 1
 
 def resize_bilinear(view: Tensor, side: int) -> Tensor:
     """Resize float32 (..., height, width) to (..., side, side), without antialiasing."""
-    if view.device.type == "mps":  # which has no float64
+    if view.device.type == "mps":  # no float64 on this device
         return resize_bilinear(view.cpu(), side).to(view.device)
     height, width = view.shape[-2:]
     top, bottom, top_weight, bottom_weight = _neighbours(height, side, view.device)

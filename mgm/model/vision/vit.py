@@ -80,7 +80,7 @@ class SiglipTower(VisionTower, SiglipVisionModel):
     class_tokens = 0
 
     def __init__(self, config: SiglipVisionConfig, feature_layer: int = -2) -> None:
-        config.vision_use_head = False  # it pools all tokens into one
+        config.vision_use_head = False  # the head pools all tokens into one
         super().__init__(config, feature_layer)
 
 

@@ -19,8 +19,8 @@ from mgm.serve.openai.responses import error_body
 HEAD_TIMEOUT = 10.0  # seconds from a connection, or a further request's first byte, to its head
 BODY_TIMEOUT = 120.0  # seconds from a request's head to the end of its body
 CLIENT_READ_TIMEOUT = 120.0  # seconds that a client may read nothing of its response
-MAX_PIPELINED_BYTES = 64 * 2**10  # of further requests before a response is complete
-MAX_PARSED_BYTES = 16 * 2**10  # of heads and chunked bodies, between two checks of the limits
+MAX_PIPELINED_BYTES = 64 * 2**10  # bytes of further requests before a response is complete
+MAX_PARSED_BYTES = 16 * 2**10  # bytes of heads and chunked bodies between checks of the limits
 # Of a body that is still sent after the response. Then the connection is closed, with a delay, so
 # that the client can read the response.
 MAX_UNREAD_BYTES = 64 * 2**10
@@ -40,7 +40,7 @@ class LimitedProtocol(H11Protocol):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.conn: RequestParser = RequestParser()
-        self._unread_bytes = 0  # of a body, received after the response
+        self._unread_bytes = 0  # body bytes received after the response
         self._lingers = False  # lingering close: input is dropped
         self._timer: asyncio.TimerHandle | None = None
         self._timer_state: object = None  # the state in h11 that the deadline is for
@@ -211,5 +211,5 @@ class LimitedProtocol(H11Protocol):
             return False
         oldest = min(times, key=lambda one: times[one])
         oldest.transport.close()
-        self.connections.discard(oldest)  # it counts no more, though the loop closes it later
+        self.connections.discard(oldest)  # not counted any more, although it is closed later
         return True

@@ -103,7 +103,7 @@ class HeartbeatClient:
         try:
             self._send_heartbeat()
         except (OSError, HTTPException, ValueError) as error:
-            problem = ascii(str(error) or type(error).__name__)[1:-1]  # it may quote a response
+            problem = ascii(str(error) or type(error).__name__)[1:-1]  # may quote a response
             if problem != self._last_problem:  # once, not at every interval
                 logger.warning("controller %s: heartbeat failed: %s", self.controller, problem)
             self._last_problem = problem

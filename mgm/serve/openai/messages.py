@@ -12,7 +12,7 @@ from mgm.data.text.conversation import Message, join_parts
 from mgm.data.text.templates import IMAGE_MARKER
 from mgm.serve.openai.errors import OTHER, TEXT, BadRequestError
 
-MAX_IMAGES = 32  # of a request
+MAX_IMAGES = 32  # images per request
 _STRICT = ConfigDict(strict=True, allow_inf_nan=False)
 
 

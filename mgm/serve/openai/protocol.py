@@ -13,7 +13,7 @@ from mgm.serve.openai.messages import ChatMessage, text_tag
 MAX_CHOICES = 16
 MAX_STOPS = 16
 MAX_LOGPROBS = 20
-MAX_PROMPT, MAX_SIDE = 4000, 2048  # of image generation: characters, pixels
+MAX_PROMPT, MAX_SIDE = 4000, 2048  # image generation: characters of a prompt, pixels per side
 
 NonEmpty = Annotated[str, Field(min_length=1)]
 Texts = Annotated[

@@ -22,7 +22,7 @@ from mgm.serve.openai.protocol import (
     SamplingBody,
 )
 
-MIN_TOP_P = 1e-9  # for top_p 0: the most likely token only
+MIN_TOP_P = 1e-9  # used for top_p 0: only the most likely token is left
 
 
 @dataclass(frozen=True)

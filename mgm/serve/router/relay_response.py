@@ -19,7 +19,7 @@ from mgm.serve.router.worker_client import WorkerLostError
 from mgm.serve.router.worker_registry import WorkerInfo
 
 SPOOL_BYTES = 2**20  # a response is held back up to this size, so that errors have a status
-TAIL_BYTES = 32  # at the end of a stream, which show whether it is complete
+TAIL_BYTES = 32  # last bytes of a stream, which show whether it is complete
 WORKER_LOST_MESSAGE = "worker disconnected before finishing; retry"
 # Content types of the API. Others, such as a web page, which a browser would run with the
 # controller's origin, are returned as application/octet-stream.
@@ -27,7 +27,7 @@ CONTENT_TYPES = {
     *("application/json", "text/event-stream", "text/plain", "application/octet-stream"),
     *("image/png", "image/jpeg", "image/webp"),
 }
-RETURNED_HEADERS = (  # of a worker's response
+RETURNED_HEADERS = (  # headers of a worker's response that the client gets
     *("content-type", "content-encoding", "retry-after", "x-request-id", "openai-processing-ms"),
     *("cache-control", "x-accel-buffering"),
 )

@@ -129,7 +129,7 @@ class WorkerClient:
         return bytes(content)
 
     def _open_session(self) -> aiohttp.ClientSession:
-        if self._session is None:  # it belongs to the running event loop
+        if self._session is None:  # created here, since it belongs to the running event loop
             self._session = aiohttp.ClientSession(
                 connector=aiohttp.TCPConnector(
                     limit=0, force_close=True, socket_factory=_keepalive_socket

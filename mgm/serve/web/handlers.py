@@ -23,7 +23,7 @@ from mgm.serve.web.state import ChatHistory, ChatState, ChatTurn, chatbot_messag
 
 STOPPED = "stopped"  # shown instead of an answer
 RENDER_INTERVAL = 0.05  # seconds between two updates while answers are streamed
-VOTES = {True: "upvote", False: "downvote", "Flag": "flag"}  # by Gradio's `liked`
+VOTES = {True: "upvote", False: "downvote", "Flag": "flag"}  # by value of Gradio's `liked`
 Updates = tuple[Any, ...]
 
 
@@ -158,7 +158,7 @@ class Handlers:
         finally:
             await state.stop()
         yield render(state)
-        for history in filter(lambda one: one.turns, histories):  # it may have been cleared
+        for history in filter(lambda one: one.turns, histories):  # may have been cleared
             try:
                 model = history.turns[-1].model
                 self.log.log_answer(history, model, start_time, _client_address(request))

@@ -20,7 +20,7 @@ from mgm.serve.worker.public_addresses import is_public
 DOWNLOAD_TIMEOUT = 10.0  # seconds for all images of a request, DNS look-ups included
 IMAGE_CONNECT_TIMEOUT = 3.0  # seconds per IP address of a host
 MAX_IMAGE_BYTES = 32 * 2**20
-MAX_REQUEST_BYTES = 64 * 2**20  # of all images of a request
+MAX_REQUEST_BYTES = 64 * 2**20  # all images of a request together
 MAX_CONNECTIONS_PER_REQUEST = 4
 MAX_DOWNLOADING_REQUESTS = 64
 MAX_REDIRECTS = 5
@@ -179,7 +179,7 @@ class _RequestDownload:
             raise _unreachable(name, error) from error
         except MGMError:
             raise
-        except ValueError as error:  # of yarl
+        except ValueError as error:  # raised by yarl
             raise bad_image(f"{name}: is not a valid URL ({one_line(error)[:100]})") from error
         raise bad_image(f"{name}: redirects more than {MAX_REDIRECTS} times; give the final URL")
 

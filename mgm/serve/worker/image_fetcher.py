@@ -12,8 +12,8 @@ from mgm.data.images.loading import image_size
 from mgm.errors import MGMError
 from mgm.serve.worker.image_download import ImageDownloader, bad_image
 
-MAX_PIXELS = NETWORK_LIMITS.max_pixels  # of one image
-DECODE_THREADS = 2  # for base64 and image headers
+MAX_PIXELS = NETWORK_LIMITS.max_pixels  # pixels of one image
+DECODE_THREADS = 2  # threads that decode base64 and image headers
 
 
 class ImageFetcher:

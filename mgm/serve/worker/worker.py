@@ -24,8 +24,8 @@ from mgm.serve.tools.tools import WorkerTools
 from mgm.serve.worker.image_fetcher import ImageFetcher
 from mgm.serve.worker.metrics import WorkerMetrics
 
-SPARE_THREADS = 8  # on top of one per slot: some are still busy for clients that disconnected
-CLOSE_THREADS = 4  # that wait for the engine to cancel sequences of disconnected clients
+SPARE_THREADS = 8  # beyond one per slot: some are still busy for clients that disconnected
+CLOSE_THREADS = 4  # threads that cancel sequences of disconnected clients in the engine
 
 
 @dataclass(frozen=True)
