@@ -19,13 +19,13 @@ MISSING_IMAGE = "missing image"
 
 @dataclass(frozen=True)
 class BadSample:
-    """A sample that cannot be used.
+    """An unusable sample.
 
     Attributes:
         file: data file, or shard of a stream.
         sample: its index in the file.
-        kind: what is wrong, as the data doctor names it (`mgm.data.doctor.checks.FINDING_KINDS`).
-        reason: the error, which names file, sample and what was found.
+        kind: kind of problem, one of `mgm.data.doctor.checks.FINDING_KINDS`.
+        reason: error message, which names file, sample and problem.
     """
 
     file: str
@@ -35,18 +35,18 @@ class BadSample:
 
 
 def bad_sample(file: object, sample: int, error: MGMError) -> BadSample:
-    """What an error says of a sample; an error without a `kind` is one of its images."""
+    """The `BadSample` of an error; an error without a `kind` is that of an image."""
     return BadSample(str(file), sample, getattr(error, "kind", BROKEN_IMAGE), str(error))
 
 
 def count_kinds(bad: Sequence[BadSample]) -> str:
-    """How many there are of each kind, such as "3 broken image, 1 malformed"."""
+    """The number of samples of each kind as text, such as "3 broken image, 1 malformed"."""
     counts = Counter(entry.kind for entry in bad)
     return ", ".join(f"{count} {kind}" for kind, count in counts.most_common())
 
 
 def nothing_usable(source: object, bad: Sequence[BadSample]) -> MGMError:
-    """The error of data whose samples are all bad: counts by kind, and the first of them."""
+    """The error for data without usable samples: counts by kind, and the first bad sample."""
     first = min(bad, key=lambda entry: (entry.file, entry.sample)).reason
     return MGMError(
         f"{source}: no usable samples ({count_kinds(bad)}); fix them; the first: {first}"
@@ -54,28 +54,28 @@ def nothing_usable(source: object, bad: Sequence[BadSample]) -> MGMError:
 
 
 class BadSamples:
-    """The list of samples that a run skips: a file that all processes of the run share.
+    """The list of skipped samples of a run: a JSONL file shared by all processes.
 
-    A sample is listed once, however often and by whichever process it is found: every epoch,
-    evaluation and resumed run finds it again.
+    Each sample is listed once, although every epoch, evaluation, process and resumed run may find
+    it again.
 
     Args:
-        file: gets a JSON object for each sample, with the fields of `BadSample`, one a line.
-        lists_data_files: whether this process lists what every process finds when it opens the
-            data; one of them does.
-        deferred: whether the file is neither read nor written before `open_file`: until then it
-            may be that of an earlier run.
+        file: JSONL file with the fields of `BadSample` in each line.
+        lists_data_files: whether this process lists the bad samples that every process finds when
+            it opens the data; true for one process.
+        deferred: whether the file is neither read nor written before `open_file`, because until
+            then it may belong to an earlier run.
     """
 
     def __init__(self, file: Path, lists_data_files: bool = True, deferred: bool = False) -> None:
         self.file = file
         self.lists_data_files = lists_data_files
         self._deferred = deferred
-        self._listed: dict[tuple[str, int], BadSample] = {}  # what this process has read or added
-        self._offset = 0  # bytes of the file that it has read
+        self._listed: dict[tuple[str, int], BadSample] = {}  # read or added so far
+        self._offset = 0  # bytes of the file read so far
 
     def open_file(self) -> None:
-        """Write what was added so far into the file; later additions go there at once.
+        """Write the samples added so far; later additions are written at once.
 
         Raises:
             MGMError: the file cannot be written.
@@ -98,7 +98,7 @@ class BadSamples:
             return
         try:
             with self.file.open("a+b") as content:
-                fcntl.flock(content, fcntl.LOCK_EX)  # until it is closed
+                fcntl.flock(content, fcntl.LOCK_EX)  # the lock is held until the file is closed
                 self._read(content)
                 new = {(entry.file, entry.sample): entry for entry in reversed(bad)}
                 lines = [
@@ -114,10 +114,10 @@ class BadSamples:
             ) from error
 
     def entries(self, files: Iterable[str] | None = None) -> list[BadSample]:
-        """All that are listed so far, by any process.
+        """All bad samples listed so far by any process.
 
         Args:
-            files: of which data files; None: of all.
+            files: only those of these data files; None: of all.
         """
         if not self._deferred and self.file.exists():
             with self.file.open("rb") as content:
@@ -127,12 +127,12 @@ class BadSamples:
         return [entry for entry in listed if selected is None or entry.file in selected]
 
     def _read(self, content: BinaryIO) -> None:
-        """Take in the lines that were added since."""
+        """Read the lines that were added since the last call."""
         content.seek(self._offset)
         for line in content:
             try:
                 entry = BadSample(**json.loads(line))
-            except (ValueError, TypeError):  # a line that was not written as a whole
+            except (ValueError, TypeError):  # an incomplete line
                 continue
             self._listed.setdefault((entry.file, entry.sample), entry)
         self._offset = content.tell()

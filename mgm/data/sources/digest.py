@@ -1,4 +1,4 @@
-"""SHA-256 digests of the content of data files and weights, cached by size and time."""
+"""SHA-256 digests of data files and weights, cached by file size and modification time."""
 
 import hashlib
 import json
@@ -12,20 +12,20 @@ from mgm.file_digest import file_digest
 
 FULL_DIGEST_BYTES = (
     8 * 2**30
-)  # of all files together, up to which every byte is hashed; beyond, blocks of each
-CACHED_FROM = 64 * 2**20  # bytes of a file whose digest is cached
+)  # total size up to which every byte is hashed; beyond it, sampled blocks are
+CACHED_FROM = 64 * 2**20  # minimum size of a file whose digest is cached
 
 
 def digest_of(files: Iterable[Path], read_whole: int = FULL_DIGEST_BYTES) -> str:
-    """SHA-256 of the content of files, in their order; names and folders do not count.
+    """SHA-256 of the content of files in their order, independent of their names and folders.
 
-    Up to `read_whole` bytes every byte counts. Of larger data, the sizes and blocks spread evenly
-    over each file count, its beginning and its end among them. The digest of a large file is cached
-    in the user's cache until its size or its time changes.
+    Up to a total of `read_whole` bytes every byte is hashed; of larger data the sizes and evenly
+    spaced blocks of each file, the first and the last bytes included. The digest of a large file
+    is cached in the user's cache folder until its size or modification time changes.
 
     Args:
-        files: local ones.
-        read_whole: bytes of all files together.
+        files: local files.
+        read_whole: total size in bytes up to which every byte is hashed.
 
     Returns:
         Hexadecimal digits.
@@ -59,12 +59,12 @@ def _cached_digest(file: Path, whole: bool) -> bytes:
         if cached["stamp"] == stamp:
             return bytes.fromhex(cached["sha256"])
     except (OSError, ValueError, KeyError, TypeError):
-        pass  # none, or not ours
+        pass  # no entry, or an invalid one
     digest = file_digest(file, whole)
     try:
         with atomic_file(path) as part:
             entry = {"stamp": stamp, "sha256": digest.hex()}
             part.write_text(json.dumps(entry), encoding="utf-8")
     except MGMError:
-        pass  # it is computed anew next time
+        pass  # without a cache, it is computed again next time
     return digest

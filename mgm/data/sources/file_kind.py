@@ -1,11 +1,11 @@
-"""What a file is, by how it begins, where it is not what its name says."""
+"""Detects the kind of a file by its first bytes, for errors about a file of another kind."""
 
 import codecs
 import io
 from pathlib import Path
 from typing import Any, BinaryIO
 
-HEAD_BYTES = 4096  # that are looked at
+HEAD_BYTES = 4096  # read for detection
 
 _KINDS = (
     (b"\x1f\x8b", "a gzip archive; unpack it (gunzip)"),
@@ -27,30 +27,30 @@ _KINDS = (
     (b"\x89HDF", "an HDF5 file; export its samples as JSON lines"),
     (b"\x80\x04", "a Python pickle, which is never opened; write it as JSON lines"),
 )
-_MARKS = (  # the longer ones first: that of UTF-32 begins as that of UTF-16 does
+_MARKS = (  # byte order marks, longer ones first: that of UTF-32 starts with that of UTF-16
     (codecs.BOM_UTF32_LE, "UTF-32"),
     (codecs.BOM_UTF32_BE, "UTF-32"),
     (codecs.BOM_UTF16_LE, "UTF-16"),
     (codecs.BOM_UTF16_BE, "UTF-16"),
 )
-_WIDE = ("GBK, Big5 or Shift JIS", "GBK")  # encodings, and the one that is named to iconv
+_WIDE = ("GBK, Big5 or Shift JIS", "GBK")  # likely encodings, and the one for iconv
 _EUROPEAN = ("Latin-1 or Windows-1252", "WINDOWS-1252")
 _TAR_MAGIC = slice(257, 262)
 _MARKUP = (b"<!doctype", b"<html", b"<?xml", b"<head", b"<body")
 
 
 class RejoinedFile(io.RawIOBase):
-    """A file whose head was read, from its beginning again; streams cannot go back."""
+    """A non-seekable file whose first bytes were read: reads these first, then the rest."""
 
     def __init__(self, head: bytes, rest: BinaryIO) -> None:
         self._head, self._rest = head, rest
 
     def readable(self) -> bool:
-        """Whether it can be read: always."""
+        """True, as `io.RawIOBase` requires."""
         return True
 
     def readinto(self, buffer: Any) -> int:
-        """Fill a buffer with what comes next; returns the number of bytes."""
+        """Read the next bytes into a buffer; returns their number."""
         chunk = self._head[: len(buffer)] or self._rest.read(len(buffer))
         self._head = self._head[len(chunk) :]
         buffer[: len(chunk)] = chunk
@@ -58,13 +58,13 @@ class RejoinedFile(io.RawIOBase):
 
 
 def read_head(file: Path) -> bytes:
-    """The first bytes of a file; raises OSError."""
+    """Read the first bytes of a file; raises OSError."""
     with file.open("rb") as content:
         return content.read(HEAD_BYTES)
 
 
 def foreign_kind(head: bytes) -> str | None:
-    """What a file is that is no text in UTF-8, and what to do; None: it may be one.
+    """The kind of a file that is not UTF-8 text, and how to fix it; None: it may be UTF-8 text.
 
     Args:
         head: its first bytes.
@@ -87,17 +87,17 @@ def foreign_kind(head: bytes) -> str | None:
         if head[:1] == b"\0" or head[1:2] == b"\0":
             return "text in UTF-16 without its mark; save it in UTF-8 (iconv -f UTF-16LE -t UTF-8)"
         if head[:1] in (b"[", b"{"):
-            return None  # JSON, damaged somewhere
+            return None  # damaged JSON
         return "binary: it holds NUL bytes; get a whole copy, or give a data file"
     return None
 
 
 def encoding_error(error: UnicodeDecodeError, offset: int = 0) -> str:
-    """What is wrong with a text that is not in UTF-8, and what to do.
+    """The error message for text that is not UTF-8, with a remedy.
 
     Args:
-        error: of decoding it.
-        offset: bytes of the file before what was decoded.
+        error: raised by decoding.
+        offset: offset of the decoded bytes in the file.
     """
     if "end of data" in error.reason:
         names, name = _EUROPEAN
@@ -106,7 +106,7 @@ def encoding_error(error: UnicodeDecodeError, offset: int = 0) -> str:
             f"it is {names}, save it in UTF-8 (iconv -f {name} -t UTF-8 FILE > NEW)"
         )
     first, after = error.object[error.start], error.object[error.start + 1 : error.start + 2]
-    # Letters of European languages stand among ASCII ones; characters of others have two bytes.
+    # European letters stand between ASCII ones; East Asian characters have two non-ASCII bytes.
     wide = not after.isascii()
     names, name = _WIDE if wide else _EUROPEAN
     return (

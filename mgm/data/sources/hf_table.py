@@ -16,17 +16,17 @@ if TYPE_CHECKING:
     import datasets
     import pyarrow
 
-BUILDERS = {".parquet": "parquet", ".arrow": "arrow"}  # of the datasets library, by ending
+BUILDERS = {".parquet": "parquet", ".arrow": "arrow"}  # by file name extension
 _PARQUET = b"PAR1"
 _MAGIC = {".parquet": (_PARQUET, b"PARE"), ".arrow": (b"ARROW1", b"\xff\xff\xff\xff")}
-DEFAULT_SPLIT = "train"  # the split where none is named; files have no other
-BATCH = 1000  # rows that are looked at together
-_SAVED = ("state.json", "dataset_dict.json")  # what Dataset.save_to_disk leaves
-_PLACEHOLDER = b"\0"  # stands for an image's bytes where they are not read
+DEFAULT_SPLIT = "train"  # the default split, and the only one of files
+BATCH = 1000  # rows that are indexed at a time
+_SAVED = ("state.json", "dataset_dict.json")  # files that `Dataset.save_to_disk` writes
+_PLACEHOLDER = b"\0"  # replaces an image's bytes if they are not read
 
 
 def is_table(path: str) -> bool:
-    """Whether a path is a table: a parquet or arrow file, a folder of them, or a data set's name.
+    """Whether a path is a table: a parquet or arrow file, a folder of these, or a data set's name.
 
     Names on the hub are `owner/name`; a local path of that name takes precedence.
     """
@@ -37,24 +37,24 @@ def is_table(path: str) -> bool:
 
 
 def is_hub_name(path: str) -> bool:
-    """Whether a path names a data set on the hub: `owner/name`, and nothing on the disk."""
+    """Whether a path is the name `owner/name` of a data set on the hub, and not a local path."""
     parts = path.split("/")
     return len(parts) == 2 and all(parts) and not Path(path).suffix and not Path(path).exists()
 
 
 class TableFile:
-    """The usable samples of a table, each read on access; the interface of `SampleFile`.
+    """The usable samples of a table, read on access; has the interface of `SampleFile`.
 
     Args:
         path: see `is_table`.
-        config: which part of a data set on the hub, where it has several.
-        split: which of a data set's splits.
+        config: configuration of a data set on the hub, if it has several.
+        split: split of a data set.
 
     Attributes:
-        index: of the samples, made without reading their images.
+        index: index of the samples, built without reading their images.
 
     Raises:
-        MGMError: there is no such table, or it cannot be read or has no rows.
+        MGMError: the table does not exist, cannot be read, or has no rows.
     """
 
     def __init__(self, path: str, config: str | None = None, split: str = "train") -> None:
@@ -73,7 +73,7 @@ class TableFile:
 
     @property
     def fingerprint(self) -> str:
-        """The datasets library's own, which another revision of a data set changes."""
+        """The fingerprint of the datasets library, different for each revision of a data set."""
         return str(self.rows._fingerprint)
 
     def __getitem__(self, row: int) -> Sample:
@@ -86,18 +86,18 @@ class TableFile:
 
 
 class TableRecords:
-    """The rows of a table as records, neither parsed nor checked: `DataRecords` of the data doctor.
+    """The rows of a table as records, without parsing or checks: `DataRecords` of the data doctor.
 
     Args:
         path: see `is_table`.
-        config: as for `TableFile`.
-        split: likewise.
+        config: configuration of a data set on the hub, if it has several.
+        split: split of a data set.
 
     Attributes:
         endings: file name extensions of copies.
 
     Raises:
-        MGMError: there is no such table, or it cannot be read or has no rows.
+        MGMError: the table does not exist, cannot be read, or has no rows.
     """
 
     endings: tuple[str, ...] = (".parquet",)
@@ -106,11 +106,11 @@ class TableRecords:
         self._rows = _load(path, config, split)
 
     def records(self) -> Iterator[dict[str, Any] | UnicodeDecodeError]:
-        """All rows, a byte in place of what is in their images."""
+        """All rows, with one byte in place of the content of images."""
         return _records(self._rows)
 
     def record(self, index: int) -> dict[str, Any] | UnicodeDecodeError:
-        """One row, images and all."""
+        """One row with its images."""
         try:
             return _row(self._rows, index)
         except UnicodeDecodeError as error:
@@ -122,7 +122,7 @@ class TableRecords:
 
 
 def _records(rows: Any) -> Iterator[dict[str, Any] | UnicodeDecodeError]:
-    """All rows of a table, as `_decoded` gives them."""
+    """All rows of a table, decoded by `_decoded`."""
     for start in range(0, len(rows), BATCH):
         yield from _decoded(rows[start : start + BATCH])
 
@@ -132,7 +132,7 @@ def _row(rows: Any, index: int) -> dict[str, Any]:
 
 
 def _load(path: str, config: str | None, split: str) -> "datasets.Dataset":
-    """The rows, as arrow has them; at least one."""
+    """Load the table as a data set in arrow format with at least one row."""
     rows = _load_dataset(path, config, split).with_format("arrow")
     if not len(rows):
         raise MGMError(f"{path}: holds no row; give at least one")
@@ -166,15 +166,15 @@ def _load_dataset(path: str, config: str | None, split: str) -> "datasets.Datase
 
 
 def is_saved(folder: Path) -> bool:
-    """Whether a folder is one that `Dataset.save_to_disk` leaves."""
+    """Whether a folder was written by `Dataset.save_to_disk`."""
     return any((folder / name).is_file() for name in _SAVED)
 
 
 def refuse_parts(path: str, config: str | None, split: str = DEFAULT_SPLIT) -> None:
-    """Refuse the name of a part of data that is read whole, where it would be ignored.
+    """Refuse a config or split for data that has none and would ignore it.
 
     Raises:
-        MGMError: names the part.
+        MGMError: names the config or split.
     """
     for name, value, default in (("config", config, None), ("split", split, DEFAULT_SPLIT)):
         if value not in (default, ""):
@@ -186,10 +186,10 @@ def refuse_parts(path: str, config: str | None, split: str = DEFAULT_SPLIT) -> N
 def load_saved(
     datasets: Any, path: str, config: str | None, split: str = DEFAULT_SPLIT
 ) -> "datasets.Dataset":
-    """The rows of a folder that `is_saved`.
+    """Load the data set of a folder that `is_saved`.
 
     Raises:
-        MGMError: it has splits, and not this one; or it has none, or no configs, and one is named.
+        MGMError: it lacks the given split, or a split or config is given that it cannot have.
     """
     loaded = datasets.load_from_disk(path)
     has_splits = isinstance(loaded, Mapping)
@@ -202,7 +202,7 @@ def load_saved(
 
 
 def check_table(file: Path) -> None:
-    """Find out whether a file on the disk is the table that its name says.
+    """Check that a file is a table of the kind of its file name extension.
 
     Raises:
         MGMError: it is another kind of file, or truncated.
@@ -224,7 +224,7 @@ def check_table(file: Path) -> None:
 
 
 def import_datasets(path: str) -> Any:
-    """The datasets library.
+    """Import the datasets library.
 
     Raises:
         MGMError: it is not installed.
@@ -237,12 +237,12 @@ def import_datasets(path: str) -> Any:
 
 
 def reading_errors(datasets: Any) -> tuple[type[Exception], ...]:
-    """What the datasets library raises where there is no data set, or none that it can read."""
+    """Exception types of the datasets library for a missing or unreadable data set."""
     return (*hub_errors(), ValueError, RuntimeError, datasets.exceptions.DatasetsError)
 
 
 def table_files(folder: Path) -> list[str]:
-    """The tables in a folder, of the kind that comes first."""
+    """The table files in a folder, of the first kind of `BUILDERS` that it has."""
     for ending in BUILDERS:
         if files := sorted(map(str, folder.glob(f"*{ending}"))):
             return files
@@ -250,7 +250,7 @@ def table_files(folder: Path) -> list[str]:
 
 
 def _decoded(table: "pyarrow.Table") -> Sequence[dict[str, Any] | UnicodeDecodeError]:
-    """Rows, without what is in their images; of one whose texts are not UTF-8 the error."""
+    """Decode rows without image bytes; a row with text that is not UTF-8 becomes an error."""
     try:
         columns = [_without_bytes(table.column(name)) for name in table.column_names]
     except UnicodeDecodeError as error:
@@ -261,13 +261,13 @@ def _decoded(table: "pyarrow.Table") -> Sequence[dict[str, Any] | UnicodeDecodeE
 
 
 def _without_bytes(column: "pyarrow.ChunkedArray | pyarrow.Array") -> list[Any]:
-    """The values of a column, a byte in place of binary ones, which are not read from the disk."""
+    """The values of a column, with one byte in place of binary values, which are not read."""
     import pyarrow as pa
     import pyarrow.compute
 
     if isinstance(column, pa.ChunkedArray):
         return [value for chunk in column.chunks for value in _without_bytes(chunk)]
-    pc: Any = pa.compute  # whose functions are made when it is imported
+    pc: Any = pa.compute  # its functions are defined at import
     kind = column.type
     if pa.types.is_binary(kind) or pa.types.is_large_binary(kind):
         lengths = pc.binary_length(column).to_pylist()

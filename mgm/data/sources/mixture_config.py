@@ -1,4 +1,4 @@
-"""Mixture files: data sets with weights, read as one.
+"""Parses mixture files: JSON with several data sets and their sampling weights.
 
 {"datasets": [{"path": "a.json", "image_folder": "images", "weight": 2}, {"path": "b.jsonl"},
               {"path": "owner/name", "config": "part", "split": "train", "name": "c"}]}
@@ -16,7 +16,7 @@ from mgm.data.sources.json.json_file import LINE_ENDINGS, MIXTURE_FORM
 from mgm.data.sources.text_checks import text_fault
 from mgm.errors import MGMError, one_line
 
-# Other objects are records.
+# Objects without this key are records.
 _BEGINNING = re.compile(rb'(?:\xef\xbb\xbf)?\s*\{\s*"datasets"\s*:')
 SOURCE_KEYS = ("path", "image_folder", "weight", "name", "config", "split")
 
@@ -26,13 +26,13 @@ class MixtureSource:
     """One data set of a mixture.
 
     Attributes:
-        path: of the data file; a URL; or the name of a data set on the hub.
-        image_folder: where its image paths begin; None: its own folder.
-        weight: how often each of its samples is seen in an epoch; a fraction of them for the rest.
-            Of a stream: its share of the samples, beside the other weights.
-        name: of it, in reports.
-        config: of a data set on the hub: which part.
-        split: of a data set.
+        path: path or URL of the data file, or name of a data set on the hub.
+        image_folder: folder that its image paths are relative to; None: that of the data file.
+        weight: repetitions of each sample per epoch; a fraction repeats a random subset. For
+            a stream: sampling weight, relative to those of the other sources.
+        name: name in reports.
+        config: configuration of a data set on the hub.
+        split: split of a data set.
     """
 
     path: str
@@ -44,10 +44,10 @@ class MixtureSource:
 
 
 def read_mixture(file: Path) -> list[MixtureSource] | None:
-    """The files that a mixture names, paths beginning at its own folder; None: it is no mixture.
+    """Parse a mixture; paths are relative to its folder. None: the file is not a mixture.
 
     Raises:
-        MGMError: an entry is not as it should be; names the entry and what it may hold.
+        MGMError: names an invalid entry, and its valid values.
     """
     try:
         with file.open("rb") as content:
@@ -58,7 +58,7 @@ def read_mixture(file: Path) -> list[MixtureSource] | None:
     except RecursionError as error:
         raise MGMError(f"{file}: is nested too deeply; write {MIXTURE_FORM}") from error
     except OSError:
-        return None  # whoever reads samples says what is wrong
+        return None  # reported by the reader of samples
     except UnicodeDecodeError as error:
         raise MGMError(f"{file}: {encoding_error(error)}") from error
     except ValueError as error:
@@ -104,7 +104,7 @@ def _source(entry: Any, where: str, folder: Path) -> MixtureSource:
     path = entry["path"]
     try:
         is_there = (folder / path).exists()
-    except OSError as error:  # longer than a path can be
+    except OSError as error:  # longer than paths may be
         raise MGMError(f"{where}: path cannot be read ({error.strerror}); check it") from error
     local = is_there or not ("://" in path or is_hub_name(path))
     path = str(folder / path) if local else path

@@ -1,4 +1,4 @@
-"""A training sample: a conversation with its images, whatever file it was read from."""
+"""A training sample: a checked conversation with its images, independent of the file format."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,11 +15,11 @@ from mgm.data.text.conversation import (
 from mgm.data.text.templates import Template
 from mgm.errors import MGMError
 
-URL_SCHEMES = ("http://", "https://")  # of images that are downloaded
+URL_SCHEMES = ("http://", "https://")  # schemes of downloaded images
 
 
 class SampleError(MGMError):
-    """A sample that cannot be used.
+    """The error of an unusable sample.
 
     Attributes:
         kind: "malformed", "roles", "no answer", "markers", "unsupported" or "broken image".
@@ -36,12 +36,12 @@ class Sample:
 
     Attributes:
         turns: questions with their answers; the last question may have none.
-        images: in the order of their markers: paths and http(s) URLs as the data file names them,
-            or the bytes of image files.
+        images: in the order of their markers: paths and http(s) URLs as in the data file, or the
+            bytes of image files.
         initial_assistant_message: an assistant message before the first question.
-        system: replaces the template's system prompt; None: that stays.
-        keeps_order: whether image markers stay where they are in a message; a single one of the
-            published form moves to its beginning.
+        system: replaces the template's system prompt; None: does not.
+        keeps_order: whether image markers keep their positions in a message; in the published
+            format, a single marker moves to the start of its message.
     """
 
     turns: tuple[Turn, ...]
@@ -52,12 +52,12 @@ class Sample:
 
     @property
     def file_names(self) -> tuple[str | None, ...]:
-        """Of each image its path; None where it is no file: bytes, or a URL."""
+        """The path of each image; None for bytes or a URL."""
         return tuple(None if isinstance(i, bytes) or is_url(i) else i for i in self.images)
 
     @property
     def words(self) -> int:
-        """Words of all messages, an image marker counted as one."""
+        """Number of words of all messages; an image marker counts as one."""
         texts = [
             self.system,
             self.initial_assistant_message,
@@ -66,7 +66,7 @@ class Sample:
         return sum(len(text.split()) for text in texts if text)
 
     def image_sources(self, folder: Path) -> list[Path | str | bytes]:
-        """The images as `open_image` takes them, paths beginning at `folder`."""
+        """The images as arguments of `open_image`, with paths relative to `folder` resolved."""
         return [
             image if isinstance(image, bytes) or is_url(image) else folder / image
             for image in self.images
@@ -74,7 +74,7 @@ class Sample:
 
     @property
     def arranged_turns(self) -> tuple[Turn, ...]:
-        """The turns with their image markers where training has them."""
+        """The turns with their image markers at the positions of training texts."""
         if not self.images:
             return self.turns
         arranged = keep_image_order if self.keeps_order else move_image_first
@@ -83,26 +83,26 @@ class Sample:
         )
 
     def segments(self, template: Template) -> list[Segment]:
-        """The text to learn this sample from, written as `template` says."""
+        """The training text of the sample in a chat template, as supervised and other segments."""
         return training_segments(
             template, self.arranged_turns, self.initial_assistant_message, self.system
         )
 
 
 def is_url(image: str) -> bool:
-    """Whether an image's name is an http(s) URL."""
+    """Whether a name is an http(s) URL."""
     return image[:8].lower().startswith(URL_SCHEMES)
 
 
 def checked_sample(sample: Sample, where: str) -> Sample:
-    """`sample`, if its texts and image names can be used and there is a word or an image in it.
+    """Check the texts and image names of a sample, and that it is not empty; returns it.
 
     Args:
-        sample: as it was read.
-        where: what errors begin with.
+        sample: parsed sample.
+        where: prefix of errors.
 
     Raises:
-        SampleError: says which message or image cannot be used, and why.
+        SampleError: names the invalid message or image, and the reason.
     """
     messages = (
         [] if sample.initial_assistant_message is None else [sample.initial_assistant_message]
@@ -110,7 +110,7 @@ def checked_sample(sample: Sample, where: str) -> Sample:
     messages += [text for turn in sample.turns for text in turn if text is not None]
     system = [] if sample.system is None else [sample.system]
     names = [image for image in sample.images if isinstance(image, str)]
-    if not all(map(str.isascii, (*messages, *system, *names))):  # as nearly all
+    if not all(map(str.isascii, (*messages, *system, *names))):  # fast path of most samples
         _check_characters(sample, messages, where)
     if not sample.images and not any(text.split() for text in messages):
         raise SampleError(f"{where}: has no words in any message; take it out", "no answer")
@@ -118,10 +118,10 @@ def checked_sample(sample: Sample, where: str) -> Sample:
 
 
 def _check_characters(sample: Sample, messages: list[str], where: str) -> None:
-    """Find a text or an image name that no file can hold.
+    """Check that texts and image names are valid Unicode.
 
     Raises:
-        SampleError: names it.
+        SampleError: names the invalid text.
     """
     texts = [(f"message {number}", text) for number, text in enumerate(messages)]
     texts += [] if sample.system is None else [("the system prompt", sample.system)]
@@ -136,7 +136,7 @@ def _check_characters(sample: Sample, messages: list[str], where: str) -> None:
 
 
 def value_kind(value: Any) -> str:
-    """What JSON calls a value, with its article."""
+    """The JSON type of a value with its article, such as "an object"."""
     for kind, name in ((bool, "boolean"), (int | float, "number"), (str, "text"), (list, "list")):
         if isinstance(value, kind):
             return f"an empty {name}" if value in ("", []) else f"a {name}"

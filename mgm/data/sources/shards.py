@@ -1,7 +1,7 @@
 """Shards of streamed data: WebDataset tars, JSON lines and tables, local or remote.
 
-A shard yields its records in order, from any index on. Addresses are
-paths, or URLs that fsspec knows (https, hf, s3, ...); `{00..99}` stands for all numbers between.
+A shard yields its records in order from any start index. Names are paths, or URLs of schemes that
+fsspec supports (https, hf, s3, ...); `{00..99}` expands to a range of numbers.
 """
 
 import glob
@@ -32,17 +32,17 @@ from mgm.errors import MGMError, one_line
 logger = logging.getLogger(__name__)
 
 TARS = (".tar", ".tar.gz", ".tgz")
-RETRIES = 5  # in a row, of a shard that comes over a network
-SHARD_RETRY_DELAY = 1.0  # seconds before the first of them, then twice as many each time
+RETRIES = 5  # consecutive retries of a remote shard
+SHARD_RETRY_DELAY = 1.0  # seconds before the first retry, doubled before each further one
 
 _BRACES = re.compile(r"\{(\d+)\.\.(\d+)\}")
 
-ShardRecord = Any  # a record, or the error that reading it gave
+ShardRecord = Any  # a record, or the error from reading it
 
 
 @dataclass(frozen=True)
 class TarShard:
-    """A WebDataset: files of one name, but for their endings, are one sample.
+    """A WebDataset tar: files with the same name except the extension are one sample.
 
     Attributes:
         name: path or URL.
@@ -54,7 +54,7 @@ class TarShard:
         """The records from index `start` on."""
         number = -1
         with _open(self.name) as content:
-            # What is on the disk need not be read to be passed over.
+            # Local files are seekable: skipped members are not read.
             reader = TarReader(content, self.name, can_seek=not _is_url(self.name))
             samples = groupby(reader.members(), key=lambda member: member[0])
             for number, (_, members) in enumerate(samples):
@@ -66,7 +66,7 @@ class TarShard:
 
 @dataclass(frozen=True)
 class JSONShard:
-    """Lines of JSON, or a list; see `mgm.data.sources.json.json_file`.
+    """A JSON or JSONL file; see `mgm.data.sources.json.json_file`.
 
     Attributes:
         name: path or URL.
@@ -82,7 +82,7 @@ class JSONShard:
                 yield record
 
     def _warn(self, message: str) -> None:
-        """Log a line once, however often the shard is read."""
+        """Log a warning once, although the shard is read repeatedly."""
         if message not in self._warnings:
             self._warnings.add(message)
             logger.warning("%s", message)
@@ -90,13 +90,13 @@ class JSONShard:
 
 @dataclass(frozen=True)
 class TableShard:
-    """One of the files of a Hugging Face data set.
+    """One shard of a Hugging Face data set.
 
     Attributes:
-        name: of the data set, with the number of the file.
-        stream: of the datasets library, which gives tables of arrow.
-        number: of the file.
-        remote: whether it comes over a network.
+        name: name of the data set with the number of the shard.
+        stream: streaming data set of the datasets library, in arrow format.
+        number: number of the shard.
+        remote: whether it is read over a network.
     """
 
     name: str
@@ -121,13 +121,13 @@ def shards_of(path: str, config: str | None = None, split: str = "train") -> lis
     """The shards of a data path.
 
     Args:
-        path: of tars, .jsonl files or tables; `*` and `{00..99}` stand for several. Or the name of
-            a data set on the hub.
-        config: which part of a data set on the hub, where it has several.
-        split: which of its splits.
+        path: path or pattern (`*`, `{00..99}`) of tars, JSONL files or tables; or the name of a
+            data set on the hub.
+        config: configuration of a data set on the hub, if it has several.
+        split: split of a data set.
 
     Raises:
-        MGMError: there is nothing of the kind.
+        MGMError: the data does not exist, or is of several kinds.
     """
     names = expanded_names(path)
     if all(name.endswith(TARS) for name in names):
@@ -145,15 +145,15 @@ def shards_of(path: str, config: str | None = None, split: str = "train") -> lis
 
 
 def _is_other_file(name: str) -> bool:
-    """Whether a name is that of a file on the disk of no kind that is read; JSON says so then."""
+    """Whether a name is that of a local file with an unknown extension, to be read as JSON."""
     return not name.endswith((*TARS, *BUILDERS)) and Path(name).is_file()
 
 
 def records_of(shard: Shard, start: int) -> Iterator[ShardRecord]:
-    """The records of a shard from index `start` on; a lost connection is retried.
+    """The records of a shard from index `start` on, with retries after a lost connection.
 
     Raises:
-        MGMError: it cannot be read, or its connection broke too often.
+        MGMError: the shard cannot be read, or all retries failed.
     """
     done, failed = start, 0
     while True:
@@ -167,7 +167,7 @@ def records_of(shard: Shard, start: int) -> Iterator[ShardRecord]:
             failed += 1
             remote = shard.remote if isinstance(shard, TableShard) else _is_url(shard.name)
             is_last = failed > RETRIES or not remote
-            # A connection that ends early without a word looks as a truncated file does.
+            # A connection that is closed early looks like a truncated file.
             if isinstance(error, MGMError) and (
                 is_last or not isinstance(error, TruncatedTarError)
             ):
@@ -218,7 +218,7 @@ def _tables(path: str, names: Sequence[str], config: str | None, split: str) -> 
 
 
 def expanded_names(path: str) -> list[str]:
-    """The names that a pattern stands for."""
+    """Expand a pattern to file names."""
     braces = _BRACES.search(path)
     if braces:
         first, last = braces.groups()

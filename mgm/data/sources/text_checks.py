@@ -1,4 +1,4 @@
-"""Texts as JSON may hold them and UTF-8 may not, and numbers of any length."""
+"""Checks for lone surrogates, which JSON allows and UTF-8 does not; JSON with long integers."""
 
 import json
 import re
@@ -8,10 +8,10 @@ _HALF_PAIR = re.compile("[\ud800-\udfff]")
 
 
 def text_fault(text: str) -> str | None:
-    """What is wrong with a text, to follow its name; None: all of it are characters.
+    """The fault of a text with a lone surrogate, as text after its name; None: valid Unicode.
 
-    JSON can write half of a surrogate pair (`"\\ud83d"`), for instance of an emoji that a program
-    cut in two. It is no character: neither UTF-8 nor a tokenizer has anything for it.
+    JSON can contain a lone surrogate (`"\\ud83d"`), such as half an emoji that a program split. It
+    is not a character: neither UTF-8 nor a tokenizer can encode it.
     """
     half = _HALF_PAIR.search(text)
     if half is None:
@@ -23,7 +23,7 @@ def text_fault(text: str) -> str | None:
 
 
 def dump_json(value: Any) -> str:
-    """JSON on one line that UTF-8 can hold: half of a surrogate pair stays an escape."""
+    """Serialise to JSON on one line; lone surrogates stay escaped, so that it is valid UTF-8."""
     text = json.dumps(value, ensure_ascii=False)
     return text.encode("utf-8", "backslashreplace").decode()
 
@@ -31,9 +31,9 @@ def dump_json(value: Any) -> str:
 def _whole_number(digits: str) -> int | float:
     try:
         return int(digits)
-    except ValueError:  # Python limits the digits of a text that becomes a number
+    except ValueError:  # Python limits the digits of integers in text
         return float(digits)
 
 
-# As that of json.loads, but a number may have any length.
+# The decoder of json.loads, without a limit for digits.
 JSON = json.JSONDecoder(parse_int=_whole_number)

@@ -1,1 +1,1 @@
-"""Records as others write them: read into samples, whatever container they come from."""
+"""Conversation formats: parses records of LLaVA, ShareGPT, OpenAI and others to samples."""

@@ -1,4 +1,4 @@
-"""Reads the images of a record: paths, URLs, base64, bytes and objects, to paths, URLs or bytes."""
+"""Parses the images of a record (paths, URLs, base64, bytes, objects) to paths, URLs or bytes."""
 
 import re
 import urllib.parse
@@ -15,23 +15,23 @@ from mgm.data.images.data_url import (
 from mgm.data.sources.sample import SampleError, is_url, value_kind
 from mgm.errors import MGMError
 
-MAX_NAME_CHARACTERS = 255  # characters of a part of a path; file systems allow no more bytes
-_CONTENT_KEYS = ("base64", "data")  # of objects, beside `bytes`
+MAX_NAME_CHARACTERS = 255  # maximum characters of a path component on common file systems
+_CONTENT_KEYS = ("base64", "data")  # keys of objects, besides `bytes`
 NAME_KEYS = ("path", "url", "image_url", "image", "source", "file_path")
 BROKEN = "broken image"
 _INLINE = re.compile(r"\s*(?:data:|https?://|file://)", re.IGNORECASE)
 
 
 def read_images(value: Any, field: str, where: str) -> list[str | bytes]:
-    """The images that a field of a record holds: one, or a list of them.
+    """Parse a field of a record with one image or a list of images.
 
     Args:
-        value: of the field; not empty.
-        field: its name.
-        where: what errors begin with.
+        value: value of the field; not empty.
+        field: name of the field.
+        where: prefix of errors.
 
     Raises:
-        SampleError: one of them is no image, or broken; the message holds none of its content.
+        SampleError: a value is not an image, or broken; the message has none of its content.
     """
     values = list(value) if isinstance(value, list | tuple) else [value]
     if not isinstance(value, str | bytes | dict | list | tuple):
@@ -45,16 +45,16 @@ def read_images(value: Any, field: str, where: str) -> list[str | bytes]:
 
 
 def read_image(value: Any, subject: str, which: str) -> str | bytes:
-    """One image: its path, its http(s) URL, or the bytes of its file.
+    """Parse one image to its path, its http(s) URL, or the bytes of its file.
 
     Args:
         value: a path, a data, file or http(s) URL, an image file in base64 or as bytes, or an
-            object that holds one of them, as the datasets library's `{"bytes": ..., "path": ...}`.
-        subject: what errors begin with; a verb follows what it names.
-        which: which image it is.
+            object with one of these, such as the datasets library's `{"bytes": ..., "path": ...}`.
+        subject: prefix of errors, and subject of their sentence.
+        which: name of the image in errors.
 
     Raises:
-        SampleError: it is nothing of the kind, or broken.
+        SampleError: not an image reference, or broken.
     """
     if isinstance(value, str):
         return _from_text(value, subject, which)
@@ -76,11 +76,11 @@ def read_image(value: Any, subject: str, which: str) -> str | bytes:
 
 def _from_text(text: str, subject: str, which: str) -> str | bytes:
     if len(text) < MIN_BASE64 and ":" not in text and "\0" not in text and text[-1:] not in "/":
-        return text  # as nearly all
+        return text  # fast path of most records
     if not text:
         raise SampleError(f"{subject} an empty text {which}; give a path")
     if _INLINE.match(text):
-        text = text.strip()  # blanks are no part of a URL; of a path they may be
+        text = text.strip()  # URLs contain no spaces; paths may
     scheme = text[:8].lower()
     if scheme.startswith("data:"):
         return _from_data_url(text, subject, which)

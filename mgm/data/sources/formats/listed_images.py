@@ -1,4 +1,4 @@
-"""The images that a record lists: in which fields, and which one belongs to which marker."""
+"""Images that a record lists beside its conversation, and their assignment to image markers."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -22,11 +22,11 @@ class ListedImages:
     """The images that a record lists beside its conversation.
 
     Attributes:
-        field: which lists them.
+        field: name of their field.
         images: paths, URLs or bytes.
-        names: of each its name, which bytes may have too; None: it has none.
-        are_members: whether they are members of a tar, whose names are endings: "jpg", "1.png".
-        has_order: whether their order means anything; a tar holds its members in any.
+        names: name of each image, which bytes may have too; None: no name.
+        are_members: whether they are members of a tar, named by extension: "jpg", "1.png".
+        has_order: whether their order is meaningful; that of members in a tar is not.
     """
 
     field: str
@@ -37,10 +37,10 @@ class ListedImages:
 
 
 def listed_images(record: Mapping[str, Any], where: str) -> ListedImages:
-    """The images of a record; those in members of a tar go before those that its JSON names.
+    """The images of a record; members of a tar take precedence over images in its JSON.
 
     Raises:
-        SampleError: an image is broken, or two fields hold different ones.
+        SampleError: an image is broken, or two fields have different images.
     """
     fields = [name for name in ("image", "images") if name in record and not is_empty(record[name])]
     files = [
@@ -66,10 +66,10 @@ def _holds_file(value: dict[str, Any] | bytes) -> bool:
 def _members(
     record: Mapping[str, Any], files: list[str], fields: Sequence[str], where: str
 ) -> ListedImages:
-    """Images in members of a tar, in the order in which the record names them or of their numbers.
+    """Images in members of a tar, in the order in which the record names them, else by number.
 
     Raises:
-        SampleError: the record names some of them, or holds other images than these.
+        SampleError: the record names only some of them, or has other images.
     """
     numbered = _by_numbers(files)
     files = numbered or files
@@ -93,9 +93,9 @@ def _members(
 
 
 def _by_numbers(files: Sequence[str]) -> list[str] | None:
-    """Names in the order of their numbers: a tar has 10 before 2.
+    """Sort names by their numbers: 2 before 10.
 
-    None: they differ in more than numbers, or in less.
+    None: they also differ in other text, or two have the same numbers.
     """
     split = {name: _DIGITS.split(_ENDING.sub("", name)) for name in files}
     texts = {tuple(parts[::2]) for parts in split.values()}
@@ -106,10 +106,10 @@ def _by_numbers(files: Sequence[str]) -> list[str] | None:
 
 
 def refuse_any_order(listed: ListedImages, where: str) -> None:
-    """Refuse images whose order would be that in which a tar happens to hold them.
+    """Refuse images whose order would be the arbitrary one of members in a tar.
 
     Raises:
-        SampleError: names them.
+        SampleError: names the images.
     """
     if not listed.has_order:
         raise SampleError(
@@ -120,7 +120,7 @@ def refuse_any_order(listed: ListedImages, where: str) -> None:
 
 
 def _image_names(value: Any) -> list[str | None]:
-    """The names of the images that a field holds, one or a list; None for one without."""
+    """The names of the images in a field, one or a list; None for an image without a name."""
     return [_image_name(one) for one in (value if isinstance(value, list | tuple) else [value])]
 
 
@@ -139,15 +139,15 @@ def order_by_name(
     """Indices of listed images, in the order in which the record names them.
 
     Args:
-        names: in the order of their markers.
+        names: names in the order of the image markers.
         listed: the images that the record lists.
-        where: what errors begin with.
+        where: prefix of errors.
 
     Returns:
-        All of them; None if no name is that of a listed one, so that order decides.
+        Indices of all names; None if no name matches, so that the listed order applies.
 
     Raises:
-        SampleError: some names are, and others are not.
+        SampleError: only some of the names match.
     """
     order: list[int] = []
     for name in names:
@@ -155,7 +155,7 @@ def order_by_name(
         order.append(-1 if index is None else index)
     if sorted(order) == list(range(len(listed.images))):
         return order
-    # That some ".jpg" is the member "jpg" says little.
+    # A match of the extension ".jpg" with the member "jpg" is not significant.
     sure = [index for index in order if index >= 0 and (
         not listed.are_members or "." in (listed.names[index] or "")
     )]  # fmt: skip
@@ -171,7 +171,7 @@ def order_by_name(
 
 
 def _index_of(name: str, listed: ListedImages, used: Sequence[int]) -> int | None:
-    """Which of the listed images that were not used yet has a name, or ends it."""
+    """The index of the unused listed image with this path, file name or, in a tar, extension."""
     free = [(n, own) for n, own in enumerate(listed.names) if own is not None and n not in used]
     base = name.rpartition("/")[2]
     for text, part in ((name, str), (base, lambda own: own.rpartition("/")[2])):
@@ -187,15 +187,15 @@ def _index_of(name: str, listed: ListedImages, used: Sequence[int]) -> int | Non
 def own_or_listed(
     parts: Sequence[ImageReference], listed: ListedImages, where: str
 ) -> tuple[str | bytes, ...]:
-    """Images of messages whose parts name them, all or some; the others are those of the record.
+    """Images of the parts of messages: their own, or for parts without one those of the record.
 
     Args:
-        parts: one for each marker.
+        parts: image reference of each marker.
         listed: the images that the record lists.
-        where: what errors begin with.
+        where: prefix of errors.
 
     Raises:
-        SampleError: it cannot be said which image belongs to which part.
+        SampleError: the assignment of images to parts is ambiguous.
     """
     own = {
         number: read_image(part.source, f"{where}: has", f"as image part {number + 1}")
@@ -206,7 +206,7 @@ def own_or_listed(
     if listed.images and not missing:
         if own_images == list(listed.images):
             return tuple(own_images)
-        # The files that a list or a tar holds, and parts that name them.
+        # Images in a list or a tar, and parts that name them.
         held = all(isinstance(one, bytes) for one in listed.images)
         if held and all(isinstance(one, str) and not is_url(one) for one in own_images):
             order = order_by_name([_image_name(one) for one in own_images], listed, where)

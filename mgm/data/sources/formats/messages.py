@@ -1,4 +1,4 @@
-"""Reads the messages of a record: ShareGPT, OpenAI, Cauldron and caption formats."""
+"""Parses the messages of a record: ShareGPT, OpenAI, Cauldron and caption formats."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -10,7 +10,7 @@ from mgm.data.text.conversation import join_parts
 from mgm.data.text.templates import IMAGE_MARKER
 
 SYSTEM, USER, ASSISTANT = "system", "user", "assistant"
-HUMAN, MODEL = "human", "gpt"  # the two roles of the published files
+HUMAN, MODEL = "human", "gpt"  # roles in published files
 _PUBLISHED_NAMES = (HUMAN, MODEL)
 _ROLES = {
     **dict.fromkeys((SYSTEM, "developer"), SYSTEM),
@@ -28,7 +28,7 @@ class ImageReference:
 
     Attributes:
         source: path, URL, base64 or bytes; None: the next image that the record lists.
-        index: of the image in that list, if the part has one.
+        index: index of the image in that list, if the part has one.
     """
 
     source: Any = None
@@ -40,17 +40,17 @@ NEXT_IMAGE = ImageReference()
 
 @dataclass(slots=True)
 class RawMessage:
-    """A message as it was read.
+    """A parsed message, before checks of the conversation.
 
     Attributes:
         role: "system", "user" or "assistant".
-        text: with a marker in place of each image.
-        images: one for each marker.
-        number: of the message in the record.
-        name: what the record calls its role.
-        names: what it calls the user and the assistant.
-        is_text: whether its content is a text, and no list of parts.
-        is_caption: whether it is what an image shows, and no message of a chat.
+        text: content, with a marker in place of each image.
+        images: image reference of each marker.
+        number: number of the message in the record.
+        name: name of its role in the record.
+        names: names of the user and assistant roles in the record.
+        is_text: whether its content is text, not a list of parts.
+        is_caption: whether it is an image caption, not a message of a chat.
     """
 
     role: str
@@ -63,23 +63,23 @@ class RawMessage:
     is_caption: bool = False
 
     def with_images(self, text: str, images: tuple[ImageReference, ...]) -> "RawMessage":
-        """The same with images that it had not."""
+        """A copy of the message with more images."""
         return replace(self, text=text, images=images)
 
 
 def read_messages(
     content: Any, layout: str, where: str, is_caption: bool = False
 ) -> list[RawMessage]:
-    """The messages of a conversation, in their order.
+    """Parse the messages of a conversation, in their order.
 
     Args:
-        content: what the field of the conversation holds.
-        layout: the name of that field.
-        where: what errors begin with.
-        is_caption: whether it is a caption, and no list.
+        content: value of the field of the conversation.
+        layout: name of that field.
+        where: prefix of errors.
+        is_caption: whether it is a caption, not a list.
 
     Raises:
-        SampleError: a message has no role or no content that is understood.
+        SampleError: the role or the content of a message is not understood.
     """
     if is_caption:
         if not isinstance(content, str) or not content.strip():
@@ -99,7 +99,7 @@ def read_messages(
 
 
 def _published(entry: Any, number: int) -> RawMessage | None:
-    """A message of the published form, of which there are millions; None: it has another."""
+    """Fast path for a message in the published format; None: another format."""
     if not isinstance(entry, dict) or len(entry) != 2:
         return None
     name, text = entry.get("from"), entry.get("value")
@@ -156,7 +156,7 @@ def _message(entry: Any, number: int, where: str) -> RawMessage:
 
 
 def _markers(text: str) -> tuple[ImageReference, ...]:
-    """An image for each marker in a text."""
+    """An image reference for each marker in a text."""
     return (NEXT_IMAGE,) * text.count(IMAGE_MARKER)
 
 
@@ -168,7 +168,7 @@ def _text_of(value: Any, is_there: bool, label: str, field: str, where: str) -> 
 
 
 def _parts(content: Sequence[Any], where: str) -> tuple[str, tuple[ImageReference, ...]]:
-    """Text and images of a content that is a list of parts, in their order."""
+    """Text with markers, and images, of content that is a list of parts."""
     texts: list[str | None] = []
     images: list[ImageReference] = []
     for number, part in enumerate(content):
@@ -199,7 +199,7 @@ def _parts(content: Sequence[Any], where: str) -> tuple[str, tuple[ImageReferenc
 
 
 def _kind_of(part: Mapping[str, Any]) -> str | None:
-    """The type of a part that does not say it, as in Qwen's files: {"image": ...}."""
+    """The type of a part without a `type`, as in Qwen's files: {"image": ...}."""
     keys = [key for key, value in part.items() if value is not None and key != "type"]
     kinds = [key for key in keys if key in (*_TEXT_PARTS, *_IMAGE_PARTS)]
     return kinds[0] if len(kinds) == 1 else next(iter(keys), None)
@@ -222,7 +222,7 @@ def _image_part(part: Mapping[str, Any], where: str) -> ImageReference:
 
 
 def _names_something(value: Any) -> bool:
-    """Whether a value is not null; rows of tables hold objects whose fields are all null."""
+    """Whether a value is not null, nor an object with only null fields, as in rows of tables."""
     if isinstance(value, dict):
         return any(map(_names_something, value.values()))
     return value is not None and not (isinstance(value, str) and not value)

@@ -1,16 +1,16 @@
 """Parses records to samples: one parser for JSON, JSON lines, tables, tars and streams.
 
-These ways to write a conversation are understood (`mgm.data.sources.formats.messages`):
+Supported formats of a conversation (`mgm.data.sources.formats.messages`):
 
     conversations  [{"from": "human", "value": ...}, ...], as the published files and ShareGPT
     messages       [{"role": "user", "content": ...}, ...], as the OpenAI API
     texts          [{"user": ..., "assistant": ...}, ...], as the Cauldron
-    caption        a text, or txt or text: what is in the image
+        caption        a text, or txt or text: the image's caption
 
 Images are in `image` or `images`, in the parts of a message, or, in a tar or a table, under names
-such as `jpg` or `1.png`: in the order in which the record names them, or that of their numbers.
-`system`, or a first message of that role, is the system text. Fields that are not known are
-ignored, but for those that `mgm.data.sources.formats.unsupported` lists.
+such as `jpg` or `1.png`: in the order in which the record names them, else by number. `system`, or
+a first message of that role, is the system prompt. Unknown fields are ignored, except those that
+`mgm.data.sources.formats.unsupported` refuses.
 """
 
 from collections.abc import Mapping, Sequence
@@ -44,7 +44,7 @@ from mgm.data.text.templates import IMAGE_MARKER
 
 CAPTIONS = ("caption", "txt", "text")
 CHATS = ("conversations", "messages", "texts")
-# A question that the text beside it may belong to, and no caption.
+# Fields of a question, beside which a text is an answer and not a caption.
 _QUESTION_FIELDS = (
     "question", "questions", "question_id", "answer", "answers", "instruction", "response",
     "responses", "query", "output", "input",
@@ -52,17 +52,17 @@ _QUESTION_FIELDS = (
 
 
 def parse_sample(record: Any, where: str) -> Sample:
-    """The sample that a record describes.
+    """Parse and check a record.
 
     Args:
-        record: a JSON object, a row of a table by column, or the members of a tar by the ending
-            of their names; or the error that reading it gave, which is raised.
-        where: what errors begin with.
+        record: a JSON object, a row of a table by column, or the members of a tar by extension;
+            or the error from reading the record, which is raised.
+        where: prefix of errors.
 
     Raises:
-        SampleError: there is no conversation, its roles do not alternate, nothing is there to
-            learn, markers and images do not agree in number, or the record holds what training
-            cannot use and must not ignore.
+        SampleError: there is no conversation, roles do not alternate, there is no answer to
+            learn, the numbers of markers and images differ, or the record has a field that
+            training cannot use and must not ignore.
     """
     if isinstance(record, SampleError):
         raise record
@@ -110,7 +110,7 @@ def _parse(record: Any, where: str) -> Sample:
 def _layout(record: Mapping[str, Any], where: str) -> str:
     given = [name for name in CHATS if record.get(name) is not None]
     if len(given) == 1 and isinstance(record[given[0]], list) and record[given[0]]:
-        return given[0]  # as nearly all
+        return given[0]  # fast path of most records
     filled = [name for name in given if not is_empty(record[name])]
     if len(filled) > 1:
         raise SampleError(
@@ -131,10 +131,10 @@ def _layout(record: Mapping[str, Any], where: str) -> str:
 
 
 def _caption_layout(record: Mapping[str, Any], captions: Sequence[str], where: str) -> str:
-    """Which field is the caption.
+    """The name of the caption field.
 
     Raises:
-        SampleError: the text may be another: there is a question, or a second text.
+        SampleError: it may not be a caption: there is a question, or another text.
     """
     first, *others = [name for name in captions if not is_empty(record[name])] or captions
     for name in record:
@@ -156,10 +156,10 @@ def _caption_layout(record: Mapping[str, Any], captions: Sequence[str], where: s
 def _system_text(
     record: Mapping[str, Any], messages: list[RawMessage], where: str
 ) -> tuple[str | None, list[RawMessage]]:
-    """The system text, and the messages without it; roles are checked.
+    """The system prompt, and the other messages; their roles are checked.
 
     Raises:
-        SampleError: it is given twice, is no text, or roles do not alternate.
+        SampleError: there are two system prompts, it is not text, or roles do not alternate.
     """
     system_texts: list[tuple[str, str]] = []
     for field, value in record.items():
@@ -194,7 +194,7 @@ def _system_text(
 
 
 def _refuse_texts(record: Mapping[str, Any], messages: Sequence[RawMessage], where: str) -> None:
-    """Refuse texts in which tags of another framework stand for what is not there.
+    """Refuse texts with media placeholders of other frameworks.
 
     Raises:
         SampleError: names the tag and its message.
@@ -210,10 +210,10 @@ def _refuse_texts(record: Mapping[str, Any], messages: Sequence[RawMessage], whe
 
 
 def _check_roles(messages: Sequence[RawMessage], where: str) -> None:
-    """Roles alternate, and there is an answer to a question.
+    """Check that roles alternate, and that a question has an answer.
 
     Raises:
-        SampleError: they do not, or there is none.
+        SampleError: roles do not alternate, or there is no answer.
     """
     starts_with_assistant = bool(messages) and messages[0].role == ASSISTANT
     if starts_with_assistant and messages[0].images:
@@ -242,7 +242,7 @@ def _check_roles(messages: Sequence[RawMessage], where: str) -> None:
 
 
 def _with_images_first(messages: list[RawMessage], count: int) -> list[RawMessage]:
-    """Messages with an image marker each, a line each, before the first question."""
+    """Prepend the image markers, on one line each, to the first question."""
     marks = f"{IMAGE_MARKER}\n" * count
     parts = (NEXT_IMAGE,) * count
     first = next((index for index, one in enumerate(messages) if one.role == USER), None)
@@ -260,7 +260,7 @@ def _images_of(
     """The images in the order of their markers.
 
     Raises:
-        SampleError: there are more or fewer than markers.
+        SampleError: there are more or fewer images than markers.
     """
     parts = [part for message in messages for part in message.images]
     if any(part.source is not None for part in parts):

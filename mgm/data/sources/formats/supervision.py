@@ -1,4 +1,4 @@
-"""Fields of a record that say what of its conversation is learned, and texts it does not hold."""
+"""Refuses loss masks of records, and fields with texts that are not in the conversation."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -8,21 +8,21 @@ from mgm.data.sources.sample import SampleError
 from mgm.data.text.templates import IMAGE_MARKER
 
 _MASKS = ("train", "trainable", "loss", "lossmask", "lossscale")
-_LABEL = "label"  # of KTO: false is an answer not to give; other data sets have classes there
+_LABEL = "label"  # of KTO: false marks an undesirable answer; in other data sets it is a class
 _OFF = ("false", "no", "off", "0")
 _TEXTS = ("instruction", "input")
 
 
 def refuse_loss_fields(record: Mapping[str, Any], learned: Sequence[bool], where: str) -> None:
-    """Refuse a record with a loss mask, or a mark that it is not to be learned.
+    """Refuse a record with a loss mask, or a field that excludes it from the loss.
 
-    What says no more than that all answers are learned is no mask: a true value, or a list with
-    one for each answer, or for each message whether it is an answer.
+    A mask that selects all answers and nothing else is accepted: a true value, a list with a true
+    value for each answer, or a list with a value for each message that is true for answers.
 
     Args:
-        record: as it was read.
-        learned: of each message, but for the system's, whether it is an answer.
-        where: what errors begin with.
+        record: raw record.
+        learned: for each message except the system's, whether it is an answer.
+        where: prefix of errors.
 
     Raises:
         SampleError: names the field.
@@ -31,7 +31,7 @@ def refuse_loss_fields(record: Mapping[str, Any], learned: Sequence[bool], where
         plain = plain_name(name)
         refused = plain == _LABEL and value is False
         if plain in _MASKS and not is_empty(value):
-            # A number under `loss` is what some model's loss was.
+            # A number in `loss` is a recorded loss value.
             is_figure = plain == "loss" and type(value) in (int, float)
             refused = not is_figure and not _learns_answers(value, learned)
         if refused:
@@ -43,25 +43,25 @@ def refuse_loss_fields(record: Mapping[str, Any], learned: Sequence[bool], where
 
 
 def _learns_answers(value: Any, learned: Sequence[bool]) -> bool:
-    """Whether a mask learns all answers and nothing else."""
+    """Whether a loss mask selects all answers and nothing else."""
     if isinstance(value, list | tuple):
         given = list(value)
         answers = [True] * sum(learned)
-        return given in (answers, list(learned), [False, *learned])  # with the system's message
+        return given in (answers, list(learned), [False, *learned])  # with the system message
     if isinstance(value, str):
         return value.strip().lower() not in _OFF
     return not isinstance(value, int | float) or value == 1
 
 
 def refuse_unread_texts(record: Mapping[str, Any], texts: Sequence[str], where: str) -> None:
-    """Refuse an instruction or its input beside a conversation that does not hold it.
+    """Refuse an `instruction` or `input` whose text is not in the conversation.
 
-    Many published records repeat their first question there.
+    Many published records repeat their first question in these fields.
 
     Args:
-        record: as it was read.
-        texts: of the messages and of the system.
-        where: what errors begin with.
+        record: raw record.
+        texts: texts of all messages, and the system prompt.
+        where: prefix of errors.
 
     Raises:
         SampleError: names the field.
@@ -79,5 +79,5 @@ def refuse_unread_texts(record: Mapping[str, Any], texts: Sequence[str], where: 
 
 
 def _words(text: str) -> str:
-    """A text without image markers, with single blanks."""
+    """A text without image markers, with whitespace normalised."""
     return " ".join(text.replace(IMAGE_MARKER, " ").split())

@@ -1,9 +1,9 @@
-"""Media placeholders of other frameworks (`<image 1>`, `<|video|>`) in texts: refused.
+"""Refuses texts with media placeholders of other frameworks (`<image 1>`, `<|video|>`).
 
-Conversations about HTML, XML, JSX and chat templates hold the same tags, and are to be learned. So
-a tag counts only where it stands as a placeholder does, and not where the text closes it: alone on
-a line, as the first thing of a question, or as its last. Tokens that nobody but a model reads, and
-`<image 1>`, count anywhere in a question that speaks of no markup.
+Conversations about HTML, XML, JSX and chat templates contain the same tags and are valid. So a tag
+is a placeholder only if the text does not close it, and if it is alone on a line, or at the start
+or end of a question. Special tokens of models, and `<image 1>`, are placeholders anywhere in a
+question that is not about markup.
 """
 
 import re
@@ -26,7 +26,7 @@ _NUMBERED = r"<(?:image|img|picture|video|audio)[ _-]?\d{1,3}>"
 _LOOSE = r"(?-i:<(?:video|VIDEO|audio|AUDIO|speech|Image|IMAGE)>|\[IMG\])"
 _TAG = f"(?:{_SPECIAL}|{_NUMBERED}|{_LOOSE})"
 _IS_NUMBERED = re.compile(_NUMBERED, re.IGNORECASE)
-# A loose tag that begins a text about markup has a word of the same sentence after it.
+# In a text about markup, a loose tag at the start is followed by a word of the same sentence.
 _BEGINS = re.compile(
     rf"\s*(?:(?-i:{IMAGE_MARKER})\s*)*({_SPECIAL}|{_NUMBERED}|{_LOOSE}"
     rf"(?=\s*(?:\Z|{IMAGE_MARKER}|{_LOOSE})|[^\S\n]*\n|[^\W\d_]| (?-i:[A-Z][a-z])))",
@@ -36,7 +36,7 @@ _ALONE = re.compile(
     rf"^[ \t]*({_TAG})(?:[ \t]*{_TAG})*[ \t\r]*$",
     re.IGNORECASE | re.MULTILINE,
 )
-# In later questions, tags without the rest of a sentence are answers about markup more often.
+# In later questions, a tag that no sentence follows is more often a reply about markup.
 _BEGINS_LATER = re.compile(
     rf"\s*(?:(?-i:{IMAGE_MARKER})\s*)*({_TAG})(?=\s?(?-i:[A-Z][a-z]))", re.IGNORECASE
 )
@@ -44,13 +44,13 @@ _ENDS_SENTENCE = re.compile(
     rf"\w[.?!:\u3002\uff1f\uff01\uff1a][ \t]*({_LOOSE})(?:[ \t]*{_LOOSE})*[ \t\r]*$", re.MULTILINE
 )
 _LAST = re.compile(rf"(\w+)[ \t]+({_LOOSE})(?:[ \t]*{_LOOSE})*\Z")
-_TAIL = 200  # characters in which the last tags are looked for
+_TAIL = 200  # characters at the end that are searched for tags
 _INSIDE = re.compile(
     rf"(?<![`'\"])({_SPECIAL}|(?-i:<image \d{{1,3}}>)"
     r"|<(?:image|img|picture|video|audio)[_-]\d{1,3}>(?=[.?!\s]*\Z))",
     re.IGNORECASE,
 )
-# Words of questions about markup and chat templates, and words that a tag's name completes.
+# Words in questions about markup and chat templates, and words whose phrase a tag completes.
 _ABOUT = re.compile(
     r"\b(?:html5?|xml|xslt|jsx|tsx|css|svg|dom|ssml|markdown|tags?|tokens?|tokeni[sz]\w*|templates?"
     r"|placeholders?|prompts?|elements?|attributes?|components?|react|next\.js|vue|regex\w*|syntax"
@@ -72,7 +72,7 @@ _PAIR = re.compile(
     rf"|(?-i:{IMAGE_MARKER}[^<>\n]{{0,200}}</image>)",
     re.IGNORECASE | re.MULTILINE,
 )
-# Small ones are icons in the code of a page.
+# Shorter ones are icons in HTML code.
 _DATA_URL = re.compile(
     r"(?:^|!\[[^\]\n]{0,200}\]\()[ \t]*data:image/[^,\s]{1,60},[^)\s]{64}"
     r"|data:image/[^,\s]{1,60},[A-Za-z0-9+/=%]{1000}",
@@ -84,20 +84,19 @@ _GROUNDING = ("<bbox>", "<ref-object>")
 def refuse_tags(
     text: str, where: str, has_markers: bool, earlier: Sequence[str] | None = ()
 ) -> None:
-    """Refuse a question in which a tag of another framework stands for an image or other media.
+    """Refuse a question with a media placeholder of another framework.
 
     Args:
-        text: of the user or the system; answers are not checked.
-        where: what errors begin with.
-        has_markers: whether the sample has an `<image>` marker; numbered tags refer to it then.
-        earlier: the questions before it; None: it is the system text, which may tell how questions
-            are written.
+        text: question or system prompt; answers are not checked.
+        where: prefix of errors.
+        has_markers: whether the sample has `<image>` markers, to which numbered tags then refer.
+        earlier: earlier questions; None: `text` is the system prompt, which may explain tags.
 
     Raises:
         SampleError: names the tag.
     """
     if "[" not in text and "data:" not in text and text.count("<") == text.count(IMAGE_MARKER):
-        return  # as nearly all
+        return  # fast path of most texts
     if "data:" in text and (match := _DATA_URL.search(text)):
         raise SampleError(
             f"{where} holds an image as a data URL in its text ({match[0]!r:.60}); put it into "
@@ -134,7 +133,7 @@ def _placeholder(text: str, has_markers: bool, earlier: Sequence[str] | None) ->
 
 
 def _within(text: str, is_first: bool) -> list[str]:
-    """Tags that are placeholders in a text that speaks of no markup."""
+    """Tags that are placeholders anywhere in a text that is not about markup."""
     tags = [match[1] for match in (*_INSIDE.finditer(text), *_ENDS_SENTENCE.finditer(text))]
     if not is_first and (begins := _BEGINS_LATER.match(text)):
         tags.append(begins[1])
@@ -145,7 +144,7 @@ def _within(text: str, is_first: bool) -> list[str]:
 
 
 def refuse_grounding(record: Mapping[str, Any], texts: list[str], where: str) -> None:
-    """Refuse placeholders that `objects` of the record fill, as ms-swift writes them.
+    """Refuse ms-swift's placeholders that are filled from `objects` of the record.
 
     Raises:
         SampleError: names the placeholder.

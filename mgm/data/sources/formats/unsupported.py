@@ -46,9 +46,9 @@ _NOTHING = ("none", "null", "nan", "false", "no", "n/a", "0")
 
 
 def is_empty(value: Any) -> bool:
-    """Whether a value says nothing: null, or a text, list or object in which nothing is.
+    """Whether a value is null, empty text, empty JSON, or a list or object of such values.
 
-    Columns of a table are there in every row, and tools are stored as JSON.
+    Tables have all columns in every row, and tools are stored as JSON.
     """
     if isinstance(value, str):
         return value.strip() in ("", "[]", "{}", "null")
@@ -60,7 +60,7 @@ def is_empty(value: Any) -> bool:
 
 
 def _leaves(value: Any) -> Iterator[Any]:
-    """What a field holds, out of lists and objects."""
+    """The values in a field, flattened out of lists and objects."""
     if isinstance(value, dict | list | tuple):
         for one in value.values() if isinstance(value, dict) else value:
             yield from _leaves(one)
@@ -69,14 +69,14 @@ def _leaves(value: Any) -> Iterator[Any]:
 
 
 def _names_a_file(value: Any, endings: re.Pattern[str]) -> bool:
-    """Whether a text is the name of a file of a kind; what follows in a URL does not count."""
+    """Whether a text is a file name with one of these extensions, ignoring the query of a URL."""
     return isinstance(value, str) and bool(
         endings.fullmatch(value.strip().partition("?")[0] if is_url(value) else value.strip())
     )
 
 
 def _is_media(value: Any) -> bool:
-    """Whether a field that is named like media holds any: bytes, samples, a name or an id."""
+    """Whether a field with the name of media has any: bytes, audio samples, a name or an id."""
     if isinstance(value, str):
         text = value.strip()
         is_name = text.lower() not in _NOTHING and len(text.split()) == 1
@@ -87,12 +87,12 @@ def _is_media(value: Any) -> bool:
 
 
 def _holds_media(value: Any) -> bool:
-    """Whether a field that may hold anything holds bytes or names of media."""
+    """Whether a field with a generic name has bytes or names of media."""
     return any(isinstance(one, bytes) or _names_a_file(one, _MEDIA_NAME) for one in _leaves(value))
 
 
 def _holds_tools(value: Any) -> bool:
-    """Whether there is a definition of a tool, or JSON of one; Python functions are none."""
+    """Whether a value has a definition of a tool, or its JSON; code of functions is not one."""
     if isinstance(value, str):
         return value.lstrip().startswith(("{", "[{"))
     if isinstance(value, list | tuple):
@@ -108,8 +108,7 @@ def _weighs(value: Any) -> bool:
     return isinstance(value, int | float) and value != 1
 
 
-# Fields by their names, in lower case and without `_`, `-` and spaces; values of theirs that count;
-# and why they are refused.
+# Pattern of the plain name (see `plain_name`), whether a value is refused, and the reason.
 _Rule = tuple[re.Pattern[str], Callable[[Any], bool], str]
 _RULES: tuple[_Rule, ...] = (
     (re.compile(r"(?:video|audio)s?(?:(?:path|url|file|name|clip|byte)s?)*"), _is_media, _MEDIA),
@@ -136,13 +135,13 @@ _IMAGE_FIELD = re.compile(
 )
 _FILE_FORM = re.compile(r"path|file|ur[li]|b64|base64|byte")
 _READ = ("image", "images")
-# Members of a tar; beside an image they are features or depths of it.
+# Arrays in members of a tar; beside an image they are its features or depth map.
 _ARRAY = re.compile(r"(?:.*\.)?(?:np[yz]|pth?|pkl|pickle|pyd|safetensors)")
 
 
 @lru_cache(maxsize=4096)
 def plain_name(name: str) -> str:
-    """A field's name in lower case, without what stands between its words."""
+    """A field's name in lower case, without `_`, `-` and spaces."""
     return name.lower().replace("_", "").replace("-", "").replace(" ", "")
 
 
@@ -153,7 +152,7 @@ def _rule(name: str) -> _Rule | None:
 
 @lru_cache(maxsize=4096)
 def is_system_field(name: str) -> bool:
-    """Whether a field of a record is a system text."""
+    """Whether a field of a record is the system prompt."""
     return _SYSTEM_FIELD.fullmatch(plain_name(name)) is not None
 
 
@@ -165,7 +164,7 @@ def _image_field(name: str) -> re.Match[str] | None:
 
 
 def refuse_fields(record: Mapping[str, Any], where: str) -> None:
-    """Refuse a record with a field that changes its meaning and cannot be used.
+    """Refuse a record with a field that training cannot use and must not ignore.
 
     Raises:
         SampleError: names the field.
@@ -179,14 +178,14 @@ def refuse_fields(record: Mapping[str, Any], where: str) -> None:
 def refuse_message_fields(
     message: Mapping[str, Any], where: str, learned: bool, role: str = "", name: str = ""
 ) -> None:
-    """The same for a message.
+    """Refuse a message with a field that training cannot use and must not ignore.
 
     Args:
-        message: as it was read.
-        where: what errors begin with.
+        message: raw message.
+        where: prefix of errors.
         learned: whether it is an answer.
-        role: of the message.
-        name: what the record calls that role.
+        role: role of the message.
+        name: name of that role in the record.
 
     Raises:
         SampleError: names the field.
@@ -200,7 +199,7 @@ def refuse_message_fields(
                 f"{where}: field {field!r} {_MESSAGE_FIELDS[field]}", UNSUPPORTED_KIND
             )
         if field in _LOSS_FIELDS and not is_empty(value):
-            # A question is never learned, an answer always.
+            # Questions are never learned, answers always.
             usual = value == 1 if learned else value == 0 or field == "weight"
             if not usual:
                 raise SampleError(
@@ -217,13 +216,14 @@ def refuse_unread_images(
 ) -> None:
     """Refuse a record with an image in a field that is not read.
 
-    Where images are read, others may tell of the same ones: a URL, bytes beside a name, or the same
-    file name. Another file name is another image, and so is a field with a number.
+    If the record has images that are read, other fields may refer to the same ones: a URL, bytes
+    beside a name, or the same file name. Another file name is another image, and so is a field
+    with a number.
 
     Args:
-        record: as it was read.
-        names: of the images that are read; None or bytes: it has none.
-        where: what errors begin with.
+        record: raw record.
+        names: names of the images that are read; None or bytes: no name.
+        where: prefix of errors.
 
     Raises:
         SampleError: names the field.
@@ -262,18 +262,18 @@ def _unread(name: str, where: str) -> SampleError:
 
 
 def _is_embedded(value: Any) -> bool:
-    """Whether a value can be nothing but an image: a data URL, or what the datasets library has."""
+    """Whether a value is certainly an image: a data URL, or an image of the datasets library."""
     if isinstance(value, str):
         return value[:32].lstrip()[:11].lower() == "data:image/"
     return isinstance(value, dict) and value.keys() == {"bytes", "path"} and not is_empty(value)
 
 
 def _is_image(value: Any, is_file: bool) -> bool:
-    """Whether a field that is named like an image holds one.
+    """Whether a field with the name of an image has one.
 
     Args:
-        value: of the field.
-        is_file: whether its name says that it holds a file, a path or the like: any text is one.
+        value: value of the field.
+        is_file: whether the field's name is that of a file or path, so that any text is an image.
     """
     if isinstance(value, str):
         text = value.strip()

@@ -1,1 +1,1 @@
-"""Files of JSON: a list of records, or one in each line."""
+"""JSON and JSONL data files: incremental parser, records, and index for random access."""

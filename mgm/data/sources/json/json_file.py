@@ -1,6 +1,6 @@
-"""Files of JSON: a list of records, or one in each line, whatever their names say.
+"""Reads JSON data files: a list of records, or one per line, independent of the file name.
 
-They are read in chunks: as much is in memory as one of them, or as the longest record.
+They are read in chunks; memory is limited by the size of a chunk or of the longest record.
 """
 
 import codecs
@@ -19,7 +19,7 @@ from mgm.errors import MGMError, one_line
 
 logger = logging.getLogger(__name__)
 
-LOOK_BYTES = 2**20  # by which it is seen how records are written
+LOOK_BYTES = 2**20  # read to detect the form of the records
 JSON_ENDINGS = (".json", ".jsonl", ".ndjson")
 LINE_ENDINGS = (".jsonl", ".ndjson")
 MIXTURE_FORM = '{"datasets": [{"path": ..., "weight": 1}, ...]}'
@@ -28,11 +28,11 @@ MIXTURE_FORM = '{"datasets": [{"path": ..., "weight": 1}, ...]}'
 def read_samples(
     path: str | Path, on_fault: Callable[[int, MGMError], None] | None = None
 ) -> dict[int, Sample]:
-    """All samples of a file by index, parsed and checked.
+    """Read all samples of a file, parsed and checked, with their indices.
 
     Args:
-        path: a file of JSON, see `read_json_records`.
-        on_fault: is called with a malformed sample, which is left out; None: the fault is raised.
+        path: JSON or JSONL file, see `read_json_records`.
+        on_fault: called with a malformed sample, which is left out; None: it raises.
 
     Raises:
         MGMError: the file cannot be read or a sample is malformed; names the file and the sample.
@@ -56,26 +56,26 @@ def read_samples(
 
 
 def read_json_records(path: str | Path) -> list[Any]:
-    """The records of a file as they stand there; one that is no JSON is a `SampleError`.
+    """Read the raw records of a file; one that is not valid JSON is a `SampleError`.
 
     Args:
-        path: a JSON file with a list of samples, or a .jsonl file with one in each line.
+        path: a JSON file with a list of samples, or a JSONL file.
 
     Raises:
-        MGMError: the file as a whole cannot be read, or holds none.
+        MGMError: the file as a whole cannot be read, or has no records.
     """
     return [record for _, _, record in file_elements(Path(path))]
 
 
 def file_elements(file: Path) -> Iterator[Element]:
-    """The records of a file with where they stand in it; at least one.
+    """The records of a file with their byte offsets.
 
     Raises:
-        MGMError: the file as a whole cannot be read, or holds none.
+        MGMError: the file as a whole cannot be read, or has no records.
     """
     try:
         content = file.open("rb")
-    except (OSError, ValueError) as error:  # ValueError: NUL or half a surrogate pair in the name
+    except (OSError, ValueError) as error:  # ValueError: NUL or a lone surrogate in the name
         raise unreadable(file, error) from error
     with content:
         try:
@@ -85,7 +85,7 @@ def file_elements(file: Path) -> Iterator[Element]:
 
 
 def unreadable(file: Path, error: OSError | ValueError) -> MGMError:
-    """What to say of a file whose bytes cannot be had."""
+    """The error for a file that cannot be read."""
     reason = one_line(getattr(error, "strerror", None) or error)
     advice = "name a file in it" if file.is_dir() else "give a JSON file with samples"
     return MGMError(f"{file}: cannot be read ({reason}); {advice}")
@@ -97,16 +97,16 @@ def elements(
     start: int = 0,
     warn: Callable[[str], None] = logger.warning,
 ) -> Iterator[Element]:
-    """The records of an open file, with where they stand in it; at least one.
+    """The records of an open file with their byte offsets.
 
     Args:
-        content: of a file that can go back to its beginning.
-        name: of the file; errors begin with it.
-        start: how many records are passed over.
-        warn: gets a line where the file is not what its name says, but can be read.
+        content: seekable file.
+        name: prefix of errors.
+        start: number of records to skip.
+        warn: called with a message if the file is of another form than its name says.
 
     Raises:
-        MGMError: the file as a whole cannot be read, or holds none.
+        MGMError: the file as a whole cannot be read, or has no records.
     """
     head = content.read(LOOK_BYTES)
     kind = foreign_kind(head[:HEAD_BYTES])
@@ -136,7 +136,7 @@ def elements(
 
 
 def decode_json(text: str, where: str) -> Any:
-    """The content of JSON; raises a `SampleError` that begins with `where`."""
+    """Parse JSON; raises a `SampleError` with the prefix `where`."""
     try:
         return JSON.decode(text)
     except (ValueError, RecursionError) as error:
@@ -156,22 +156,22 @@ def _no_records(first: bytes, name: str) -> str:
 
 
 def _is_lines(head: bytes, expects_lines: bool) -> bool:
-    """Whether each line holds a record; or else objects are written in several lines.
+    """Whether each line is a record (JSONL), and not objects that span several lines.
 
     Args:
-        head: of the file.
+        head: first bytes of the file.
         expects_lines: whether its name says so.
     """
     lines = [line for line in head.removeprefix(codecs.BOM_UTF8).splitlines() if line.strip()]
     if len(lines) < 2 and len(head) == LOOK_BYTES:
-        return expects_lines  # its first line is longer; objects may be one in each line, too
+        return expects_lines  # the first line is longer than `head`
     try:
         value = JSON.decode(lines[0].decode())
     except UnicodeDecodeError:
-        return True  # the other lines can be read
+        return True  # other lines may be valid
     except RecursionError:
-        return True  # so much of a value is more than its first line
-    except ValueError:  # a broken line, or the first of several
+        return True  # so deeply nested a value is a whole line
+    except ValueError:  # a broken line, or the first of a value that spans several
         return lines[1].lstrip().startswith(b"{") if len(lines) > 1 else expects_lines
     return len(lines) > 1 or _is_record(value) or (expects_lines and _inner_list(value) is None)
 
@@ -202,7 +202,7 @@ def _line(line: bytes, where: str) -> Any:
 
 
 def _objects(content: BinaryIO, name: str, warn: Callable[[str], None]) -> Iterator[Element]:
-    """Objects one after the other, each in as many lines as it takes."""
+    """Concatenated JSON objects, which may span several lines."""
     text = JSONText(content, name)
     text.peek()
     first = text.take()
@@ -216,7 +216,7 @@ def _objects(content: BinaryIO, name: str, warn: Callable[[str], None]) -> Itera
 
 
 def _inner_list(value: Any) -> str | None:
-    """The key under which an object has a list of objects, which may be the samples."""
+    """The key of an object whose value is a list of objects, which may be the samples."""
     for key, inner in value.items() if isinstance(value, dict) else ():
         if isinstance(inner, list) and inner and isinstance(inner[0], dict):
             return key
@@ -224,7 +224,7 @@ def _inner_list(value: Any) -> str | None:
 
 
 def _one_object(value: Any) -> str:
-    """What to do about a file that holds an object that is no sample."""
+    """The error, with a remedy, for a file with an object that is not a sample."""
     key = _inner_list(value)
     if key == "datasets":
         return (
@@ -243,7 +243,7 @@ def _one_object(value: Any) -> str:
 
 
 def _list(content: BinaryIO, name: str) -> Iterator[Element]:
-    """Elements of a JSON list."""
+    """The elements of a JSON list with their byte offsets."""
     text = JSONText(content, name)
     text.peek()
     text.skip(1)

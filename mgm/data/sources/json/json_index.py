@@ -1,9 +1,8 @@
-"""Index of a JSON data file: byte offsets and lengths of its samples, so that none stays in memory.
+"""Index of a JSON data file for random access: byte offsets, lengths and images of its samples.
 
-A published instruction file is 1.7 GB of JSON: parsed in every process of a run it takes minutes
-and many gigabytes. Here it is read once, in chunks; the index holds of each sample its byte offsets
-and what samplers need, its words and images. The index of a large file is saved beside the file, or
-in the user's cache where that cannot be written.
+A published instruction file is 1.7 GB of JSON; parsing it in each process of a run takes minutes
+and many gigabytes of memory. Here it is read once, in chunks. The index of a large file is saved
+beside the file, or in the user's cache folder if that is not writable.
 """
 
 import hashlib
@@ -23,26 +22,26 @@ from mgm.data.sources.json.json_file import decode_json, file_elements, unreadab
 from mgm.data.sources.sample import Sample, SampleError
 from mgm.errors import MGMError
 
-SAVED_FROM = 64 * 2**20  # bytes of a data file whose index is saved
-VERSION = 5  # of the checks too: what they find is saved
+SAVED_FROM = 64 * 2**20  # minimum size of a data file whose index is saved
+VERSION = 5  # of this format, and of the checks whose findings it has
 SUFFIX = ".mgm-index.npz"
 
 
 @dataclass(frozen=True)
 class SampleIndex:
-    """Usable samples of a file, in its order, and the errors of the others.
+    """Arrays with an entry for each usable sample of a file, and the errors of the other samples.
 
     Attributes:
-        indices: of each sample in the file.
-        starts: first byte of each.
-        ends: byte after its last.
-        words: of all its messages, an image marker counted as one.
-        images: how many it has.
-        names: its image paths, as a JSON list each, one behind the other, in UTF-8; null for an
-            image that is no file.
-        name_ends: byte after the last of each sample's list; an empty one has none.
-        faults: index, kind of fault and error of each sample that cannot be used, as JSON in UTF-8.
-        stamp: version of this format, bytes of the file, and when it was changed, in nanoseconds.
+        indices: index of each sample in the file.
+        starts: offset of its first byte.
+        ends: offset after its last byte.
+        words: number of words of all its messages; an image marker counts as one.
+        images: number of images.
+        names: concatenated JSON lists, in UTF-8, of the image paths of each sample; null for an
+            image that is not a file.
+        name_ends: offset in `names` after each sample's list; samples without images have no list.
+        faults: index, kind and error of each unusable sample, as JSON in UTF-8.
+        stamp: version of this format, size of the file, and its modification time in nanoseconds.
     """
 
     indices: np.ndarray
@@ -57,10 +56,10 @@ class SampleIndex:
 
     @classmethod
     def of(cls, file: Path) -> Self:
-        """The index of a file: a saved one that still fits, or a fresh one.
+        """Load the saved index of a file if it is valid, else build it.
 
         Raises:
-            MGMError: the file cannot be read, is no list of samples, or holds none.
+            MGMError: the file cannot be read, is not a list of samples, or is empty.
         """
         stamp = _stamp(file)
         paths = _index_paths(file)
@@ -76,33 +75,33 @@ class SampleIndex:
         return index
 
     def image_names(self, row: int) -> tuple[str | None, ...]:
-        """The image paths of one sample, None for an image that is no file; () if none is."""
+        """The image paths of one sample, None for an image that is not a file; () if none is."""
         begin = int(self.name_ends[row - 1]) if row else 0
         text = self.names[begin : int(self.name_ends[row])].tobytes()
         return tuple(json.loads(text)) if text else ()
 
     def fault_list(self) -> list[tuple[int, str, str]]:
-        """Index, kind of fault (`SampleError.kind`) and error of each sample that is bad."""
+        """Index, kind (`SampleError.kind`) and error of each unusable sample."""
         return [(index, kind, text) for index, kind, text in json.loads(self.faults.tobytes())]
 
     @classmethod
     def saved(cls, path: Path, stamp: np.ndarray) -> Self | None:
-        """An index that was saved, if it is there and has this stamp."""
+        """Load a saved index if it exists and has this stamp."""
         try:
             with np.load(path, allow_pickle=False) as arrays:
                 if not np.array_equal(arrays["stamp"], stamp):
                     return None
                 return cls(**{entry.name: arrays[entry.name] for entry in fields(cls)})
-        except (OSError, ValueError, KeyError, BadZipFile):  # none, another format, or damaged
+        except (OSError, ValueError, KeyError, BadZipFile):  # missing or invalid
             return None
 
     def save(self, path: Path) -> bool:
-        """Save it; returns whether it could be written there."""
+        """Save the index; returns whether the path is writable."""
         try:
             with atomic_file(path) as part, part.open("wb") as file:
                 np.savez(file, **{entry.name: getattr(self, entry.name) for entry in fields(self)})
         except MGMError:
-            return False  # it cannot be written there
+            return False  # not writable
         return True
 
     @classmethod
@@ -113,8 +112,8 @@ class SampleIndex:
 
         Args:
             elements: start and end of each record, and the record or its error.
-            label: of the file; errors begin with it.
-            stamp: version, size and time of the data, by which a saved index is valid.
+            label: name of the file, prefix of errors.
+            stamp: version, size and modification time of the data for which it is valid.
         """
         numbers: list[tuple[int, int, int, int, int]] = []
         names = bytearray()
@@ -140,16 +139,16 @@ class SampleIndex:
 
 
 class SampleFile:
-    """The usable samples of a JSON file, each read on access.
+    """The usable samples of a JSON file, read on access.
 
     Args:
-        file: a JSON file with a list of samples, or a .jsonl file with one in each line.
+        file: a JSON file with a list of samples, or a JSONL file.
 
     Attributes:
-        index: of the samples.
+        index: index of the samples.
 
     Raises:
-        MGMError: the file cannot be read, is no list of samples, or holds none.
+        MGMError: the file cannot be read, is not a list of samples, or is empty.
     """
 
     def __init__(self, file: Path) -> None:
@@ -161,7 +160,7 @@ class SampleFile:
         return len(self.index.indices)
 
     def __reduce__(self) -> tuple[type["SampleFile"], tuple[Path]]:
-        """Other processes open the file themselves."""
+        """Pickle the path only: each process opens the file itself."""
         return SampleFile, (self.file,)
 
     def __getitem__(self, row: int) -> Sample:

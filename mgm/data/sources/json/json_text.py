@@ -1,4 +1,4 @@
-"""Incremental JSON parser: values in order, of a file that need not fit into memory."""
+"""Incremental JSON parser: yields the values of a file that need not fit into memory."""
 
 import codecs
 import json
@@ -9,15 +9,15 @@ from mgm.data.sources.file_kind import encoding_error
 from mgm.data.sources.text_checks import JSON
 from mgm.errors import MGMError, one_line
 
-JSON_CHUNK_BYTES = 16 * 2**20  # that are read at once
+JSON_CHUNK_BYTES = 16 * 2**20  # read at a time
 Element = tuple[int, int, Any]  # first byte, byte after the last, and the record or its error
 
-_SPACE = re.compile(r"[ \t\n\r]+")  # of JSON
-_TAIL = 16  # characters: what is wrong there may be a value that the chunk cuts
+_SPACE = re.compile(r"[ \t\n\r]+")  # whitespace of JSON
+_TAIL = 16  # characters at the end of a chunk in which an error may be a truncated value
 
 
 class JSONText:
-    """Text of a file of JSON, read chunk by chunk, that knows at which byte it is."""
+    """JSON text read chunk by chunk, with the byte offset of the current position."""
 
     def __init__(self, content: BinaryIO, name: str) -> None:
         self.content, self.name = content, name
@@ -26,17 +26,17 @@ class JSONText:
         self.text: str = ""
         self.at, self.byte, self.ended = 0, 0, False
         self.bytes_read, self.taken = 0, 0
-        if self.next() == "\ufeff":  # some programs begin files with a mark
+        if self.next() == "\ufeff":  # byte order mark
             self.skip(1)
 
     def next(self) -> str:
-        """The next character; "" at the end."""
+        """The next character, not consumed; "" at the end."""
         while self.at == len(self.text) and not self.ended:
             self._more()
         return self.text[self.at : self.at + 1]
 
     def peek(self) -> str:
-        """The next character that is no space; "" at the end."""
+        """Skip whitespace; returns the next character without consuming it, "" at the end."""
         self.next()
         while space := _SPACE.match(self.text, self.at):
             self.skip(space.end() - self.at)
@@ -44,15 +44,15 @@ class JSONText:
         return self.next()
 
     def skip(self, count: int) -> None:
-        """Go on by some characters."""
+        """Advance by a number of characters."""
         self.byte += len(self.text[self.at : self.at + count].encode())
         self.at += count
 
     def take(self) -> Element:
-        """The value that begins here, with its first byte and the byte after it.
+        """Parse the value at the current position; returns its start, its end and the value.
 
         Raises:
-            MGMError: there is none.
+            MGMError: there is no valid value.
         """
         while True:
             try:
@@ -65,7 +65,7 @@ class JSONText:
                     self.skip(error.pos - self.at)
                     raise self.error(error.msg) from error
             else:
-                # A number that ends where the chunk does may go on.
+                # A number at the end of the chunk may be incomplete.
                 if end < len(self.text) or self.ended:
                     begin = self.byte
                     self.skip(end - self.at)
@@ -74,7 +74,7 @@ class JSONText:
             self._more()
 
     def error(self, reason: str) -> MGMError:
-        """What to say where the text is no JSON."""
+        """The error for invalid JSON at the current position."""
         return MGMError(
             f"{self.name}: is not valid JSON at sample {self.taken}, byte {self.byte:,} "
             f"({one_line(reason)}); fix it there, or get a whole copy"

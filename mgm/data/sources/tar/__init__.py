@@ -1,1 +1,1 @@
-"""Tars of samples, as the webdataset library packs them."""
+"""Tar archives of samples in WebDataset format."""

@@ -1,7 +1,7 @@
-"""Reads WebDataset tars: files of one name, but for their extensions, are one record.
+"""Reads WebDataset tars: files with the same name except the extension are one record.
 
-`tarfile` takes whatever is no header for the end of an archive: the end of a file that was cut off
-between two members, too. Here a tar ends with the block of zeros that every writer puts there.
+`tarfile` takes any invalid header, and the end of a file truncated between two members, for the end
+of the archive. Here a tar must end with the block of zeros that all writers append.
 """
 
 import bz2
@@ -20,35 +20,35 @@ from mgm.data.sources.sample import SampleError
 from mgm.errors import MGMError
 
 BLOCK_BYTES = tarfile.BLOCKSIZE
-CHUNK_BYTES = 2**20  # that are read at once where they are passed over
+CHUNK_BYTES = 2**20  # read at a time while skipping
 
-# As the webdataset library cuts names: what stands before the first dot of the file's own name.
+# As in the webdataset library, the extension begins at the first dot of the file name.
 _MEMBER = re.compile(r"((?:.*/)?[^./][^./]*)\.([^/]*)")
-_TEXT = re.compile(r"(.+)\.txt")  # "system.txt" holds the field "system" of its sample
+_TEXT = re.compile(r"(.+)\.txt")  # "system.txt" is the field "system" of its sample
 _PACKED = ((b"\x1f\x8b", gzip.open), (b"BZh", bz2.open), (b"\xfd7zXZ\x00", lzma.open))
 
-Member = tuple[str, str, tarfile.TarInfo]  # name of its sample, its ending, and where it is
+Member = tuple[str, str, tarfile.TarInfo]  # name of its sample, extension, and tar header
 
 
 class TruncatedTarError(MGMError):
-    """A tar has no mark of its end: the rest of it is missing."""
+    """A tar without its end-of-archive block: it is truncated."""
 
 
 class TarReader:
-    """The samples of an open tar, plain or compressed with gzip, bzip2 or xz.
+    """The records of an open tar, uncompressed or compressed with gzip, bzip2 or xz.
 
     Args:
-        content: of the tar, from its beginning.
-        name: of the tar; errors begin with it.
-        can_seek: whether `content` can go to any byte at once, so that members of a plain tar are
-            passed over without being read.
+        content: the open file, at its start.
+        name: prefix of errors.
+        can_seek: whether `content` is seekable, so that members of an uncompressed tar can be
+            skipped without reading them.
 
     Attributes:
-        archive: the tar itself.
+        archive: the open `tarfile.TarFile`.
 
     Raises:
-        MGMError: it is empty, or another kind of file.
-        tarfile.ReadError: it does not begin as a tar does.
+        MGMError: the file is empty, or of another kind.
+        tarfile.ReadError: the file does not start with a tar header.
     """
 
     def __init__(self, content: BinaryIO, name: str, can_seek: bool = True) -> None:
@@ -59,29 +59,29 @@ class TarReader:
         self.archive = tarfile.open(fileobj=blocks, mode="r:")  # noqa: SIM115  is read later
 
     def members(self) -> Iterator[Member]:
-        """The files that belong to samples, in their order.
+        """The members that belong to samples, in the order of the tar.
 
         Raises:
-            MGMError: the tar is cut off or damaged, or more follows its end.
+            MGMError: the tar is truncated or damaged, or data follows its end.
             tarfile.ReadError: it ends within a member.
         """
         last = "its beginning"
         for member in self.archive:
-            self.archive.members = []  # ty: ignore[missing-attribute]  it would grow with the file
+            self.archive.members = []  # ty: ignore[missing-attribute]  saves memory
             last = member.name
             if member.isfile() and (name := _MEMBER.fullmatch(member.name)):
                 yield name.group(1), name.group(2).lower(), member
         self._check_end(last)
 
     def record(self, members: Iterable[Member], where: str) -> Any:
-        """The record that the members of one sample are, or the error that reading it gave.
+        """Read the record of the members of one sample; returns the error if that fails.
 
         Args:
-            members: of one sample.
-            where: what errors begin with.
+            members: members of one sample.
+            where: prefix of errors.
         """
         row: dict[str, Any] = {}
-        stored: dict[str, Any] = {}  # in the JSON
+        stored: dict[str, Any] = {}  # fields of the JSON
         for _, ending, member in members:
             content = cast(BinaryIO, self.archive.extractfile(member)).read()
             field = _text_field(ending)
@@ -109,13 +109,13 @@ class TarReader:
         return stored | row
 
     def _check_end(self, last: str) -> None:
-        """Find out whether the mark of the end is where `tarfile` saw the end.
+        """Check that the end-of-archive block is where `tarfile` stopped.
 
         Args:
             last: name of the last member.
 
         Raises:
-            MGMError: it is not, or more follows it.
+            MGMError: it is not, or data follows it.
         """
         block = self._blocks.last_read
         if len(block) < BLOCK_BYTES:
@@ -138,7 +138,7 @@ class TarReader:
 
 
 def _text_field(ending: str) -> str | None:
-    """The field of a record that a member of this ending is the text of; None: it is no text."""
+    """The text field of a record for a member with this extension; None: not a text field."""
     if ending in CAPTIONS:
         return ending
     match = _TEXT.fullmatch(ending)
@@ -146,15 +146,15 @@ def _text_field(ending: str) -> str | None:
 
 
 def decompress_tar(content: BinaryIO, name: str) -> BinaryIO:
-    """A tar without its compression, to be read from its beginning; see `TarReader`."""
+    """Open a tar, compressed or not, as an uncompressed stream; see `TarReader`."""
     return _unpacked(content, name, can_seek=True)[0]
 
 
 def _unpacked(content: BinaryIO, name: str, can_seek: bool) -> tuple[BinaryIO, bool]:
-    """The same, with whether it was not compressed.
+    """Open a tar as an uncompressed stream; also returns whether the file is uncompressed.
 
     Raises:
-        MGMError: it is empty, or another kind of file.
+        MGMError: the file is empty, or of another kind.
     """
     head = b""
     while len(head) < HEAD_BYTES and (chunk := content.read(HEAD_BYTES - len(head))):
@@ -171,10 +171,10 @@ def _unpacked(content: BinaryIO, name: str, can_seek: bool) -> tuple[BinaryIO, b
 
 
 def _check_kind(head: bytes, name: str) -> None:
-    """Find out whether a file is another kind than its name says.
+    """Check that a file is a tar, compressed or not.
 
     Raises:
-        MGMError: it is; says which.
+        MGMError: names the kind of another file.
     """
     if not head:
         raise MGMError(f"{name}: cannot be read (it is empty); get a whole copy")
@@ -188,7 +188,7 @@ def _check_kind(head: bytes, name: str) -> None:
 
 
 def _begins_tar(head: bytes) -> bool:
-    """Whether a file begins with a member of a tar; those of before POSIX have no mark."""
+    """Whether a file starts with a tar header; pre-POSIX headers have no magic bytes."""
     if head[257:262] == b"ustar":
         return True
     try:
@@ -199,11 +199,11 @@ def _begins_tar(head: bytes) -> bool:
 
 
 class _Blocks:
-    """Bytes of a tar, as `tarfile` reads them.
+    """File object for `tarfile` that records the last read.
 
     Attributes:
-        last_read: what the last call of `read` gave; at the end of an archive it is the block in
-            which `tarfile` looked for another header.
+        last_read: bytes of the last `read`; at the end of an archive the block in which `tarfile`
+            expected another header.
     """
 
     def __init__(self, content: BinaryIO, can_seek: bool) -> None:
@@ -212,17 +212,17 @@ class _Blocks:
         self.last_read = b""
 
     def read(self, size: int = -1) -> bytes:
-        """The next `size` bytes, fewer at the end."""
+        """Read `size` bytes, fewer at the end."""
         self.last_read = self._content.read(size)
         self._at += len(self.last_read)
         return self.last_read
 
     def tell(self) -> int:
-        """How many bytes stand before the next one."""
+        """The current offset."""
         return self._at
 
     def seek(self, position: int) -> int:
-        """Go to a byte: forward only, where the content can be read but once."""
+        """Move to an offset; forward only if the content is not seekable."""
         if self._can_seek:
             self._at = self._content.seek(position)
             return self._at
