@@ -40,7 +40,7 @@ class Engine:
         model: the model.
         processor: its processor.
         images: opens, preprocesses and encodes images; has their limits and the encoder cache.
-        scheduler: of all sequences; its metrics may be read at any time.
+        scheduler: scheduler of all sequences; its metrics may be read at any time.
 
     Raises:
         MGMError: the processor prepares images for another model, or `num_speculative_tokens` is
@@ -226,7 +226,7 @@ class Engine:
         """Compile the decode step with torch.compile, which takes up to a minute.
 
         Args:
-            **options: of `torch.compile`; by default CUDA graphs on a GPU.
+            **options: options of `torch.compile`; by default CUDA graphs on a GPU.
 
         Raises:
             MGMError: torch.compile does not work here.
@@ -237,7 +237,7 @@ class Engine:
     def fusion(self) -> FusionConfig:
         """How the encoders' outputs become image tokens; setting it does not change the config.
 
-        It takes a `FusionConfig`, a dictionary of its fields, or None for what config.json says.
+        It takes a `FusionConfig`, a dictionary of its fields, or None for that of config.json.
         Encoder cache and prefix cache keep entries of different settings apart.
 
         Raises:
@@ -260,7 +260,7 @@ class Engine:
 
         Args:
             path: the folder; a model in it is replaced when the new one is written completely.
-            name: of the model in its card; None: the folder's name.
+            name: name of the model in its card; None: the folder's name.
 
         Raises:
             MGMError: it could not be written.
@@ -280,9 +280,9 @@ class Engine:
         Args:
             repo_id: "owner/name".
             private: whether a new repository is private.
-            token: with write access; None: that of the login.
+            token: access token with write permission; None: that of the login.
             revision: the branch; None: main.
-            commit_message: of the upload.
+            commit_message: commit message of the upload.
 
         Returns:
             The URL of the commit.

@@ -13,10 +13,10 @@ class EngineCore:
     """Serialises all use of the scheduler and of the model; thread-safe.
 
     Args:
-        scheduler: of all sequences.
+        scheduler: scheduler of all sequences.
 
     Attributes:
-        scheduler: the same.
+        scheduler: scheduler of all sequences.
         step_lock: held during a step and any other use of the scheduler.
     """
 

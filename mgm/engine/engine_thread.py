@@ -25,7 +25,7 @@ class EngineThread:
     """Steps a scheduler while it has sequences, and runs submitted calls between two steps.
 
     Args:
-        scheduler: from now on used by this thread alone.
+        scheduler: scheduler, used only by this thread from now on.
         step_lock: held during a step; notified after each.
     """
 

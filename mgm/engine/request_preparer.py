@@ -25,7 +25,7 @@ class PreparedRequests:
     Attributes:
         requests: the requests.
         prompts: token ids of each, image positions expanded.
-        images: of all requests, in order.
+        images: images of all requests, in order.
         masks: the grammar state of each; None: no structured output.
     """
 
@@ -115,7 +115,7 @@ class RequestPreparer:
         return self._grammars.compile(constraint, self.prompts.stop_criteria.token_ids)
 
     def sequences(self, prepared: PreparedRequests) -> list[Sequence]:
-        """Encode images, and make a sequence of each request."""
+        """Encode images, and create a sequence for each request."""
         features = iter(self._images.encode_prepared(prepared.images))
         keys = iter([image.key for image in prepared.images])
         return [

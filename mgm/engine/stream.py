@@ -24,7 +24,7 @@ class Stream(Iterator[str]):
     def __next__(self) -> str:
         while True:
             with self._core.step_lock:
-                # Another thread may have run a step meanwhile, which is for all sequences.
+                # Another thread may have run a step meanwhile, and a step runs all sequences.
                 text = self._sequence.pop_text()
                 if text:
                     return text

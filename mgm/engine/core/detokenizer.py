@@ -44,7 +44,7 @@ class IncrementalDetokenizer:
     """Decodes the output of one sequence token by token.
 
     `pop_text` returns only text that later tokens cannot change: no part of a character, and
-    nothing that may turn out to be the start of a stop string. It ends where a token ends.
+    no possible start of a stop string. It ends where a token ends.
 
     Args:
         vocabulary: the tokenizer, and the bytes of its tokens; special tokens have none.
@@ -129,7 +129,7 @@ class IncrementalDetokenizer:
     def candidate(self, token: int) -> TokenText:
         """The text that a token would add if it came next.
 
-        Special tokens give their name, invalid UTF-8 gives `bytes:\\xf0\\x9f`.
+        It is the name of a special token, and for invalid UTF-8 `bytes:\\xf0\\x9f`.
         """
         if self._vocabulary.is_special(token):
             name = self._vocabulary.name(token)
@@ -220,11 +220,11 @@ class IncrementalDetokenizer:
 
 
 def _divide(text: str, raw: Sequence[bytes]) -> list[TokenText]:
-    """The parts of a text that several tokens with these bytes make together."""
+    """Divide a text among the tokens that it was decoded from, given their bytes."""
     decoder = codecs.getincrementaldecoder("utf-8")("replace")
     texts = [decoder.decode(one) for one in raw]
     texts[-1] += decoder.decode(b"", final=True)
-    if "".join(texts) != text:  # the tokenizer's decoder changes something between them
+    if "".join(texts) != text:  # the tokenizer's decoder changed the text between tokens
         texts = [""] * (len(raw) - 1) + [text]
     if b"".join(raw) == text.encode():
         return list(map(TokenText, texts, raw))

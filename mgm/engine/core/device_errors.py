@@ -27,7 +27,7 @@ def as_request_error(error: BaseException, doing: str) -> MGMError:
 
     Args:
         error: any exception; an MGMError is returned unchanged.
-        doing: what was being done, for the message, such as "prefilling a prompt".
+        doing: the failed operation, for the message, such as "prefilling a prompt".
     """
     if isinstance(error, MGMError):
         return error

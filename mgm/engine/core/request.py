@@ -40,20 +40,20 @@ class Request:
         repetition_penalty: above 1: tokens of prompt and answer are less likely.
         logprobs: return each token's log-probability, and this many most probable tokens with
             theirs; None: none.
-        num_beams: above 1: beam search, without sampling; other requests wait meanwhile.
+        num_beams: beam width; above 1: beam search, without sampling, while other requests wait.
         max_seconds: time limit after which the answer ends with "length"; None: no limit.
         system: replaces the template's system prompt.
         raw: whether `prompt` is the complete prompt, image markers included; no template is
             applied to it.
         structured_output: constrains the answer, such as to JSON of a schema; None: any text.
         presence_penalty: from -2 to 2, subtracted from the logits of tokens of the answer.
-        frequency_penalty: from -2 to 2, the same, times the number of their occurrences.
+        frequency_penalty: from -2 to 2, subtracted once for each of their occurrences.
         logit_bias: from -100 to 100, added to the logits of token ids. -100 bans a token; where
             tokens have 100, only those can be sampled.
         orientation: of the images, "upright" (EXIF orientation applied) or "stored"; None: the
             processor's setting.
         continues_text: whether the answer continues the prompt's text, so that both joined are
-            what the model wrote; otherwise it starts a new text, for which tokenizers that drop
+            the model's text; otherwise it starts a new text, for which tokenizers that drop
             the leading blank of a text drop the answer's.
 
     Raises:
@@ -245,7 +245,7 @@ class Answer:
 
     Attributes:
         text: the answer.
-        tokens: its token ids, the stop token left out.
+        tokens: token ids of the answer, without the stop token.
         finish_reason: "stop" (a stop token or stop string), "length" (the token or time limit) or
             "cancelled" (by the client).
         prompt_tokens: tokens of the prompt, image positions included.

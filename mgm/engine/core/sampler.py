@@ -199,7 +199,7 @@ def _token_or_error(result: SampledToken) -> SampledToken | Exception:
 
 
 def _effective_bias(logit_bias: Mapping[int, float]) -> dict[int, float]:
-    """Biases as they are added to logits: -inf bans, a large value outweighs all other tokens."""
+    """Values added to logits for `logit_bias`: -inf bans a token, a large value forces it."""
     special = {BAN: -torch.inf, FORCE: _FORCED}
     return {token: special.get(value, value) for token, value in logit_bias.items()}
 
@@ -246,7 +246,7 @@ def _sample_from_distribution(
     def column(values: Sequence[float]) -> Tensor:
         return torch.tensor(values, device=logits.device, dtype=torch.float32).unsqueeze(-1)
 
-    # The largest becomes 0 first: a low temperature must not make infinities.
+    # The largest logit becomes 0 first, so that a low temperature causes no infinities.
     logits = logits - logits.amax(-1, keepdim=True)
     probabilities = (logits / column([one.temperature for one in params])).softmax(-1)
     probabilities, order = probabilities.sort(dim=-1, descending=True, stable=True)

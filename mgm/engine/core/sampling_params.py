@@ -22,11 +22,11 @@ class SamplingParams:
         min_p: only tokens at least this times as probable as the most probable one.
         repetition_penalty: divides positive logits, and multiplies negative ones, of tokens of the
             prompt and the output (https://arxiv.org/abs/1909.05858, section 4.1); 1: no penalty.
-        seed: of the random generator; None: a random one.
+        seed: seed of the random generator; None: a random one.
         logprobs: number of most probable tokens returned with each sampled one; None: no
             log-probabilities at all.
         presence_penalty: subtracted from the logits of tokens that the output contains.
-        frequency_penalty: the same, times the number of their occurrences.
+        frequency_penalty: subtracted once for each of their occurrences.
         logit_bias: added to the logits of these token ids; -100 bans a token, and where tokens
             have 100 only those can be sampled.
     """
@@ -52,7 +52,7 @@ class TopLogprob(NamedTuple):
     """One of the most probable tokens at a position.
 
     Attributes:
-        token: its id.
+        token: token id.
         logprob: log-probability, as in `SampledToken`.
         text: text that it would have added; the name of a special token.
         utf8: the bytes of that text.
@@ -69,7 +69,7 @@ class SampledToken:
     """One token of an output.
 
     Attributes:
-        token: its id.
+        token: token id.
         logprob: log-probability under the model, before penalties, bias, mask and temperature.
         top_logprobs: the most probable tokens at its position.
         text: its part of the output text; a character of several tokens belongs to the last one.

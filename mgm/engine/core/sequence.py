@@ -48,10 +48,10 @@ class Sequence:
     Args:
         request: the request that this sequence belongs to.
         prompt_ids: token ids of the prompt, image positions expanded.
-        token_keys: of the prompt's positions, for the prefix cache: the token id, and at images a
+        token_keys: prefix cache keys of the prompt's positions: the token id, and at images a
             hash of the image.
         image_features: (image tokens, width) of each image of the prompt, in order.
-        vocabulary: for detokenization.
+        vocabulary: vocabulary for detokenization.
         stop_criteria: stop tokens and stop strings.
         context_budget: tokens that the model's context length leaves after the prompt.
         mask: token mask of structured output; None: all tokens are allowed.
@@ -63,7 +63,7 @@ class Sequence:
         num_cached_tokens: positions of the prompt that the prefix cache held.
         prefill_alone: whether the prompt is prefilled in a step of its own, since a batch that it
             was part of raised an error.
-        queue_rank: in the waiting queue; the lowest is prefilled first.
+        queue_rank: rank in the waiting queue; the lowest is prefilled first.
         max_new_tokens: maximum length of the output.
         timeout: seconds after which it finishes with "length"; None: no limit.
         stop_ids: token ids that finish it.
@@ -194,7 +194,7 @@ class Sequence:
         return self._detokenizer.pop_text()
 
     def _tokens_with_text(self, first: int, end: int) -> list[SampledToken]:
-        """Output tokens with their texts; those of a stop string, and after it, are left out."""
+        """Output tokens with their texts, without those of a stop string and after it."""
         spans = self._detokenizer.spans(first, end)
         return list(map(_with_text, self.output[first:end][: len(spans)], spans))
 

@@ -12,8 +12,8 @@ _BYTE_LEVEL_SPACE = "Ġ"  # byte-level BPE's character for a blank
 class TokenBytes:
     """Token ids to the bytes that they add to a text.
 
-    These are context-free: that some tokenizers drop the leading blank of a text is up to the
-    detokenizer.
+    They are independent of context: the detokenizer handles tokenizers that drop the leading blank
+    of a text.
 
     Args:
         tokenizer: byte-level BPE, or a sentencepiece model with or without tokens for bytes

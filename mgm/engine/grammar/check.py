@@ -1,9 +1,10 @@
 """Subprocess that compiles a grammar first, with a small stack and limited memory and time.
 
 llguidance follows rules and references by recursion: a long chain of them overflows the stack,
-which kills the process, as does too much memory or time. What compiles here compiles in a thread
-with the usual, larger stack. Run by its path, it imports nothing of this package: the definition
-and its limits are read from standard input, an error message is written to standard output.
+which kills the process, as does too much memory or time. A grammar that compiles here also compiles
+in a thread with the usual, larger stack. This file is run by its path and imports nothing of the
+package: it reads the definition and its limits from standard input, and writes an error message to
+standard output.
 """
 
 import json

@@ -38,7 +38,7 @@ class Grammar:
     """Grammar state of one sequence.
 
     Args:
-        matcher: of llguidance, at the start.
+        matcher: matcher of llguidance in its initial state.
         stop_ids: stop tokens, which are allowed where the grammar may end.
         on_error: called when the grammar cannot continue.
     """

@@ -1,4 +1,4 @@
-"""Normalizes JSON schemas to what llguidance supports."""
+"""Normalizes JSON schemas: removes unsupported keywords that llguidance would reject."""
 
 from collections.abc import Callable, Mapping
 from typing import Any

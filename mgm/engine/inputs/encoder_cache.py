@@ -38,7 +38,7 @@ class EncoderCache:
         """The features of the image with this key, if they are cached.
 
         Args:
-            key: of the image, see `image_key`.
+            key: key of the image, see `image_key`.
             count: whether the lookup counts as a hit or miss, and updates the LRU order.
         """
         with self._lock:

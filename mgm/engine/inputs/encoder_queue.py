@@ -33,7 +33,7 @@ class EncoderQueue:
     An image that several threads queue at the same time is encoded once.
 
     Args:
-        model: with the vision encoders.
+        model: model with the vision encoders.
         cache: the encoder cache that features are added to.
         run_soon: runs a call that uses the model, now or later, in this thread or another.
     """

@@ -46,17 +46,17 @@ class PreparedImage:
 class ImageEncoder:
     """Opens, preprocesses and encodes images, and caches the features; thread-safe.
 
-    Images of several threads are encoded as one batch, and an image that several want at the same
+    Images of several threads are encoded as one batch, and an image that several encode at the same
     time is encoded once.
 
     Args:
-        model: with the vision encoders.
+        model: model with the vision encoders.
         processor: preprocesses images for them.
         run_soon: runs a call that uses the model, now or later, in this thread or another.
 
     Attributes:
         cache: features by image.
-        limits: of image files, and of the memory for decoding them.
+        limits: limits of image files, and of the memory for decoding them.
     """
 
     def __init__(
@@ -90,7 +90,7 @@ class ImageEncoder:
 
         Args:
             source: as for `mgm.data.images.loading.open_image`.
-            label: which image it is, as prefix of error messages.
+            label: name of the image, the prefix of error messages.
             orientation: "upright" or "stored"; None: the processor's setting.
 
         Raises:
@@ -130,10 +130,10 @@ class ImageEncoder:
 
         Args:
             sources: as for `open`.
-            labels: of each, as for `open`.
+            labels: label of each, as for `open`.
             use_all_cores: whether to use all cores, as the model is idle meanwhile; otherwise most
                 cores are left to the model.
-            orientations: of each, as for `open`; None: the processor's setting.
+            orientations: orientation of each, as for `open`; None: the processor's setting.
 
         Raises:
             MGMError: there is no image, or it is damaged or larger than the limits.

@@ -71,7 +71,7 @@ class PromptBuilder:
         """A prompt's token ids, image positions expanded.
 
         Args:
-            text: of the prompt, see `text`.
+            text: text of the prompt, see `text`.
             images: number of image markers in it, for error messages.
             label: prefix of error messages.
 
@@ -108,8 +108,8 @@ class PromptBuilder:
         """Keys of a prompt's positions in the prefix cache.
 
         Args:
-            ids: of the prompt: these are the keys, but at images.
-            image_keys: of its images; the keys at an image are a negative hash of it.
+            ids: token ids of the prompt, which are the keys except at images.
+            image_keys: keys of its images; positions of an image get a negative hash of its key.
         """
         token_keys = np.array(ids, dtype=np.int64)
         if image_keys:

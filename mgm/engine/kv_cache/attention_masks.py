@@ -33,7 +33,7 @@ class AttentionMasks:
     """Builds the masks of a language model: causal, sliding window, or both.
 
     Args:
-        model: with the language model.
+        model: model with the language model.
 
     Raises:
         MGMError: the language model has other state than a KV cache.
@@ -59,7 +59,7 @@ class AttentionMasks:
         Args:
             columns: (rows, tokens) columns of the KV cache that the tokens are written to.
             width: columns that the step attends to.
-            branches: of the tokens; None: each row has one prompt.
+            branches: branches of the tokens; None: each row has one prompt.
         """
         all_columns = torch.arange(width, device=columns.device)
         distance = columns.unsqueeze(-1) - all_columns

@@ -132,7 +132,7 @@ class BatchKVCache(Cache):
         behind its last token, where it is masked.
 
         Args:
-            device: of the results.
+            device: device of the results.
             token_counts: new tokens of each row.
             first_row: first row of the batch.
             min_size: minimum size, to which the batch is padded with unused rows.
@@ -173,7 +173,7 @@ class BatchKVCacheLayer(CacheLayerMixin):
     """One layer of a `BatchKVCache`: keys and values of (rows, heads, columns, head width).
 
     Attributes:
-        first_row: of the current step's batch.
+        first_row: first row of the current step's batch.
         write_to: (rows, 1) rows and (rows, tokens) columns that the current step writes to.
         width: columns that the current step attends to.
     """

@@ -49,9 +49,9 @@ class PrefixCache:
         """The longest cached prefix of a prompt, without its last token: logits need that one.
 
         Args:
-            token_keys: of the prompt's positions; equal keys after equal prefixes have equal keys
-                and values.
-            dtype: of the model's keys and values.
+            token_keys: keys of the prompt's positions; equal token keys after equal prefixes have
+                equal keys and values.
+            dtype: dtype of the model's keys and values.
 
         Returns:
             Keys and values, part by part. These are views: copy them before the cache changes.
@@ -76,8 +76,8 @@ class PrefixCache:
         """Cache the keys and values of a sequence, if they fit; evict others above the capacity.
 
         Args:
-            token_keys: of its positions.
-            dtype: of keys and values.
+            token_keys: token keys of its positions.
+            dtype: dtype of keys and values.
             copy_from: returns a copy of the keys and values from a position on.
         """
         path, length = self._match(token_keys, dtype)

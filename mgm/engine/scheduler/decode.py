@@ -43,7 +43,7 @@ class DecodeRunner:
         """Compile the decode step, for one row and for several.
 
         Args:
-            **options: of `torch.compile`; by default CUDA graphs on a GPU.
+            **options: options of `torch.compile`; by default CUDA graphs on a GPU.
 
         Raises:
             MGMError: torch.compile does not work here.

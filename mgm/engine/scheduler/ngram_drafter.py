@@ -17,8 +17,8 @@ MIN_NGRAM, MAX_NGRAM = 2, 4  # tokens of context that select the next draft toke
 MIN_PROBABILITY = 0.1  # minimum probability that a draft is accepted up to a token
 MAX_NGRAMS = 2**16  # n-grams with counts, about 30 MB
 MAX_CONTINUATIONS = 8  # next tokens with counts of each n-gram
-# Cost model: what each row, and each draft token of a row, adds to the time of a decode step,
-# relative to a step's fixed time. Fitted to the nano model on two CPU cores; a GPU's are smaller.
+# Cost model: time that each row, and each draft token of a row, adds to a decode step, relative to
+# its fixed time. Fitted to the nano model on two CPU cores; a GPU's are smaller.
 ROW_COST, TOKEN_COST = 0.06, 0.03
 # Decay of the running acceptance rate per step, and the pseudo-count of its prior.
 ACCEPTANCE_DECAY, PRIOR_COUNT = 0.99, 5.0
@@ -54,7 +54,7 @@ class NGramDrafter:
         num_speculative_tokens: maximum length of a draft; 0: no drafts.
 
     Attributes:
-        num_speculative_tokens: the same.
+        num_speculative_tokens: maximum length of a draft.
         num_draft_tokens: draft tokens proposed so far.
         num_accepted_tokens: draft tokens accepted so far.
 

@@ -49,8 +49,8 @@ class Prefiller:
 
     Args:
         model: the model.
-        masks: of its language model.
-        prefix_cache: of cached prefixes; `update_prefix_cache` adds to it.
+        masks: builds the attention masks.
+        prefix_cache: the prefix cache; `update_prefix_cache` adds to it.
         max_prefill_tokens: per step, see `SchedulerConfig`.
 
     Attributes:
@@ -180,7 +180,7 @@ class Prefiller:
         return parts
 
     def _embed(self, sequence: Sequence) -> Tensor:
-        """(1, positions, width) input embeddings of what is not cached, image features merged."""
+        """(1, positions, width) input embeddings of uncached positions, image features merged."""
         config, ids, cached = self._model.config, sequence.prompt_ids, sequence.num_cached_tokens
         image_positions = ids[:cached].count(config.image_token_id)
         cached_images, within = divmod(image_positions, config.image_tokens_per_image)

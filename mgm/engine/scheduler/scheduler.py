@@ -82,8 +82,8 @@ class Scheduler:
         sequences, up to `max_num_seqs` that came later are prefilled.
 
         Args:
-            sequence: to run.
-            index: among the sequences of its request.
+            sequence: the sequence.
+            index: its index among the sequences of its request.
         """
         sequence.queue_rank = self._num_prefilled + index * self.config.max_num_seqs
         position = bisect_right(self.waiting, sequence.queue_rank, key=lambda one: one.queue_rank)
@@ -233,7 +233,7 @@ class Scheduler:
         return sample_and_verify(logits, sequences, drafts, self.drafter)
 
     def _remove_finished(self) -> None:
-        """Free the rows of finished sequences; the prefix cache may keep what they hold."""
+        """Free the rows of finished sequences; the prefix cache may keep their keys and values."""
         for row in reversed(range(len(self.running))):
             sequence = self.running[row]
             if sequence.finish_reason is None:

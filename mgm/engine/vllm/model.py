@@ -113,7 +113,7 @@ class VLLMMiniGemini(ImageFeaturesMixin, nn.Module, SupportsMultiModal, Supports
 
     Args:
         vllm_config: vLLM's configuration.
-        prefix: of weight names.
+        prefix: prefix of weight names.
     """
 
     packed_modules_mapping: ClassVar[dict[str, list[str]]] = {
