@@ -1,1 +1,1 @@
-"""Questions in, scores out."""
+"""Evaluation: benchmarks, model back ends, LLM judge, metrics, confidence intervals, reports."""

@@ -149,7 +149,7 @@ def _add_questions(parser: argparse.ArgumentParser) -> None:
         type=int,
         default=32,
         metavar="N",
-        help="number of questions in a batch, or concurrent requests to a server; default: 32",
+        help="maximum running sequences, or concurrent requests to a server; default: 32",
     )
     add("--limit", type=int, metavar="N", help="run only the first N questions of each benchmark")
     add(

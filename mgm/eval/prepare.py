@@ -54,7 +54,7 @@ def parse_args(arguments: Sequence[str] | None) -> argparse.Namespace:
         "benchmark",
         nargs="+",
         metavar="NAME[:SPLIT]",
-        help=", ".join((*BENCHMARKS, *BENCHMARK_GROUPS)),
+        help="benchmarks or groups: " + ", ".join((*BENCHMARKS, *BENCHMARK_GROUPS)),
     )
     parser.add_argument(
         "--protocol",

@@ -1,1 +1,1 @@
-"""Conversations to token ids and labels: templates, tokenizers, stop criteria."""
+"""Conversations to token ids and labels: chat templates, tokenizers, label masks, stop criteria."""

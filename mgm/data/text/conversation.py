@@ -6,12 +6,12 @@ from dataclasses import dataclass
 from mgm.data.text.templates import IMAGE_MARKER, Layout, Template
 from mgm.errors import MGMError
 
-Turn = tuple[str, str | None]  # a question and its answer; None where there is none (yet)
+Turn = tuple[str, str | None]  # a question and its answer; None: no answer (yet)
 
 
 @dataclass(frozen=True)
 class Segment:
-    """A part of a prompt or training text; `supervised` text gets labels."""
+    """A part of a prompt or training text; only tokens of `supervised` segments have labels."""
 
     text: str
     supervised: bool = False
@@ -23,7 +23,7 @@ class Message:
 
     Attributes:
         role: "system", "user" or "assistant".
-        text: its content, with an image marker for each image.
+        text: content, with an image marker for each image.
     """
 
     role: str
@@ -36,17 +36,17 @@ def chat_prompt(
     add_generation_prompt: bool = True,
     continue_final_message: bool = False,
 ) -> str:
-    """The prompt of a conversation with roles in any order, as `apply_chat_template` writes it.
+    """The prompt of a conversation with roles in any order, equal to `apply_chat_template`.
 
-    Orders that the template cannot express are merged (`merge_messages`).
+    Messages whose order the template does not support are merged (`merge_messages`).
 
     Args:
-        template: of the conversation.
-        messages: the conversation. A system message at its beginning replaces the template's
-            system prompt.
-        add_generation_prompt: whether the text ends with the beginning of an assistant message.
-        continue_final_message: whether the text ends within the last message, the assistant's,
-            which the model goes on writing; no generation prompt then.
+        template: chat template.
+        messages: the conversation. A system message at the start replaces the template's system
+            prompt.
+        add_generation_prompt: whether to append the start of an assistant message.
+        continue_final_message: whether to leave the last message, an assistant message, open, so
+            that the model continues it; there is no generation prompt then.
 
     Raises:
         MGMError: the last message is to be continued and is not the assistant's.
@@ -69,14 +69,14 @@ def chat_prompt(
 
 
 def merge_messages(layout: Layout, messages: Sequence[Message]) -> list[Message]:
-    """Messages in an order that a layout can express.
+    """Merge messages to an order that a layout supports.
 
-    In layouts with `any_order` all stay as they are. In others messages of one role in a row become
-    one, a line each. A system message after the first message, or of a layout without system
-    prompts, becomes a paragraph of the next user message.
+    Layouts with `any_order` support all orders. For others, consecutive messages of one role are
+    joined by line breaks. A system message that is not the first, or that the layout does not
+    support, becomes a paragraph of the next user message.
     """
     merged: list[Message] = []
-    was_moved = False  # whether the text before is a system message's
+    was_moved = False  # whether the preceding text is a system message's
     for message in messages:
         role, text, moved = message.role, message.text, False
         first = all(one.role == "system" for one in merged)
@@ -97,7 +97,7 @@ def build_prompt(template: Template, turns: Sequence[Turn], system: str | None =
     """The prompt for the last question of `turns`, whose answer is None.
 
     Args:
-        template: of the conversation.
+        template: chat template.
         turns: questions with their answers and image markers.
         system: replaces the template's system prompt.
 
@@ -119,12 +119,12 @@ def training_segments(
     initial_assistant_message: str | None = None,
     system: str | None = None,
 ) -> list[Segment]:
-    """The training text of `turns`.
+    """The training text of `turns` as segments: answers are supervised, all other text is not.
 
     Args:
-        template: of the conversation.
-        turns: questions with their answers and image markers. A question without answer at the
-            end is written and, like every question, not supervised.
+        template: chat template.
+        turns: questions with their answers and image markers; the last question may have no
+            answer.
         initial_assistant_message: an assistant message before the first question.
         system: replaces the template's system prompt. In a layout without system prompts it is
             a paragraph before the first question, as in prompts (`merge_messages`).
@@ -185,21 +185,21 @@ def _supervise_separator(segments: Sequence[Segment], separator: str) -> list[Se
 
 
 def move_image_first(text: str) -> str:
-    """`text` as published training writes it: its only image marker comes first, on a line.
+    """Move a single image marker to a line of its own at the start of `text`.
 
-    Several markers stay where they are.
+    Several markers keep their positions.
     """
     if IMAGE_MARKER not in text:
         return text
-    # Compat: the published code moves the marker, and of several markers keeps one. Released
-    # checkpoints learned the first; the second would lose images.
+    # Compat: the published code moves a marker, and drops all but one of several. Released
+    # checkpoints were trained with the former; the latter would lose images.
     if text.count(IMAGE_MARKER) > 1:
         return text.strip()
     return f"{IMAGE_MARKER}\n{text.replace(IMAGE_MARKER, '').strip()}".strip()
 
 
 def keep_image_order(text: str) -> str:
-    """`text` with its image markers where they are; one that begins it gets a line of its own."""
+    """Keep image markers in place; a single one at the start of `text` gets its own line."""
     stripped = text.strip()
     if text.count(IMAGE_MARKER) == 1 and stripped.startswith(IMAGE_MARKER):
         return move_image_first(text)
@@ -207,11 +207,11 @@ def keep_image_order(text: str) -> str:
 
 
 def join_parts(parts: Sequence[str | None]) -> str:
-    """The text of a message that is made of parts, in their order.
+    """Join the parts of a message to its text.
 
     Args:
-        parts: texts, and None for an image. Texts follow one another as they are; an image stands
-            on lines of its own.
+        parts: texts, and None for an image. Texts are concatenated; an image is on a line of its
+            own.
     """
     text = ""
     for number, part in enumerate(parts):
@@ -224,7 +224,7 @@ def join_parts(parts: Sequence[str | None]) -> str:
 
 
 def introduce_image(template: Template, turns: Sequence[Turn]) -> list[Turn]:
-    """`turns` with the image at their beginning, the way the published web page sends it."""
+    """Add the image at the start of `turns`, as the published web page does."""
     (question, answer), *rest = turns
     question = question.replace(IMAGE_MARKER, "").strip()
     if template.image_exchange is not None:
@@ -233,7 +233,7 @@ def introduce_image(template: Template, turns: Sequence[Turn]) -> list[Turn]:
 
 
 def number_images(text: str) -> str:
-    """`text` with `Image k:` before every image marker when there are two or more."""
+    """Number image markers: `Image k:` before each, if there are two or more."""
     *parts, last = text.split(IMAGE_MARKER)
     if len(parts) < 2:
         return text

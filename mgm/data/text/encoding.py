@@ -1,6 +1,6 @@
-"""Segments of a conversation as token ids with labels.
+"""Tokenises segments: image token expansion and label masking (`IGNORE_INDEX`).
 
-Both come from the same segments, so there is nothing to align afterwards.
+Token ids and labels are computed from the same segments, so that no alignment is needed.
 """
 
 from collections.abc import Sequence
@@ -22,18 +22,19 @@ def encode(
 ) -> tuple[list[int], list[int]]:
     """Token ids and labels of `segments`.
 
-    Each text between two image markers is tokenised as a whole, across segments: a token is
-    supervised when it begins in a supervised segment.
+    The text between two image markers is tokenised as a whole, across segments; a token has a
+    label if it starts in a supervised segment.
 
     Args:
-        segments: of the text.
-        tokenizer: a tokenizer that knows where in the text its tokens begin.
-        image_token_id: the id at image positions.
-        tokens_per_image: image positions that one image marker becomes.
-        add_leading_ids: whether the tokenizer's beginning-of-text token comes first.
+        segments: segments of the text.
+        tokenizer: a tokenizer with offset mapping.
+        image_token_id: the token id at image positions.
+        tokens_per_image: number of image tokens that an image marker is expanded to.
+        add_leading_ids: whether to prepend the tokenizer's beginning-of-sequence token.
 
     Returns:
-        Ids and labels, equally long; labels are the ids of supervised tokens, and -100 elsewhere.
+        Token ids and labels of equal length; labels are the ids of supervised tokens, and
+        `IGNORE_INDEX` elsewhere.
     """
     supervised = bytearray()
     for segment in segments:

@@ -1,4 +1,4 @@
-"""Chat templates as Jinja source, as transformers and servers read them."""
+"""Generates the Jinja source of chat templates, for transformers and servers."""
 
 import json
 import re
@@ -10,7 +10,7 @@ from mgm.data.text.conversation import build_prompt
 from mgm.data.text.templates import IMAGE_MARKER, Template
 from mgm.errors import MGMError, one_line
 
-# `merged` and `text` gather, in namespaces, since a loop forgets what it sets otherwise.
+# `merged` and `text` are namespaces, since variables set in a Jinja loop are local to it.
 _BODY = """\
 {%- macro write(message) -%}
 {%- if message.content is string -%}{{ message.content }}
@@ -85,12 +85,12 @@ _BODY = """\
 
 
 def chat_template(template: Template) -> str:
-    """Jinja source that writes messages as `mgm.data.text.conversation.chat_prompt` does.
+    """Jinja source whose output equals `mgm.data.text.conversation.chat_prompt`.
 
-    Contents are text or lists of `{"type": "image"}` and `{"type": "text", "text": ...}`; images
-    are set off from text by a line break, and numbered where the template says so and
-    there are two or more. Roles may come in any order; tool calls and the results of tools are
-    written between `<tool_call>` and `<tool_response>` tags.
+    Contents are text or lists of `{"type": "image"}` and `{"type": "text", "text": ...}`. A line
+    break separates images from text; two or more images are numbered if the template numbers
+    images. Roles may be in any order; tool calls and tool results are put between `<tool_call>`
+    and `<tool_response>` tags.
     """
     layout = template.layout
     before, _, after = layout.system.partition("{}")
@@ -118,10 +118,10 @@ def chat_template(template: Template) -> str:
 
 
 def check_syntax(source: str, file: Path) -> None:
-    """Refuse a template that is no Jinja, which transformers would only notice when it uses it.
+    """Check the syntax of a Jinja template, which transformers checks only at first use.
 
     Raises:
-        MGMError: names `file`, which holds it, and the line.
+        MGMError: names `file`, which contains the template, and the line.
     """
     # The tag that transformers adds to Jinja.
     plain = re.sub(r"{%-?\s*(end)?generation\s*-?%}", "", source)

@@ -1,4 +1,4 @@
-"""Rows of different lengths as one tensor."""
+"""Padding of token id rows to one tensor, and its attention mask."""
 
 from collections.abc import Sequence
 
@@ -11,9 +11,9 @@ from mgm.errors import MGMError
 def pad_rows(
     rows: Sequence[Sequence[int] | Tensor], value: int, side: str = "right", length: int = 0
 ) -> Tensor:
-    """Rows of integers as one int64 tensor, filled up with `value` on `side`.
+    """Pad rows of integers with `value` on `side` to one int64 tensor.
 
-    It is of shape (rows, longest row), or (rows, `length`) where that is more.
+    The shape is (rows, longest row), or (rows, `length`) if that is longer.
 
     Raises:
         MGMError: `side` is neither left nor right.
@@ -28,14 +28,14 @@ def pad_rows(
 
 
 def check_side(side: str) -> None:
-    """Raise an MGMError unless this is a side to pad on."""
+    """Raise an MGMError unless the side is "left" or "right"."""
     if side not in ("left", "right"):
         raise MGMError(f"padding_side is {side!r}; choose left or right")
 
 
 def attention_mask(lengths: Sequence[int], side: str = "right", length: int = 0) -> Tensor:
-    """1 where a row of that length stands, 0 where it is padded, shaped as by `pad_rows`.
+    """The attention mask of padded rows: 1 at tokens, 0 at padding; of the shape of `pad_rows`.
 
-    It comes from lengths: a text may hold the padding id as a token of its own.
+    It is computed from lengths, since a text may contain the padding token.
     """
     return pad_rows([[1] * count for count in lengths], 0, side, length)

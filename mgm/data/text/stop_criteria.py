@@ -10,7 +10,7 @@ from mgm.data.text.tokenizer import check_vocabulary, vocabulary_size
 
 @dataclass(frozen=True)
 class StopCriteria:
-    """Token ids and strings that end a response; neither is part of it."""
+    """Token ids and strings that end a response, and are not part of it."""
 
     token_ids: frozenset[int]
     strings: tuple[str, ...]
@@ -22,9 +22,9 @@ def stop_criteria_of(
     """Stop token ids and stop strings of a model.
 
     Args:
-        tokenizer: of the model; its end-of-sequence token stops.
-        template: of the model; its stop string stops, as a token where the tokenizer has one.
-        *configured: `eos_token_id` of the model's configurations.
+        tokenizer: of the model; its end-of-sequence token is a stop token.
+        template: of the model; its stop string is a stop token if the tokenizer has that token.
+        *configured: `eos_token_id` of the model's configs.
     """
     ids: set[int] = set()
     for given in (tokenizer.eos_token_id, *configured):
@@ -44,21 +44,21 @@ def sync_generation_config(
     template: Template,
     rows: int = 0,
 ) -> None:
-    """Set begin, padding and end token ids of a generation config as the model was trained.
+    """Set the BOS, padding and EOS token ids of a generation config.
 
-    Saved with the model, it makes transformers' `generate` stop without this project's code. A stop
-    string that is no token of the tokenizer is left to the engine.
+    Saved with the model, it makes transformers' `generate` stop without code of this project. A
+    stop string that is not a token is handled by the engine only.
 
-    Compat: ids without a token in the tokenizer are suppressed, as if embeddings were cut off.
+    Compat: token ids that the tokenizer lacks are suppressed in generation.
 
     Args:
-        generation: of the model; its own end-of-sequence tokens stay.
+        generation: config to change; its own EOS tokens are kept.
         tokenizer: of the model.
         template: of the model.
-        rows: embeddings of the model.
+        rows: number of the model's embeddings.
 
     Raises:
-        MGMError: the vocabulary goes beyond the model's, as that of another model.
+        MGMError: the vocabulary is larger than the model's, as that of another model.
     """
     if rows:
         check_vocabulary(tokenizer, rows)

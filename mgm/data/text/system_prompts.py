@@ -1,6 +1,6 @@
-"""System texts and the example of the published templates."""
+"""System prompts and the few-shot example of the published templates."""
 
-# Compat: released models were trained with these texts, to the letter.
+# Compat: released models were trained with exactly these texts.
 HUMAN = (
     "A chat between a curious human and an artificial intelligence assistant. The assistant "
     "gives helpful, detailed, and polite answers to the human's questions."

@@ -1,7 +1,7 @@
-"""Chat templates of all language models, as data.
+"""Definitions of all chat templates: strings around system prompt, questions and answers.
 
-A template is a few strings around questions and answers; `TEMPLATES` has those of the published
-names, of `nano` and of later language models. `mgm.data.text.conversation` applies them.
+`TEMPLATES` has the published templates, `nano`, and those of later language models.
+`mgm.data.text.conversation` applies them.
 """
 
 import re
@@ -16,22 +16,23 @@ _TOKEN = re.compile(r"<\|[^|<>\s]+\|>|</?s>|<(?:start|end)_of_turn>|<(?:bos|eos)
 
 @dataclass(frozen=True)
 class Layout:
-    """The strings around the parts of a conversation, in the order in which they are written.
+    """The strings around the parts of a conversation, in their order in the text.
 
     Attributes:
-        system: around the system prompt, which replaces `{}`; left out when that is empty.
-        system_in_question: the system prompt comes after the first `question[0]`, not before it.
-        first_question: replaces `question[0]` in the first turn, if it differs.
-        question: before and after a question.
-        answer_open: the generation prompt, with which a prompt ends.
-        answer: before and after an answer. Both are supervised: the first comes between
+        system: text around the system prompt, which replaces `{}`; omitted if that is empty.
+        system_in_question: whether the system prompt comes after the first `question[0]`, not
+            before it.
+        first_question: replaces `question[0]` in the first turn; None: does not.
+        question: text before and after a question.
+        answer_open: the generation prompt, at the end of a prompt.
+        answer: text before and after an answer. Both are supervised: the first is between
             `answer_open` and the answer, the second ends the turn.
-        closing: after the last turn.
-        turn_separator: text after an answer that is supervised as the answer's end.
+        closing: text after the last turn.
+        turn_separator: text after an answer, supervised as the end of the answer.
         image: replaces an image marker.
-        drops_questions: only the image markers of a question are written.
-        any_order: every message is written with its role, so that messages may come in any order,
-            system messages too.
+        drops_questions: whether only the image markers of a question are kept.
+        any_order: whether each message has its role, so that messages, also system messages, may
+            be in any order.
     """
 
     system: str = ""
@@ -49,18 +50,18 @@ class Layout:
 
 @dataclass(frozen=True)
 class Template:
-    """One way to write conversations.
+    """A chat template.
 
     Attributes:
-        layout: how a prompt is written.
-        system: the system prompt.
+        layout: layout of prompts.
+        system: the default system prompt.
         stop: stop string of an answer.
-        examples: (question, answer) pairs that come before the user's conversation.
-        image_exchange: an exchange that introduces the image, where the template has one.
-        training: how a conversation is written for training, where that differs.
+        examples: few-shot (question, answer) pairs before the user's conversation.
+        image_exchange: a (question, answer) pair that introduces the image; None: no such pair.
+        training: layout of training texts; None: `layout`.
         keeps_initial_assistant_message: whether an assistant message before the first question
             is part of the training text.
-        numbers_images: whether `Image k:` stands before every marker when there are two or more.
+        numbers_images: whether `Image k:` precedes each marker if there are two or more.
     """
 
     layout: Layout
@@ -84,17 +85,17 @@ class Template:
 
 
 def get_template(name: str, wrap_images: bool = False) -> Template:
-    """The template called `name`.
+    """Look up a template by name.
 
     Args:
         name: one of `TEMPLATES`.
-        wrap_images: whether image markers stand between `<im_start>` and `<im_end>`, as in
-            checkpoints whose configuration sets `mm_use_im_start_end`.
+        wrap_images: whether to put image markers between `<im_start>` and `<im_end>`, as for
+            checkpoints whose config sets `mm_use_im_start_end`.
 
     Raises:
-        MGMError: there is no such template; the message lists the names.
+        MGMError: unknown template; the message lists the names.
     """
-    if name not in list(TEMPLATES):  # a file may name anything
+    if name not in list(TEMPLATES):  # a name from a file may be of any type
         raise MGMError(f"no template is called {name!r}; choose one of {', '.join(TEMPLATES)}")
     template = TEMPLATES[name]
     if not wrap_images:
@@ -109,9 +110,9 @@ def _wrap(layout: Layout) -> Layout:
 
 
 def version_template(version: str) -> str:
-    """The name of the template that the published training flag `--version` selects."""
-    # Compat: published training knows v0 and v0.5 but trains with the vicuna template, and falls
-    # back to it for names that it does not know; a wrong name is an error here.
+    """The name of the template for a value of the published training flag `--version`."""
+    # Compat: published training uses the vicuna template for v0, v0.5 and unknown names; unknown
+    # names are errors here.
     if version in ("v0", "v0.5"):
         return "vicuna_v1"
     get_template(version)
@@ -141,7 +142,7 @@ def _headed(user: str, assistant: str, end: str, system: str) -> Layout:
 
 
 def _separated(user: str, assistant: str) -> Layout:
-    # Compat: published training writes these separators for templates that it has no code for.
+    # Compat: separators of published training for templates without code of their own.
     return Layout(
         system="{}\n\n",
         question=(f"### {user}: ", "\n"),
@@ -155,8 +156,7 @@ def _separated(user: str, assistant: str) -> Layout:
 _BRACKETS = Layout(
     system="<<SYS>>\n{}\n<</SYS>>\n\n",
     system_in_question=True,
-    # Compat: the published prompt has lost the "<s>" before its first question; the tokenizer
-    # puts one there.
+    # Compat: the published prompt lacks "<s>" before its first question; the tokenizer adds it.
     first_question="[INST] ",
     question=("<s>[INST] ", " [/INST]"),
     answer=(" ", " </s>"),
@@ -205,7 +205,7 @@ TEMPLATES: dict[str, Template] = {
     "llama_3": Template(
         _headed(
             "<|start_header_id|>user<|end_header_id|>\n\n",
-            # Compat: the published checkpoint answers under the header of the system.
+            # Compat: the published checkpoint answers after the system header.
             "<|start_header_id|>system<|end_header_id|>\n\n",
             "<|eot_id|>",
             "<|start_header_id|>system<|end_header_id|>\n\n{}<|eot_id|>",
@@ -252,7 +252,7 @@ TEMPLATES: dict[str, Template] = {
             answer=("", "<|end|>"),
         ),
         stop="<|end|>",
-        numbers_images=False,  # its training questions say "the first image"
+        numbers_images=False,  # its training questions refer to "the first image"
     ),
     "qwen_3": Template(
         _headed(
@@ -263,7 +263,7 @@ TEMPLATES: dict[str, Template] = {
         ),
         stop="<|im_end|>",
     ),
-    # As Phi-2's model card asks. Compat: "phi_2" trains on another text than it prompts with.
+    # The format of Phi-2's model card. Compat: prompts of "phi_2" differ from its training text.
     "phi": Template(
         Layout(
             question=("Instruct: ", "\n"),

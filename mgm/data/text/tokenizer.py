@@ -1,6 +1,6 @@
-"""Loads tokenizers of any model folder: tokenizer.json, SentencePiece files, added tokens.
+"""Loads the tokenizer of a model folder: tokenizer.json, SentencePiece files, added tokens.
 
-Released models were trained with the tokenizers of transformers 4.38; the ids here are the same.
+Released models were trained with the tokenizers of transformers 4.38; the token ids are the same.
 """
 
 import os
@@ -25,24 +25,24 @@ from mgm.model.files.tokenizer_files import (
     read_tokenizer_config,
 )
 
-_LLAMA = "LlamaTokenizer"  # whose tokenizer.model is read without a tokenizer.json
+_LLAMA = "LlamaTokenizer"  # tokenizer class for which tokenizer.model suffices
 _SPACE = "▁"
-_PROBE = "a e i o u A 1"  # of which every vocabulary has something
+_PROBE = "a e i o u A 1"  # text of which every vocabulary has tokens
 
 
 def load_tokenizer(path: str | os.PathLike[str]) -> PreTrainedTokenizerFast:
-    """The tokenizer in the folder `path`, with `<image>` as a special token.
+    """Load the tokenizer of `path`, with `<image>` as a special token.
 
-    The language model never sees the id of `<image>`, a placeholder for image features. It is the
-    first id after the vocabulary, unless the tokenizer already had that token. A tokenizer without
-    a padding token pads with its unknown, or else its end token; padding is masked by length.
+    The id of `<image>` is a placeholder for image features and is never input to the language
+    model. It is the first id after the vocabulary, unless the tokenizer has the token already. The
+    padding token defaults to the unknown or else the EOS token; padding is masked by length.
 
     Args:
         path: a folder with tokenizer.json, or with the tokenizer.model of the LLaMA family, or
-            anything that transformers makes a fast tokenizer of; or a name on the hub.
+            with files that transformers converts to a fast tokenizer; or a name on the hub.
 
     Raises:
-        MGMError: there is no tokenizer, or it is broken or of a kind that cannot be used.
+        MGMError: there is no tokenizer, or it is broken or not supported.
     """
     folder = Path(path)
     if folder.is_dir():
@@ -58,7 +58,7 @@ def load_tokenizer(path: str | os.PathLike[str]) -> PreTrainedTokenizerFast:
             _complete(tokenizer)
     except MGMError:
         raise
-    except Exception as error:  # the tokenizers library has no narrower one
+    except Exception as error:  # the tokenizers library raises no narrower class
         reason = f"{error} is missing in it" if isinstance(error, KeyError) else one_line(error)
         raise MGMError(
             f"{folder / file if file else path}: no usable tokenizer there ({reason[:200]}); "
@@ -70,7 +70,7 @@ def load_tokenizer(path: str | os.PathLike[str]) -> PreTrainedTokenizerFast:
 
 
 def _read(path: str | os.PathLike[str], file: str) -> Any:
-    """By transformers; `file` is what the folder holds, tokenizer.json or tokenizer.model."""
+    """Load a tokenizer with transformers; `file`: tokenizer.json, tokenizer.model, or empty."""
     folder = Path(path)
     if file == WHOLE_FILE:
         return PreTrainedTokenizerFast.from_pretrained(folder, clean_up_tokenization_spaces=False)
@@ -88,11 +88,10 @@ def _read(path: str | os.PathLike[str], file: str) -> Any:
 
 
 def _complete(tokenizer: PreTrainedTokenizerBase) -> None:
-    """Add missing special tokens, and encode a probe text: many broken files fail only then.
+    """Add missing special tokens, and test encoding, at which many broken files fail.
 
     Raises:
-        ValueError: it drops the text; an empty prompt would only fail in the model, and one that
-            has lost its question would not fail at all.
+        ValueError: the tokenizer drops text, which later steps would not detect.
     """
     add_image_token(tokenizer)
     if tokenizer.pad_token is None:
@@ -107,29 +106,29 @@ def _complete(tokenizer: PreTrainedTokenizerBase) -> None:
 
 
 def add_image_token(tokenizer: PreTrainedTokenizerBase) -> None:
-    """Give a tokenizer the special token `<image>`, unless it has it."""
+    """Add the special token `<image>` to a tokenizer, unless it has it."""
     tokenizer.add_tokens([AddedToken(IMAGE_MARKER, normalized=False)], special_tokens=True)
 
 
 def image_token_id_of(tokenizer: PreTrainedTokenizerBase) -> int:
-    """The id of `<image>` in a tokenizer of `load_tokenizer`."""
+    """The token id of `<image>` in a tokenizer from `load_tokenizer`."""
     return tokenizer.get_vocab()[IMAGE_MARKER]
 
 
 def vocabulary_size(tokenizer: PreTrainedTokenizerBase) -> int:
-    """One more than the highest id of text, `<image>` left out."""
+    """One more than the highest token id, `<image>` excluded."""
     ids = tokenizer.get_vocab()
     return 1 + max(index for token, index in ids.items() if token != IMAGE_MARKER)
 
 
 def check_vocabulary(tokenizer: PreTrainedTokenizerBase, rows: int) -> None:
-    """Refuse a vocabulary that is not that of a model with `rows` embeddings.
+    """Check that a vocabulary fits a model with `rows` embeddings.
 
-    Compat: published checkpoints have tokens beside the vocabulary that their model has no row for;
-    prompts that hold one of them are refused.
+    Compat: published checkpoints have added tokens without an embedding, which are allowed here;
+    prompts with one of them are refused.
 
     Raises:
-        MGMError: a token of the vocabulary itself has an id that the model lacks.
+        MGMError: a token of the vocabulary itself has no embedding.
     """
     added = tokenizer.get_added_vocab()
     ids = {token: index for token, index in tokenizer.get_vocab().items() if token not in added}
@@ -144,26 +143,26 @@ def check_vocabulary(tokenizer: PreTrainedTokenizerBase, rows: int) -> None:
 
 
 def leading_ids(tokenizer: PreTrainedTokenizerBase) -> list[int]:
-    """The ids that a tokenizer puts before every text: its beginning-of-text token or nothing."""
+    """The token ids that a tokenizer prepends to each text: its BOS token, or none."""
     first = tokenizer("").input_ids[:1]
     return first if first == [tokenizer.bos_token_id] else []
 
 
 def encode_chunk(tokenizer: PreTrainedTokenizerBase, text: str) -> tuple[list[int], list[int]]:
-    """Ids of `text` without leading ids, and the position in `text` at which each begins.
+    """Token ids of `text` without leading ids, and the offset in `text` at which each starts.
 
     Raises:
-        RuntimeError: the tokenizer panicked; its files are broken.
+        RuntimeError: the tokenizer panicked, since its files are broken.
     """
     pre = tokenizer.backend_tokenizer.pre_tokenizer
-    # Compat: tokenizers put no space before a text that begins with one, sentencepiece does; the
-    # character that stands for a space is one to both.
+    # Compat: unlike sentencepiece, tokenizers prepends no space to a text that starts with one;
+    # both treat the character "\u2581" as a space.
     shift = int(
         isinstance(pre, pre_tokenizers.Metaspace)
         and pre.prepend_scheme == "first"
         and text.startswith((" ", _SPACE))
     )
-    with panics_as_errors():  # a broken normalizer may fail on some texts alone
+    with panics_as_errors():  # a broken normalizer may fail on some texts only
         encoded = tokenizer(
             " " * shift + text,
             add_special_tokens=False,
@@ -173,23 +172,23 @@ def encode_chunk(tokenizer: PreTrainedTokenizerBase, text: str) -> tuple[list[in
         )
     starts, last_end = [], 0
     for start, end in encoded["offset_mapping"]:
-        # Spaces that are a token of their own have no extent in some tokenizers (`trim_offsets`),
-        # and offsets after themselves; they begin where the token before them ended.
+        # In some tokenizers (`trim_offsets`) a token of spaces has an empty span after the
+        # spaces; it starts at the end of the token before.
         starts.append(max((start if start < end else last_end) - shift, 0))
         last_end = max(last_end, end) if start < end else last_end
     return encoded["input_ids"], starts
 
 
 def _is_llama_sentencepiece(folder: Path) -> bool:
-    # Compat: where both files are there, the published code reads tokenizer.model.
+    # Compat: if both files exist, the published code reads tokenizer.model.
     kind = read_tokenizer_config(folder).get("tokenizer_class") or _LLAMA
     return is_present(folder / SENTENCEPIECE_FILE) and kind == _LLAMA
 
 
 def _from_sentencepiece(folder: Path) -> PreTrainedTokenizerFast:
-    """A tokenizers-backed tokenizer with the ids of transformers' former LlamaTokenizer.
+    """Build a fast tokenizer with the token ids of the slow LlamaTokenizer of transformers 4.
 
-    transformers 5 would need protobuf to read the file, and does not tell its `legacy` form apart.
+    transformers 5 needs protobuf to read the file, and ignores `legacy`.
     """
     from sentencepiece import SentencePieceProcessor
 
@@ -205,11 +204,11 @@ def _from_sentencepiece(folder: Path) -> PreTrainedTokenizerFast:
             byte_fallback=True,
         )
     )
-    if settings.get("legacy", True):  # a space before every stretch between special tokens
+    if settings.get("legacy", True):  # prepends a space to each text between special tokens
         backend.normalizer = normalizers.Sequence(
             [normalizers.Prepend(_SPACE), normalizers.Replace(" ", _SPACE)]
         )
-    else:  # a space before the text
+    else:  # prepends a space to the whole text
         backend.pre_tokenizer = pre_tokenizers.Metaspace(
             _SPACE, prepend_scheme="first", split=False
         )
@@ -244,7 +243,7 @@ def _from_sentencepiece(folder: Path) -> PreTrainedTokenizerFast:
 
 
 def _merges(sentencepiece: Any, vocabulary: dict[str, int]) -> list[tuple[str, str]]:
-    """BPE merges: every pair of tokens that makes a token, in SentencePiece's order of scores."""
+    """BPE merges: all pairs of tokens whose concatenation is a token, by SentencePiece's scores."""
     merges = []
     for token, index in vocabulary.items():
         if any(
@@ -267,7 +266,7 @@ def _merges(sentencepiece: Any, vocabulary: dict[str, int]) -> list[tuple[str, s
 def _added_tokens(
     folder: Path, settings: dict[str, Any], special_tokens: list[AddedToken]
 ) -> list[AddedToken]:
-    """Added tokens in the order of their ids; special tokens without an id come first."""
+    """Added tokens in the order of their ids, preceded by special tokens without an id."""
     tokens = {
         int(index): _added_token(token)
         for index, token in settings.get("added_tokens_decoder", {}).items()
@@ -283,7 +282,7 @@ def _added_tokens(
 
 
 def _added_token(token: str | dict[str, Any]) -> AddedToken:
-    """A token of tokenizer_config.json; some take the spaces beside them along."""
+    """Parse a token of tokenizer_config.json, with its `lstrip`, `rstrip` and `single_word`."""
     flags = token if isinstance(token, dict) else {"content": token}
     return AddedToken(
         flags["content"],

@@ -1,1 +1,1 @@
-"""`--ablate`: the same questions with one part of the vision side changed, and what that costs."""
+"""Ablations of the vision side (`--ablate`): runs, and paired differences from the full model."""

@@ -126,7 +126,7 @@ class POPE(Benchmark):
         return parsed if parsed in (YES, NO) else ""
 
     def combine(self, questions: Sequence[Question], credits: Sequence[float]) -> float:
-        """F1 of yes in per cent; 0 without a true positive."""
+        """The F1 score of yes in per cent; 0 without a true positive."""
         kinds = _by_kind(questions, credits)
         if questions and questions[0].metadata.get("together"):
             # Compat: VLMEvalKit's F1 counts a question of several subsets once for each.

@@ -1,1 +1,1 @@
-"""Models compared question by question, by the score that is printed of each."""
+"""Paired comparison of models, question by question, by the metric of the report."""

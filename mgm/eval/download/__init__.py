@@ -1,1 +1,1 @@
-"""Downloads of benchmarks' files: what is broken off goes on, and archives are unpacked safely."""
+"""Downloads of benchmarks' files: resumable HTTP downloads, hub data sets, safe unpacking."""

@@ -1,1 +1,1 @@
-"""Metrics by the rules of the official scripts and of others' harnesses."""
+"""Metrics and answer extraction by the rules of official scripts, lmms-eval and VLMEvalKit."""

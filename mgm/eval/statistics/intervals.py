@@ -1,5 +1,7 @@
 """Confidence intervals of scores with clustered questions: clustered errors, jackknife, Wilson.
 
+Standard errors are those of a jackknife over clusters, not of a bootstrap.
+
 A cluster is a group of questions about one image, or a question in several rounds. Intervals have
 their nominal coverage from `MIN_CLUSTERS` effective clusters on (simulated in
 tests/eval/statistics/test_intervals.py); smaller samples have none.

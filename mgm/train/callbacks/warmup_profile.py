@@ -109,7 +109,7 @@ def _with_own_counts(collator: Collator | PackedCollator) -> Collator | PackedCo
 
 @contextmanager
 def preserve_rng_state() -> Generator[None]:
-    """Restore the random state of Python, NumPy and torch when the block ends."""
+    """Restore the random state (RNG state) of Python, NumPy and torch when the block ends."""
     python, numpy = random.getstate(), np.random.get_state()
     with torch.random.fork_rng():
         yield

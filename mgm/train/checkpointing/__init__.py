@@ -1,1 +1,1 @@
-"""Atomic checkpoints, and checks that a resumed run continues the one that wrote its checkpoint."""
+"""Atomic checkpoints, and checks that a resumed run is the one that wrote its checkpoint."""

@@ -190,7 +190,7 @@ def _of_another_step(file: Path, actual: object, step: int) -> MGMError:
 
 
 def rng_file(checkpoint: Path, training: TrainingArguments) -> Path:
-    """The file with the random state of this process."""
+    """The file with the RNG state of this process."""
     number = f"_{training.process_index}" if training.world_size > 1 else ""
     return checkpoint / f"rng_state{number}.pth"
 

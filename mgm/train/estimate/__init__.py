@@ -1,1 +1,1 @@
-"""Estimates of memory, FLOPs and duration of a run."""
+"""Estimates of memory, FLOPs (MFU) and duration of a run."""

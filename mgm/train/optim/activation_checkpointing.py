@@ -1,4 +1,4 @@
-"""Selective activation checkpointing: saves matmuls and attention, recomputes elementwise ops.
+"""Selective activation (gradient) checkpointing: saves matmuls, recomputes elementwise ops.
 
 Matrix products take most of a layer's time and their outputs little of its memory; norms,
 activations and elementwise products take little time and most of the memory.
