@@ -95,7 +95,7 @@ class EngineThread:
             return
         try:
             self._scheduler.step()
-        except MGMError as error:  # the sequences have failed with it
+        except MGMError as error:  # all sequences failed with this error
             logger.warning("%s", error)
         except Exception:
             logger.exception("a step failed; its sequences have ended")

@@ -78,7 +78,7 @@ def load(
     own_fusion = None if fusion is None else FusionConfig.from_json(fusion)
     folder = checkpoint_folder(path, revision=revision, token=token)
     with prefix_errors(folder):
-        check_checkpoint(folder)  # before the processor, whose error would be a missing tokenizer
+        check_checkpoint(folder)  # before the processor, which would report a missing tokenizer
         processor = MGMProcessor.from_pretrained(folder, base=base)
         model = load_model(folder, torch_dtype, torch_device, quantize, base, merge_lora, text_only)
         vocab_size = model.config.text_config.vocab_size

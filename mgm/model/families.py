@@ -11,7 +11,7 @@ class Family:
     """A family of language models.
 
     Attributes:
-        name: in scripts and messages.
+        name: name in scripts and messages.
         text_model_type: `model_type` of its language model in transformers; None: any type that no
             other family has.
         conversation: name of its conversation template.
@@ -97,7 +97,7 @@ def family_of(
         if family.text_model_type in (text_model_type, None)
         and (family.marker_token is None or family.marker_token in vocabulary)
     ]
-    # Its own type comes before any type, and a marker token before none.
+    # Families with this model type are preferred, then those with a marker token.
     return min(
         fitting,
         key=lambda family: (family.text_model_type is None, family.marker_token is None),

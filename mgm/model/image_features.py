@@ -21,11 +21,11 @@ class ImageFeaturesMixin:
     """Vision side of a vision-language model: both towers, patch info mining and projector.
 
     Attributes:
-        config: of the whole model.
+        config: config of the whole model.
         vision_tower: the low-resolution encoder, a ViT.
         vision_tower_aux: the high-resolution encoder, a ConvNeXt; None: a model without mining.
         mining: cross-attention from the ViT's tokens to windows of the ConvNeXt's maps.
-        projector: from the tokens' width to the language model's.
+        projector: projects tokens to the language model's width.
         text_only: whether the vision side was left out.
         dummy_image_for_text_batches: whether training batches of text alone run the vision side on
             a black image whose gradients are zero. Where DeepSpeed or FSDP shards weights or
@@ -65,8 +65,8 @@ class ImageFeaturesMixin:
     def fusion(self) -> FusionConfig:
         """How both encoders' outputs are combined into image tokens; the config's by default.
 
-        Setting it changes what the model computes; the config and what is saved stay as they are.
-        It takes a `FusionConfig`, a dictionary of its fields, or None for the config's.
+        Setting it changes the forward pass, but neither the config nor saved files. It takes a
+        `FusionConfig`, a dictionary of its fields, or None for the config's.
 
         Raises:
             MGMError: a field is not valid, or does not fit the model.
@@ -87,7 +87,7 @@ class ImageFeaturesMixin:
     def get_image_features(
         self, pixel_values: Tensor | None = None, pixel_values_aux: Tensor | None = None
     ) -> Tensor:
-        """The embeddings that stand at the image positions of the language model's input.
+        """Encode images to the embeddings at the image positions of the language model's input.
 
         Args:
             pixel_values: (images, crops, 3, H, W), normalised; crops: the grid's cells in row-major
@@ -99,7 +99,7 @@ class ImageFeaturesMixin:
             (images, image tokens, text width): tokens of the global view, then of each cell.
 
         Raises:
-            MGMError: the tensors' shapes are not what the config asks for.
+            MGMError: the shapes of the tensors do not match the config.
         """
         if self.text_only:
             raise MGMError("the model was loaded for texts alone; load it without text_only")
@@ -126,10 +126,10 @@ class ImageFeaturesMixin:
         batch and the first batch of a second size compile for minutes; later sizes do not.
 
         Args:
-            **options: of `torch.compile`, such as `mode`.
+            **options: options of `torch.compile`, such as `mode`.
 
         Raises:
-            MGMError: nothing can be compiled here, or not with these options.
+            MGMError: torch.compile does not work here, or not with these options.
         """
         check_compiler(next(self.projector.parameters()).device, **options)
         for part in (self.vision_tower, self.vision_tower_aux, self.mining, self.projector):
@@ -176,7 +176,7 @@ class ImageFeaturesMixin:
             weights over a window add up to one, and crops are in the order of `pixel_values`.
 
         Raises:
-            MGMError: the model has no mining, or the shape is not what the config asks for.
+            MGMError: the model has no mining, or the shape does not match the config.
         """
         _, mining = self._mining_parts()
         low, high = self._views(pixel_values_aux)
@@ -191,7 +191,7 @@ class ImageFeaturesMixin:
             pixel_values_aux: in uint8, as for `get_image_features`.
 
         Raises:
-            MGMError: the model has no mining, or the shape is not what the config asks for.
+            MGMError: the model has no mining, or the shape does not match the config.
         """
         _, mining = self._mining_parts()
         low, high = self._views(pixel_values_aux)

@@ -32,8 +32,8 @@ def load_model(
     Args:
         path: a folder in the native or in a published layout, or a repository id of the Hugging
             Face hub, which is downloaded.
-        dtype: of the weights; None: as they were saved.
-        device: of the weights; None: the CPU.
+        dtype: dtype of the weights; None: as saved.
+        device: device of the weights; None: the CPU.
         quantize: "int8", "llm-int8" or "int4", see `mgm.model.quantization.bitsandbytes`; None:
             as they are.
         base: the base model of a stage-1 or LoRA folder; None: the one that the folder names.

@@ -182,7 +182,7 @@ class MGMForConditionalGeneration(ImageFeaturesMixin, MGMPreTrainedModel, ImageG
             labels = labels.masked_fill(labels == self.config.image_token_id, IGNORE_INDEX)
         router_loss = getattr(self.config.text_config, "output_router_logits", False)
         if router_loss and not self.training:
-            inputs["output_router_logits"] = False  # the auxiliary loss is for training alone
+            inputs["output_router_logits"] = False  # MoE auxiliary loss: in training only
         if labels is not None and loss_only and not (router_loss and self.training):
             inputs["use_cache"] = False  # a training step needs no KV cache
             inputs["loss_group_ids"] = loss_group_ids

@@ -20,7 +20,7 @@ def merge_image_features(
         embedding: the language model's input embedding.
         input_ids: (batch, length) with `config.image_token_id` at image positions.
         image_features: (images, image tokens, text width) in reading order, or None.
-        config: for the image token id and the number of tokens of an image.
+        config: config with the image token id and the number of tokens per image.
         attention_mask: (batch, length); shows where a sample truncated within an image ends.
 
     Returns:

@@ -77,11 +77,11 @@ class IncrementalDetokenizer:
         self._ids = [token for token in context if vocabulary.is_token(token)]
         self._first = len(self._ids)  # index of the output's own first id
         self._context = 0  # ids from this index on are decoded again, for the blanks between tokens
-        self._decoded = self._first  # ids before this one are in `text`, or are context
+        self._decoded = self._first  # index of the first id that is not decoded yet
         self._popped = 0  # characters returned by `pop_text`
         self._utf8 = codecs.getincrementaldecoder("utf-8")("replace")
-        self._spans: list[TokenSpan] = []  # of tokens whose text is final
-        self._attributed = 0  # characters of these tokens, with those of and after a stop string
+        self._spans: list[TokenSpan] = []  # spans of tokens whose text is final
+        self._attributed = 0  # characters of these spans, a stop string and its rest included
 
     def spans(self, first: int, end: int) -> list[TokenSpan]:
         """The parts of the text that some tokens make, up to the stop string."""

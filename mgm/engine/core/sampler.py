@@ -70,10 +70,10 @@ class Sampler:
         self.params = params
         self.mask = mask
         self.seen = set(prompt_ids) if params.repetition_penalty != 1 else None
-        self._counts = Counter[int]()  # of output tokens
+        self._counts = Counter[int]()  # occurrences of output tokens
         self._penalised = bool(params.presence_penalty or params.frequency_penalty)
         self._bias = _effective_bias(params.logit_bias)
-        # On the CPU whatever the device, so that a seed means the same everywhere.
+        # Always on the CPU: a seed gives the same random numbers with every device.
         self._generator = torch.Generator()
         if params.seed is None:
             self._generator.seed()
@@ -255,7 +255,7 @@ def _sample_from_distribution(
     ranks = torch.arange(probabilities.shape[-1], device=logits.device)
     kept &= ranks < column([one.top_k or probabilities.shape[-1] for one in params])
     kept &= probabilities >= column([one.min_p for one in params]) * probabilities[:, :1]
-    kept &= probabilities > 0  # masked tokens, whatever rounding does to the sums
+    kept &= probabilities > 0  # no masked tokens, even if sums are rounded
     kept[:, 0] = True
     sums = (probabilities * kept).cumsum(-1)
     index = (sums <= column(uniforms) * sums[:, -1:]).sum(-1, keepdim=True)

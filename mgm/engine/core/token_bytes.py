@@ -30,7 +30,7 @@ class TokenBytes:
         self._special = frozenset(token for token, one in added.items() if one.special)
         self._bytes_of_tokens = _byte_fallback_tokens(tokenizer)
         self._letters = _byte_level_alphabet() if _is_byte_level(tokenizer) else None
-        self._bytes: dict[int, bytes] = {}  # computed so far
+        self._bytes: dict[int, bytes] = {}  # bytes computed so far, by token
 
     def of(self, token: int) -> bytes:
         """Bytes of a token; empty for special tokens and ids beyond the vocabulary."""

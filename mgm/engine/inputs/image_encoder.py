@@ -23,7 +23,7 @@ from mgm.errors import MGMError
 from mgm.model.modeling_mgm import MGMForConditionalGeneration
 from mgm.model.vision.fusion.fusion_config import DEFAULT_FUSION, FusionConfig
 
-MAX_FILE_DIGESTS = 10_000  # files whose images are remembered
+MAX_FILE_DIGESTS = 10_000  # image files whose encoder cache keys are kept
 
 
 @dataclass(frozen=True)
@@ -69,7 +69,7 @@ class ImageEncoder:
         self._processor = processor
         self.cache = EncoderCache()
         self.limits = LOCAL_LIMITS
-        self._keys: OrderedDict[bytes, bytes] = OrderedDict()  # by digests of image files
+        self._keys: OrderedDict[bytes, bytes] = OrderedDict()  # by digest of image files
         self._lock = Lock()
         self._queue = EncoderQueue(model, self.cache, run_soon)
 

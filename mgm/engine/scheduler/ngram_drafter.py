@@ -67,7 +67,7 @@ class NGramDrafter:
         self.num_speculative_tokens = num_speculative_tokens
         self.num_draft_tokens = 0
         self.num_accepted_tokens = 0
-        self._recent_expected = self._recent_accepted = 0.0  # decayed sums
+        self._recent_expected = self._recent_accepted = 0.0  # decayed sums of the acceptance rate
         self._ngrams: OrderedDict[tuple[int, ...], _NextTokenCounts] = OrderedDict()
 
     def propose(

@@ -40,8 +40,8 @@ class _ChunkedPrompt:
     """A prompt that is prefilled in several steps."""
 
     sequence: Sequence
-    embeddings: Tensor  # (1, positions, width) that are left
-    num_computed_tokens: int  # cached ones included
+    embeddings: Tensor  # (1, positions, width) of positions that are not prefilled yet
+    num_computed_tokens: int  # prefilled tokens, cached ones included
 
 
 class Prefiller:
@@ -70,8 +70,8 @@ class Prefiller:
         self._max_tokens = max_prefill_tokens
         self.prefilling: list[Sequence] = []
         self._chunked: _ChunkedPrompt | None = None
-        self._cache = DynamicCache()  # of the chunked prompt
-        self._prefilled: dict[Sequence, Callable[[int], LayerKV]] = {}  # not in the cache yet
+        self._cache = DynamicCache()  # keys and values of the chunked prompt
+        self._prefilled: dict[Sequence, Callable[[int], LayerKV]] = {}  # not cached yet
 
     def update_prefix_cache(self) -> None:
         """Add the last step's prompts to the prefix cache, but those that failed.

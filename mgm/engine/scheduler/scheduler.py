@@ -63,7 +63,7 @@ class Scheduler:
         self.prefix_cache = PrefixCache(config.prefix_cache_bytes or cache_bytes(model, 16, 2**29))
         self.waiting: deque[Sequence] = deque()
         self.running: list[Sequence] = []
-        self._num_prefilled = 0  # sequences so far
+        self._num_prefilled = 0  # sequences prefilled so far
         masks = AttentionMasks(model)
         self.drafter = NGramDrafter(num_speculative_tokens)
         self.prefiller = Prefiller(model, masks, self.prefix_cache, config.max_prefill_tokens)
@@ -109,7 +109,7 @@ class Scheduler:
             if not self.config.prefill_first:
                 self._prefill()
             elif len(self.running) <= self.config.max_num_seqs // 2:
-                # Up to an eighth: prefilling for the last few rows takes as long as for many.
+                # An eighth may stay free: prefilling the last few rows takes as long as many.
                 free = self.config.max_num_seqs // 8
                 while self.config.max_num_seqs - len(self.running) > free and self._prefill():
                     pass

@@ -51,7 +51,7 @@ def base_folders(folder: Path, base: str | os.PathLike[str] | None = None) -> li
     """The chain of base models of a folder, the whole model last; empty if the folder is whole.
 
     Args:
-        folder: of an adapter, of stage 1, or of a whole model.
+        folder: folder of an adapter, of stage 1, or of a whole model.
         base: replaces the first base that is missing; if none is, the first in the chain, unless
             it is already in the chain. Only an adapter can replace an adapter.
 

@@ -51,8 +51,8 @@ class Checkpoint:
     """Config and weights of a model on disk; no weight is read yet.
 
     Attributes:
-        folder: that of config.json.
-        config: of the model.
+        folder: folder of config.json.
+        config: config of the model.
         tensors: all weights, by native names.
         published: whether config.json and weight names are in the published layout.
         adapter: a LoRA that is not merged; None: there is none, or it is merged.
@@ -66,7 +66,7 @@ class Checkpoint:
 
     @property
     def dtype(self) -> torch.dtype:
-        """Dtype that it was saved in: of the config, or else of the first weight."""
+        """Dtype of the saved weights: that of the config, or else of the first weight."""
         if isinstance(self.config.dtype, torch.dtype):
             return self.config.dtype
         floating = (t.dtype for t in self.tensors.values() if t.dtype.is_floating_point)
@@ -88,7 +88,7 @@ def read_checkpoint(
     """Read a folder; weights are read later, one by one.
 
     Args:
-        folder: in one of the layouts.
+        folder: folder in one of the layouts.
         base: the base model of a stage-1 or LoRA folder, as `base_folders` takes it; None: the one
             that the folder names.
         merge_lora: whether a LoRA is merged; the adapters that it was trained on always are.

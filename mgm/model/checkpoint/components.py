@@ -86,8 +86,8 @@ def load_language_model(
 
     Args:
         path: the folder.
-        dtype: of the weights.
-        device: of the weights; None: the CPU.
+        dtype: dtype of the weights.
+        device: device of the weights; None: the CPU.
 
     Raises:
         MGMError: the folder holds none, or weights are missing, left over or of another shape.
@@ -99,9 +99,9 @@ def load_language_model(
             f"{folder}: holds no config.json; give a folder with a causal language model"
         )
     values = read_json(config_path)  # transformers' error for a broken file does not name it
-    check_no_adapter(folder)  # transformers would load the adapter's base and apply it to that
+    check_no_adapter(folder)  # transformers would load the base and apply the adapter
     tensors = read_folder(folder)
-    stored_generation(folder)  # transformers ignores a broken one
+    stored_generation(folder)  # checked here: transformers ignores a broken file
     with config_errors(config_path):
         check_text_config(values)
         config = AutoConfig.from_pretrained(folder)

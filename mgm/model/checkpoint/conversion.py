@@ -78,7 +78,7 @@ class Conversion:
 
     Attributes:
         checkpoint: the source.
-        layout: of the result, "native" or "published".
+        layout: layout of the result, "native" or "published".
         tensors: the weights, none of them read yet, by their new names.
     """
 
@@ -107,12 +107,12 @@ def plan_conversion(
     Args:
         source: a checkpoint in any layout.
         layout: "native" or "published".
-        base: as `read_checkpoint` takes it.
+        base: base model, as for `read_checkpoint`.
         conversation: the template that readers of the published layout would use for its tokenizer.
 
     Raises:
-        MGMError: it is in that layout already, or holds what the published layout cannot express;
-            lists the names.
+        MGMError: it is in that layout already, or has settings that the published layout cannot
+            express; lists their names.
     """
     checkpoint = read_checkpoint(source, base)
     if is_published_config(read_json(source / CONFIG_FILE)) == (layout == "published"):
@@ -159,7 +159,8 @@ def write_config(conversion: Conversion, folder: Path) -> None:
 def published_config(checkpoint: Checkpoint) -> dict[str, Any]:
     """The flat config.json of a native checkpoint.
 
-    The original that it was converted from, if it is there and nothing differs; else a new one.
+    It is the original file, if the checkpoint was converted from it and no setting differs; else a
+    new one.
     """
     config = checkpoint.config
     original = checkpoint.folder / ORIGINALS / CONFIG_FILE
@@ -214,7 +215,7 @@ def _check_expressible(checkpoint: Checkpoint, conversation: str | None) -> None
 
 
 def _differences(flat: Mapping[str, Any], checkpoint: Checkpoint) -> list[str]:
-    """Settings that differ between the checkpoint and what a flat config would be read as."""
+    """Settings that differ between the checkpoint's config and a translated flat config."""
     originals = checkpoint.folder / ORIGINALS
     folder = originals if originals.is_dir() else checkpoint.folder
     read = MGMConfig.from_dict(translate_config(flat, folder, checkpoint.tensors))

@@ -67,8 +67,8 @@ def build_state_dict(
 
     Args:
         model_class: built on the meta device to check the weights.
-        checkpoint: to be loaded.
-        options: of `from_pretrained`; changed in place to what transformers takes.
+        checkpoint: checkpoint to be loaded.
+        options: options of `from_pretrained`; changed in place to those of transformers.
 
     Raises:
         MGMError: weights are missing or do not fit the config.
@@ -79,7 +79,7 @@ def build_state_dict(
     check_fit(whole, with_linear_expert_names(checkpoint.tensors), checkpoint.stored_name)
     tensors = dict(checkpoint.tensors)
     if getattr(checkpoint.config.text_config, "tie_word_embeddings", False):
-        # Compat: transformers 4 tied them even if both were stored; 5 would not.
+        # Compat: transformers 4 tied head and embeddings even if both were stored; 5 would not.
         tensors.pop(HEAD, None)
         _tie_on_disk(whole, tensors, options)
     if options.get("text_only"):
@@ -95,7 +95,7 @@ def build_state_dict(
         options["quantization_config"] = only_linear_layers(options["quantization_config"])
         options["linear_experts"] = True
         tensors = with_linear_expert_names(tensors)
-    if options.get("torch_dtype") is not None:  # the name before transformers 5
+    if options.get("torch_dtype") is not None:  # name of `dtype` before transformers 5
         options.setdefault("dtype", options.pop("torch_dtype"))
     if options.get("dtype", "auto") in (None, "auto"):
         options["dtype"] = checkpoint.dtype
@@ -105,7 +105,7 @@ def build_state_dict(
 def _tie_on_disk(
     model: PreTrainedModel, tensors: dict[str, LazyTensor], options: dict[str, Any]
 ) -> None:
-    """Give a tied head weights and the embeddings' device, for a `device_map` with the disk.
+    """Give a tied head its own weights, on the embeddings' device, for offloading to the disk.
 
     transformers writes a file for every weight that it offloads to the disk, and would have none
     for a head that only shares the embeddings' weights.
@@ -131,7 +131,7 @@ def _device_of(name: str, devices: Mapping[str, Any]) -> Any:
 
 
 def _check_sizes(checkpoint: Checkpoint) -> None:
-    """Compare the config with the weights' shapes, before modules of absurd sizes are built."""
+    """Check the config against the weights' shapes, before modules of invalid sizes are built."""
     config, tensors, file = checkpoint.config, checkpoint.tensors, checkpoint.folder / CONFIG_FILE
     text, vision = ("", "") if checkpoint.published else ("text_config.", "vision_config.")
     check_text_sizes(config.text_config, tensors, file, text, "language_model.")
@@ -154,7 +154,7 @@ def finalize(
 
     Args:
         model: loaded by transformers.
-        checkpoint: that it was loaded from.
+        checkpoint: checkpoint that it was loaded from.
         report: transformers' `loading_info`.
         name: path or repository id given by the user.
 

@@ -43,7 +43,7 @@ PREFIX = "base_model.model."  # prefix of weight names in a model wrapped by pef
 _PAIR = re.compile(r"(?P<module>.+)\.lora_(?P<side>[AB])(\.default)?\.weight")
 _MAGNITUDE = re.compile(r"(?P<module>.+)\.lora_magnitude_vector(\.default)?(\.weight)?")
 _LAYER = re.compile(r"\.(?P<index>\d{1,9})\.")
-# Other variants of LoRA compute something else; the published training used none of them.
+# Other variants of LoRA compute other functions; the published training used none of them.
 _RULES: dict[str, Rule] = {
     "peft_type": one_of("LORA"),
     "r": integer(1, 2**16),
@@ -75,8 +75,8 @@ class Adapter:
         config: the file adapter_config.json.
         pairs: A (rank, inputs) and B (outputs, rank) by the native name of the weight.
         scale: lora_alpha / r.
-        magnitudes: of DoRA (https://arxiv.org/abs/2402.09353, equation 5): the norm (outputs)
-            that each row of the changed weight is scaled to, by native name of the weight.
+        magnitudes: DoRA's magnitudes (https://arxiv.org/abs/2402.09353, equation 5): the norm
+            (outputs) that each row of the changed weight is scaled to, by native name.
         biases: trained biases, which replace the model's, by native name.
     """
 

@@ -18,7 +18,7 @@ from mgm.model.vision.vit import TOWER_KINDS
 
 
 class MGMPreTrainedModel(PreTrainedModel):
-    """Base class that loads and saves a model, and tells transformers what the model supports.
+    """Base class: loading, saving, and transformers' attributes for features that are supported.
 
     Attributes:
         language_model: a causal language model of transformers.
@@ -77,7 +77,7 @@ class MGMPreTrainedModel(PreTrainedModel):
 
         Args:
             pretrained_model_name_or_path: native, published, stage-1 or LoRA layout.
-            *args: of the constructor.
+            *args: arguments of the constructor.
             config: used instead of the folder's.
             base: the base model of a stage-1 or LoRA folder; None: the one that the folder names.
             merge_lora: whether a LoRA is merged into the weights; False needs the extra `train`.
@@ -124,8 +124,8 @@ class MGMPreTrainedModel(PreTrainedModel):
             vision_tower_path: a CLIP or SigLIP folder in transformers' layout.
             vision_tower_aux_path: a ConvNeXt folder in OpenCLIP's or timm's layout; None: no
                 mining.
-            dtype: of all weights; None: float32.
-            device: of the weights, "meta" for shapes alone; None: the CPU.
+            dtype: dtype of all weights; None: float32.
+            device: device of the weights, "meta" for shapes alone; None: the CPU.
             **overrides: fields of `MGMConfig`.
 
         Raises:

@@ -27,7 +27,7 @@ STAGE1_FILE = "mm_projector.bin"
 ADAPTER_CONFIG = "adapter_config.json"
 ADAPTER_FILES = ("adapter_model.safetensors", "adapter_model.bin")
 NON_LORA_FILE = "non_lora_trainables.bin"
-# Folder inside a converted native one, with the published files except the weights.
+# Subfolder of a converted native folder, with the published files except the weights.
 ORIGINALS = "published"
 CHAT_TEMPLATES = "additional_chat_templates"  # a folder that transformers writes
 # Weight names that every training produces, in all kinds of models.
@@ -66,7 +66,7 @@ def replace_model(folder: Path, processor: bool = True) -> Generator[Path]:
     so do checkpoints.
 
     Args:
-        folder: of the model.
+        folder: folder of the model.
         processor: whether tokenizer and processor of the earlier model, and the state of its
             training, are removed too; False where the block writes weights alone.
 
@@ -201,7 +201,7 @@ def check_stage1(folder: Path, tensors: Mapping[str, LazyTensor]) -> None:
     Our stage 1 writes both, with the same weights.
 
     Args:
-        folder: of a whole model.
+        folder: folder of a whole model.
         tensors: its weights, by native names.
 
     Raises:

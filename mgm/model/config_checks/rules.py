@@ -153,7 +153,7 @@ CONVNEXT_RULES: Mapping[str, Rule] = {
     "use_grn": BOOLEAN,
     "ls_init_value": optional(number(0)),
 }
-# Compat: published files turn sampling's options off with their neutral values, or null.
+# Compat: published files disable sampling options by neutral values, or null.
 GENERATION_RULES: Mapping[str, Rule] = {
     "bos_token_id": TOKEN_IDS,
     "eos_token_id": _END_IDS,
@@ -183,7 +183,7 @@ def check_text_config(values: Mapping[str, Any], prefix: str = "") -> None:
     """Check the values of a language model's config.
 
     Args:
-        values: its dictionary.
+        values: dictionary of the config.
         prefix: before the field names in the message.
 
     Raises:
@@ -266,9 +266,9 @@ def _check_numbers(value: object, path: str, name: str | None = None) -> None:
     """Refuse NaN anywhere, which makes every output NaN, and counts that are too large.
 
     Args:
-        value: of a field.
-        path: of the field, for the message.
-        name: of the field if it has no rule, else None.
+        value: value of a field.
+        path: path of the field, for the message.
+        name: name of the field if it has no rule, else None.
     """
     if isinstance(value, float) and math.isnan(value):
         raise MGMError(f"config: {path} is {shown(value)}; valid: a number")

@@ -26,14 +26,14 @@ def check_text_sizes(
     """Check a language model's config against the shapes of its weights.
 
     Args:
-        config: of the language model.
+        config: config of the language model.
         tensors: its weights, by the names of the model that holds it.
         file: where the config comes from, for the message.
         section: before the fields' names in the message, where they are in an object of the file.
-        prefix: of the language model's weights among `tensors`.
+        prefix: prefix of the language model's weights among `tensors`.
 
     Raises:
-        MGMError: they differ; names file, field and value, and what the weights have.
+        MGMError: they differ; names file, field and value, and the size in the weights.
     """
     llama_like = config.model_type in _LLAMA_LIKE
     stripped = {
@@ -114,7 +114,7 @@ class _Sizes:
     def compare_count(
         self, field: str, stored: set[str], tensors: Mapping[str, LazyTensor], exactly: bool
     ) -> None:
-        """Check that a count is at most that in the weights, or with `exactly` the same."""
+        """Check that a count is at most that in the weights, or equal to it with `exactly`."""
         value = getattr(self._config, field, None)
         if not stored or not isinstance(value, int):
             return

@@ -66,7 +66,7 @@ def part_folder(path: str | os.PathLike[str]) -> Path:
 
     Raises:
         MGMError: it cannot be downloaded, or OpenCLIP is needed and not installed, or knows no such
-            model. A missing folder is returned as it is.
+            model. The path of a missing folder is returned unchanged.
     """
     name = str(path)
     if Path(name).exists() or (Path(name).parent.name and Path(name).parent.is_dir()):

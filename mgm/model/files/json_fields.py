@@ -123,9 +123,9 @@ def check_fields(
 
     Args:
         values: a JSON object.
-        rules: by field name.
+        rules: rules by field name.
         where: start of the message: the file, or "config" inside `config_errors`.
-        prefix: of the fields' names in the message, for an object inside the file's.
+        prefix: prefix of field names in the message, for a nested object.
 
     Raises:
         MGMError: a value does not follow its rule.

@@ -37,7 +37,7 @@ def is_present(file: Path) -> bool:
 
 
 def check_readable(file: Path) -> int:
-    """The size of a regular file, in bytes; opening anything else might block.
+    """Check that a file is regular, since opening others might block; returns its size in bytes.
 
     Raises:
         MGMError: it does not exist, is not readable, or is a folder, a pipe or the like.

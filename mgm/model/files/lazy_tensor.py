@@ -159,7 +159,7 @@ def _load(file: Path, mmap: bool) -> dict[str, Tensor]:
             f"{file}: cannot be read as weights: it is damaged, or holds other objects than "
             "tensors, whose code is not run; copy it again, or get it as safetensors"
         ) from error
-    except Exception as error:  # a damaged pickle makes the unpickler raise anything
+    except Exception as error:  # a damaged pickle can raise any exception
         raise _unreadable(file, error) from error
     for _ in range(2):
         if not isinstance(weights, Mapping):

@@ -22,9 +22,9 @@ def write_shards(
     """Write weights as transformers does: one file, or shards with an index.
 
     Args:
-        folder: to write to.
-        tensors: by the names to write.
-        max_shard_bytes: of a file, unless a single tensor is larger.
+        folder: folder to write to.
+        tensors: tensors by name in the file.
+        max_shard_bytes: maximum size of a file, unless a single tensor is larger.
         progress: called after every tensor with the bytes written.
     """
     shards = list(_shards(tensors, max_shard_bytes))
@@ -59,11 +59,11 @@ def write_file(
     metadata: Mapping[str, str] | None = None,
     progress: Callable[[int], object] = lambda count: None,
 ) -> None:
-    """Write one file; unlike the safetensors library, the same tensors always give the same bytes.
+    """Write one file deterministically: unlike the safetensors library, equal tensors, equal bytes.
 
     Args:
-        file: to write.
-        tensors: by the names to write.
+        file: path of the file to write.
+        tensors: tensors by name in the file.
         metadata: added to the header.
         progress: called after every tensor with the bytes written.
     """

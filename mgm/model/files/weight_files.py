@@ -131,7 +131,7 @@ def load_into(
 
     Args:
         module: changed in place.
-        weights: by the module's own names.
+        weights: weights by the module's own names.
         source: where they come from, for the error.
         ignore: prefixes of unexpected names to skip.
 
@@ -164,8 +164,8 @@ def check_fit(
 
     Args:
         model: on the meta device.
-        tensors: by the model's own names.
-        stored_name: from a weight's name in the model to that in the files.
+        tensors: tensors by the model's own names.
+        stored_name: maps a weight's name in the model to that in the files.
 
     Raises:
         MGMError: a shape or dtype does not fit, or weights are missing.

@@ -35,7 +35,7 @@ class CausalLMLoss:
 
     Where the head is a plain linear layer, its input at labelled positions goes through the fused
     `linear_cross_entropy`, which never holds all logits. Any other head (logits that are capped or
-    scaled after it, a LoRA in it, weights that are gathered for its call only) is called as it is,
+    scaled after it, a LoRA in it, weights that are gathered for its call only) is called unchanged,
     at the columns where any sample has a label.
     """
 

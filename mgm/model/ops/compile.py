@@ -12,8 +12,8 @@ def check_compiler(device: torch.device, **options: Any) -> None:
     """Compile a small function, to fail early and in one line.
 
     Args:
-        device: to compile for.
-        **options: of `torch.compile`, such as `mode`.
+        device: device to compile for.
+        **options: options of `torch.compile`, such as `mode`.
 
     Raises:
         MGMError: compiling fails here, or with these options.

@@ -95,7 +95,7 @@ def translate_config(
 
     Args:
         values: the flat config.json.
-        folder: that it is in, or None.
+        folder: folder of the file, or None.
         tensors: the checkpoint's, by native names; None: those in the folder, if any.
 
     Raises:
@@ -130,7 +130,7 @@ def translate_config(
     }
     highest = -1 if folder is None else max_token_id(Path(folder))
     if text.get("vocab_size") is not None and highest >= text["vocab_size"]:
-        native["image_token_id"] = highest + 1  # no id of the tokenizer may stand for an image
+        native["image_token_id"] = highest + 1  # must not be an id of the tokenizer
     for name in ("torch_dtype", "dtype"):
         if name in values:
             native[name] = values[name]
@@ -151,7 +151,7 @@ def _or_default(value: object, default: object) -> object:
 
 def _tensors(folder: str | os.PathLike[str] | None) -> dict[str, LazyTensor]:
     if folder is None or not has_weights(folder):
-        return {}  # a config without weights is still a config
+        return {}  # weights are optional
     return native_tensors(read_folder(folder))
 
 

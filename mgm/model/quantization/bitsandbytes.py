@@ -23,7 +23,7 @@ def quantization_options(kind: str | None, dtype: torch.dtype | str) -> dict[str
 
     Args:
         kind: one of `QUANTIZATION_KINDS`; None: no quantisation.
-        dtype: of matrix products with "int4".
+        dtype: dtype of matrix products with "int4".
 
     Raises:
         MGMError: the kind is unknown, or bitsandbytes is not installed.

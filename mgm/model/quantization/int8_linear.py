@@ -49,8 +49,8 @@ def int8_tensors(model: nn.Module, tensors: Mapping[str, LazyTensor]) -> dict[st
     """Weights for a model with `Int8Linear`, quantised when they are read.
 
     Args:
-        model: with `Int8Linear` layers.
-        tensors: in full precision, by the model's names.
+        model: model with `Int8Linear` layers.
+        tensors: tensors in full precision, by the model's names.
     """
     result = dict(tensors)
     for name, module in model.named_modules():

@@ -84,7 +84,7 @@ def load_convnext_tower(
     Args:
         folder: holds weights, and open_clip_config.json or a config.json with an `architecture`; or
             its name on the hub or in OpenCLIP, see `mgm.model.files.hub.part_folder`.
-        dtype: of the weights; None: float32.
+        dtype: dtype of the weights; None: float32.
 
     Raises:
         MGMError: the folder or its weights are not a ConvNeXt.
@@ -118,7 +118,7 @@ def read_architecture(folder: str | os.PathLike[str]) -> dict[str, Any]:
     """Fields of `ConvNextTowerConfig` that weight shapes do not determine, from a folder's config.
 
     Raises:
-        MGMError: there is no config, or it is of something else than a ConvNeXt.
+        MGMError: there is no config, or it is not that of a ConvNeXt.
     """
     openclip, of_timm = Path(folder) / OPENCLIP_CONFIG, Path(folder) / "config.json"
     path = openclip if openclip.is_file() or not of_timm.is_file() else of_timm

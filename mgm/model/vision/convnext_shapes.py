@@ -19,7 +19,7 @@ def convnext_geometry(shapes: Mapping[str, tuple[int, ...]], source: str) -> dic
     OpenCLIP's models.
 
     Args:
-        shapes: of the weights, named `stem.…`, `stages.…`.
+        shapes: shapes of the weights, named `stem.…`, `stages.…`.
         source: where they come from, for the error.
 
     Raises:
@@ -67,12 +67,12 @@ def check_convnext_sizes(
     """Check a ConvNeXt's config against the shapes of its weights.
 
     Args:
-        config: of the tower.
+        config: config of the tower.
         shapes: as for `convnext_geometry`; none where there are no weights.
         file: where the config comes from, for the message.
 
     Raises:
-        MGMError: they differ; names file, field and value, and what the weights have.
+        MGMError: they differ; names file, field and value, and the size in the weights.
     """
     geometry = convnext_geometry(shapes, str(file)) if shapes else {}
     for field in ("depths", "dims", "kernel_sizes"):

@@ -37,10 +37,10 @@ class ImageViews:
         image_size: low-resolution side of a crop, S.
         image_grid: crops per side of the low-resolution view.
         image_global: whether a view of the whole image follows the crops of a grid.
-        image_mean: of each colour channel in the low-resolution views, of values from 0 to 1.
+        image_mean: mean of each colour channel in the low-resolution views, from 0 to 1.
         image_std: standard deviation of each colour channel in them.
-        image_mean_aux: the same of the high-resolution view.
-        image_std_aux: the same.
+        image_mean_aux: mean of each colour channel in the high-resolution view.
+        image_std_aux: standard deviation of each colour channel in it.
         exact: whether resizing is bit-identical on every machine; False: torch's own.
     """
 

@@ -4,7 +4,7 @@ Cross-attention from low-resolution visual tokens, the queries, to the high-reso
 the positions of the window of the ConvNeXt map that covers the same part of the image.
 
 The published code normalises and projects every position of the concatenated, upsampled
-ConvNeXt map to keys and values. Two exact identities make that unnecessary:
+ConvNeXt map to keys and values. Two exact identities avoid that:
 
 1. The key and value projections are absorbed: queries are projected to the channels of the map, and
    the value projection is applied to the attention-weighted sum (the weights add up to one).

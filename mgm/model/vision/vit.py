@@ -36,7 +36,7 @@ class VisionTower(PreTrainedModel):
     """Embeddings and encoder layers of a ViT of transformers, under the same weight names.
 
     Args:
-        config: of the ViT in transformers.
+        config: config of the ViT in transformers.
         feature_layer: the hidden state to return, as `MGMConfig.vision_feature_layer`. Later layers
             are kept for saving and not run.
     """
@@ -89,7 +89,7 @@ class TowerKind:
     """A supported ViT architecture, and how its checkpoints are read.
 
     Attributes:
-        model_type: of its config in transformers.
+        model_type: `model_type` of its config in transformers.
         tower: class of the tower.
         config: class of its config.
         whole: `model_type` of the image-text model whose vision model it is.
@@ -164,8 +164,8 @@ def build_vision_tower(config: PretrainedConfig, feature_layer: int = -2) -> Vis
     """Build a tower with random weights.
 
     Args:
-        config: of the ViT; its `model_type` decides the class.
-        feature_layer: as `MGMConfig.vision_feature_layer`.
+        config: config of the ViT; its `model_type` decides the class.
+        feature_layer: index as in `MGMConfig.vision_feature_layer`.
     """
     return tower_kind(config.model_type).tower(config, feature_layer)
 
@@ -208,8 +208,8 @@ def load_vision_tower(
     Args:
         folder: holds config.json and weights of a vision model or an image-text model; or its name
             on the hub.
-        feature_layer: as `MGMConfig.vision_feature_layer`.
-        dtype: of the weights; None: float32.
+        feature_layer: index as in `MGMConfig.vision_feature_layer`.
+        dtype: dtype of the weights; None: float32.
 
     Raises:
         MGMError: the folder or its weights are not a supported ViT.

@@ -17,7 +17,7 @@ class WindowedMap:
     Args:
         stages: (B, rows, side, channels), finest first: whole maps, or a tile of a few rows.
         grid: windows a row.
-        eps: of the normalisation.
+        eps: epsilon of the normalisation.
     """
 
     def __init__(self, stages: Sequence[Tensor], grid: int, eps: float) -> None:
@@ -180,7 +180,7 @@ def _squared_line(
     Args:
         squares: |a|^2 of each cell; `cells` long along `dim`.
         products: a * b of each cell and the next; one shorter.
-        interpolation: from cells to positions.
+        interpolation: interpolation from cells to positions.
         dim: 1 or 2 of (B, s, s).
 
     Returns:

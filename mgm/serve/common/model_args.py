@@ -14,10 +14,10 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
     """Options of every program that loads a model."""
     add = parser.add_argument
     add("--model-path", required=True, metavar="FOLDER", help="native or published checkpoint")
-    add("--model-base", metavar="FOLDER", help="language model below stage-1 or LoRA weights")
+    add("--model-base", metavar="FOLDER", help="base language model of stage-1 or LoRA weights")
     add("--conv-mode", metavar="NAME", help="conversation template; default: the model's own")
-    add("--load-8bit", action="store_true", help="language model in 8 bits (bitsandbytes)")
-    add("--load-4bit", action="store_true", help="language model in 4 bits (bitsandbytes)")
+    add("--load-8bit", action="store_true", help="LLM.int8() quantisation (bitsandbytes)")
+    add("--load-4bit", action="store_true", help="4-bit NF4 quantisation (bitsandbytes)")
     add(
         "--compile-decode",
         action="store_true",
@@ -34,7 +34,7 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
 
 
 def check_model_options(options: argparse.Namespace) -> None:
-    """Raise an MGMError if they contradict each other."""
+    """Raise an MGMError if options contradict each other."""
     if options.load_8bit and options.load_4bit:
         raise MGMError("--load-8bit and --load-4bit exclude each other; choose one")
     check_num_speculative_tokens(options.num_speculative_tokens, "--num-speculative-tokens")
@@ -44,11 +44,11 @@ def load_from_options(options: argparse.Namespace, **more: Any) -> "Engine":
     """Load the model that the options choose.
 
     Args:
-        options: of the command line.
+        options: parsed options of the command line.
         **more: as for `mgm.load`.
 
     Raises:
-        MGMError: it cannot be loaded with these options, or `--conv-mode` is unknown.
+        MGMError: the model cannot be loaded with these options, or `--conv-mode` is unknown.
     """
     from mgm.engine.loading import load
 

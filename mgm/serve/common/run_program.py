@@ -10,9 +10,9 @@ def run_program(module: str, arguments: Sequence[str] | None = None, extra: str 
     """Run `main` of a module; returns its exit status.
 
     Args:
-        module: its full name.
-        arguments: of the command line; None: those of this process.
-        extra: of this package, which installs the module's dependencies.
+        module: full name of the module.
+        arguments: command-line arguments; None: those of this process.
+        extra: extra of this package that installs the module's dependencies.
 
     Raises:
         MGMError: an option is invalid, or a dependency is not installed.

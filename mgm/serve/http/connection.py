@@ -18,13 +18,13 @@ from mgm.serve.openai.responses import error_body
 
 HEAD_TIMEOUT = 10.0  # seconds from a connection, or a further request's first byte, to its head
 BODY_TIMEOUT = 120.0  # seconds from a request's head to the end of its body
-CLIENT_READ_TIMEOUT = 120.0  # seconds that a client may read nothing of its response
+CLIENT_READ_TIMEOUT = 120.0  # seconds in which a client reads nothing of its response
 MAX_PIPELINED_BYTES = 64 * 2**10  # bytes of further requests before a response is complete
 MAX_PARSED_BYTES = 16 * 2**10  # bytes of heads and chunked bodies between checks of the limits
-# Of a body that is still sent after the response. Then the connection is closed, with a delay, so
-# that the client can read the response.
+# Bytes of a body that are read after the response. Then follows a lingering close, so that the
+# client can read the response.
 MAX_UNREAD_BYTES = 64 * 2**10
-LINGER_TIMEOUT = 5.0  # seconds
+LINGER_TIMEOUT = 5.0  # seconds until a lingering close ends
 # Longer than the idle timeout of clients (httpx 5 s, aiohttp 15 s, nginx and AWS load balancers
 # 60 s), so that the client closes first, and no request is sent on a connection being closed.
 KEEP_ALIVE = 75
@@ -35,7 +35,7 @@ _JSON = "Content-Type: application/json\r\n"
 
 
 class LimitedProtocol(H11Protocol):
-    """The connection of a client, with deadlines for what the client has to send."""
+    """Connection of a client, with deadlines for request heads, bodies and reading of responses."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -64,7 +64,7 @@ class LimitedProtocol(H11Protocol):
     def data_received(self, data: bytes) -> None:
         """Parse received bytes within the limits, and update the deadline."""
         while data and not (self._lingers or self.transport.is_closing()):
-            # A body that is not chunked costs nothing to parse.
+            # The cost of parsing a body that is not chunked is negligible.
             unframed = self.conn.their_state is h11.SEND_BODY and not self.conn.chunked
             size = len(data) if unframed else MAX_PARSED_BYTES
             if self._is_answered():
@@ -77,7 +77,7 @@ class LimitedProtocol(H11Protocol):
         if self._lingers:
             return
         if self.conn.their_state is h11.DONE and self.flow.read_paused:
-            # Pipelined requests wait, but reading goes on, to detect a disconnect.
+            # Pipelined requests wait, but the socket is still read, to detect a disconnect.
             if len(self.conn.trailing_data[0]) > MAX_PIPELINED_BYTES:
                 self.transport.abort()
             else:
@@ -146,7 +146,7 @@ class LimitedProtocol(H11Protocol):
         self._set_deadline("lingers")
 
     def _update_deadline(self) -> None:
-        """Set the deadline for what the client has to send now."""
+        """Set the deadline for the expected input: a head, a body, or the rest of a body."""
         if self._lingers:
             return
         if self._is_answered() and not self.transport.is_closing():

@@ -37,8 +37,8 @@ class HeartbeatClient:
     Args:
         status: returns the worker's status, see `Worker.status`; without models the worker is not
             registered.
-        address: of the worker, for the controller: scheme, host and port.
-        controller: its URL.
+        address: address of the worker for the controller: scheme, host and port.
+        controller: URL of the controller.
         worker_key: authenticates the worker, if the controller has one.
         interval: seconds between two heartbeats.
         draining: whether the worker is shutting down; it is then unregistered.
@@ -141,7 +141,7 @@ class HeartbeatClient:
         try:
             self._post("unregister_worker", {"worker_name": self.address})
         except (OSError, HTTPException, ValueError):
-            return  # a published controller has no such endpoint, and it may be gone
+            return  # no such endpoint in published controllers, or the controller stopped
 
     def _post(self, path: str, content: dict[str, Any]) -> dict[str, Any]:
         kind = HTTPSConnection if self._url.scheme == "https" else HTTPConnection

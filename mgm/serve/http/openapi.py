@@ -17,8 +17,8 @@ def describe_bodies(app: FastAPI, bodies: Mapping[str, type[BaseModel]]) -> None
     shape, so FastAPI does not know them.
 
     Args:
-        app: with all its routes.
-        bodies: of POST requests, by path.
+        app: application with all its routes.
+        bodies: body models of POST requests, by path.
     """
     generate = app.openapi
 

@@ -15,9 +15,9 @@ from mgm.errors import MGMError, one_line
 from mgm.serve.http.concurrency_limit import ConcurrencyLimiter
 from mgm.serve.http.connection import KEEP_ALIVE, LimitedProtocol
 
-# Seconds; by default the event loop waits up to 5 ms for the engine thread to release the GIL.
+# Seconds; by default (5 ms) the event loop waits too long for the engine thread to release the GIL.
 THREAD_SWITCH_INTERVAL = 0.0002
-# Of uvicorn.Config. Client addresses are those of the sockets: anyone can send a Forwarded header.
+# uvicorn's settings. Client addresses are those of sockets: anyone can send a Forwarded header.
 CONNECTION_SETTINGS: dict[str, Any] = {
     "http": LimitedProtocol,
     "timeout_keep_alive": KEEP_ALIVE,
@@ -33,7 +33,7 @@ def add_server_options(parser: argparse.ArgumentParser, port: int) -> None:
     """Options of controller and worker."""
     add = parser.add_argument
     add("--host", default="localhost", help="interface to listen on, default localhost")
-    add("--port", type=int, default=port, help=f"default {port}")
+    add("--port", type=int, default=port, help=f"port to listen on, default {port}")
     add(
         "--api-key",
         action="append",
@@ -123,8 +123,8 @@ def serve(
     """Serve until SIGINT or SIGTERM, then finish running requests and refuse new ones.
 
     Args:
-        app: to serve.
-        options: with host and port.
+        app: application to serve.
+        options: command-line options with host and port.
         limiter: closed at shutdown.
 
     Raises:

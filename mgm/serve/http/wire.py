@@ -7,12 +7,12 @@ from typing import Any
 
 from mgm.errors import MGMError
 
-HEARTBEAT_INTERVAL = 15.0  # seconds, of workers
-HEARTBEAT_TIMEOUT = 30.0  # seconds without a heartbeat after which a controller removes a worker
+HEARTBEAT_INTERVAL = 15.0  # seconds between two heartbeats of a worker
+HEARTBEAT_TIMEOUT = 30.0  # seconds without a heartbeat until a controller checks the worker
 
 REQUEST_FAILED, NO_WORKER, WORKER_LOST = 1, 2, 3  # error_code of a frame; 0: no error
 
-MAX_ADDRESS_LENGTH = 300  # characters
+MAX_ADDRESS_LENGTH = 300  # characters of a worker's address
 _LABEL = r"[a-z0-9_](?:[a-z0-9_-]{0,61}[a-z0-9_])?"
 _ADDRESS = re.compile(
     rf"(https?)://(\[[0-9a-f:.]+\]|{_LABEL}(?:\.{_LABEL})*)(?::([0-9]{{1,5}}))?/?",

@@ -20,7 +20,7 @@ class BodyMemory:
     ones the oldest. Complete bodies are kept until their request is finished.
 
     Args:
-        limit: in bytes.
+        limit: maximum bytes of all counted bodies.
     """
 
     def __init__(self, limit: int) -> None:

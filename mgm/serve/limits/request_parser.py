@@ -14,7 +14,7 @@ class RequestParser(h11.Connection):
     """The server side of a connection; refuses chunked bodies that are mostly framing.
 
     Attributes:
-        error: of the last request; its `error_status_hint` is the HTTP status.
+        error: error of the last request; its `error_status_hint` is the HTTP status.
         chunked: whether the current or last request has a chunked body.
     """
 

@@ -52,7 +52,7 @@ def model_not_found(model: str, names: Iterable[str]) -> BadRequestError:
 
     Args:
         model: the requested one.
-        names: of the models that are served.
+        names: names of the models that are served.
     """
     served = ", ".join(names) or "none"
     text = f"the model {model!r:.100} does not exist; choose from {served:.1000}"

@@ -58,7 +58,7 @@ class ResponseFormat(BaseModel):
 
 
 class StructuredOutputs(BaseModel):
-    """What the response must match, as in vLLM's API: exactly one constraint."""
+    """Structured output, as in vLLM's API: exactly one constraint on the response."""
 
     model_config = ConfigDict(strict=True, allow_inf_nan=False, populate_by_name=True)
 

@@ -30,7 +30,7 @@ class ParsedRequest:
     """A parsed body, whose images are not fetched yet.
 
     Attributes:
-        model: its name.
+        model: name of the model.
         sources: URLs or base64 of the images.
         prompts: builds the prompts, with a suffix appended to the last question.
         settings: fields of the engine's `Request`.
@@ -98,7 +98,7 @@ def parse_chat_request(
     """Parse the body of a chat completion.
 
     Args:
-        body: of the request.
+        body: body of the request.
         template: chat template of the model.
         max_tokens: maximum tokens per response.
 
@@ -164,7 +164,7 @@ def parse_image_request(body: ImageGenerationBody, model: str) -> ImageGeneratio
     """Parse the body of an image generation.
 
     Args:
-        body: of the request.
+        body: body of the request.
         model: name of the image generation model; empty: there is none.
 
     Raises:

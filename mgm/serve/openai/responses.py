@@ -14,9 +14,9 @@ if TYPE_CHECKING:  # a controller imports this file without the engine
 
 
 DONE = b"data: [DONE]\n\n"
-# Without the second one nginx buffers the stream.
+# X-Accel-Buffering stops nginx from buffering the stream.
 SSE_HEADERS = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
-MIN_LOGPROB = -9999.0  # stands for minus infinity, as in OpenAI's API
+MIN_LOGPROB = -9999.0  # used for minus infinity, as in OpenAI's API
 _FINISH_REASONS = {"cancelled": "stop", "error": "stop"}  # where OpenAI's differ from the engine's
 
 
@@ -47,7 +47,7 @@ class ResponseWriter:
     """Writes the response to one request, complete or as server-sent events.
 
     Attributes:
-        model: its name in the response.
+        model: name of the model in the response.
         chat: whether it is a chat completion; else a text completion.
     """
 
@@ -93,10 +93,10 @@ class ResponseWriter:
         """The events of a choice's next text and tokens; empty: there are none.
 
         Args:
-            index: of the choice.
-            text: its next text.
-            tokens: its next tokens.
-            is_first: whether they open the choice, which a chat does with the role.
+            index: index of the choice.
+            text: next text of the choice.
+            tokens: next tokens of the choice.
+            is_first: whether these are the first of the choice; a chat starts with the role.
         """
         events = b""
         if self.chat and is_first:

@@ -44,7 +44,7 @@ class Controller:
     """The state of a controller: registered workers, health checks, connections, metrics.
 
     Args:
-        registry: of the workers.
+        registry: registry of the workers.
         policy: who may register workers; its worker key authenticates the controller to workers.
     """
 
@@ -85,7 +85,7 @@ def build_controller_app(
     """The application of a controller.
 
     Args:
-        controller: its state.
+        controller: state of the controller.
         heartbeat: registers this controller as a worker of a parent controller.
         **options: as for `build_app`.
     """

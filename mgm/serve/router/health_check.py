@@ -24,7 +24,7 @@ class HealthChecker:
     which may be lost: such a worker is removed when one request for its status fails, too.
 
     Args:
-        registry: of the workers.
+        registry: registry of the workers.
         client: HTTP client for workers.
     """
 

@@ -25,7 +25,8 @@ CLIENT_HEADERS = {
     *(b"authorization", b"content-type", b"content-length", b"transfer-encoding", b"expect"),
 }
 KEY_HINT = "start both with the same --worker-key, or the controller with --trust-network"
-# Browsers send one of these with every POST; any web page could reach this machine's ports.
+# Browsers send one of these with every POST: requests of web pages, which could otherwise reach
+# this machine's ports, are refused.
 BROWSER_HEADERS = {b"origin", b"sec-fetch-site"}
 
 
@@ -69,12 +70,12 @@ class Heartbeat(_WorkerName):
 class RegistrationPolicy:
     """Who may register workers, send their heartbeats and unregister them.
 
-    With a worker key: whoever sends it. Without one: programs on this machine that connect
+    With a worker key: senders of that key. Without one: programs on this machine that connect
     directly, by loopback or by an address of the machine; or everyone, if the network is trusted.
 
     Attributes:
         worker_key: sent by workers as a bearer token.
-        trust_network: whether everyone who can reach the controller may.
+        trust_network: whether everyone who can reach the controller may register workers.
     """
 
     worker_key: str | None = None

@@ -30,7 +30,7 @@ MAX_HOPS = 4
 FAILURE_STATUSES = (500, 502, 504, 508)  # HTTP statuses that start a worker's back-off
 BUSY_STATUSES = (429, 503)  # HTTP statuses of a worker that is full or draining
 FORWARDED_HEADERS = ("content-type", "x-request-id")  # request headers sent to the worker
-MAX_HEADER_LENGTH = 1000  # characters
+MAX_HEADER_LENGTH = 1000  # characters of a forwarded header
 
 
 @dataclass(frozen=True)
@@ -38,8 +38,8 @@ class RelayedRequest:
     """A request to be relayed.
 
     Attributes:
-        model: its name.
-        path: of the endpoint.
+        model: name of the model.
+        path: path of the endpoint.
         body: the client's, unchanged.
         headers: headers sent to the worker.
     """
@@ -66,7 +66,7 @@ class Relay:
     """Relays requests to workers, with failover from a worker that cannot be reached.
 
     Args:
-        registry: of the workers.
+        registry: registry of the workers.
         client: HTTP client for workers.
         health: checks workers that fail.
         outcomes: counts requests by outcome.

@@ -21,8 +21,8 @@ from mgm.serve.router.worker_registry import WorkerInfo
 SPOOL_BYTES = 2**20  # a response is held back up to this size, so that errors have a status
 TAIL_BYTES = 32  # last bytes of a stream, which show whether it is complete
 WORKER_LOST_MESSAGE = "worker disconnected before finishing; retry"
-# Content types of the API. Others, such as a web page, which a browser would run with the
-# controller's origin, are returned as application/octet-stream.
+# Content types of the API. Others are returned as application/octet-stream: a browser would run a
+# web page with the controller's origin.
 CONTENT_TYPES = {
     *("application/json", "text/event-stream", "text/plain", "application/octet-stream"),
     *("image/png", "image/jpeg", "image/webp"),
@@ -94,7 +94,7 @@ class RelayResponse(Response):
 
     Args:
         relay: sends the request.
-        request: of the client.
+        request: request of the client.
         errors: error format of the endpoint.
         streams: whether every response is a stream; else only server-sent events are.
     """
@@ -157,7 +157,7 @@ class RelayResponse(Response):
         receive: Receive,
         send: Send,
     ) -> None:
-        """Send a response when it is complete, so that a lost worker gives an HTTP error."""
+        """Send a response when it is complete, so that a lost worker causes an HTTP error."""
         headers = _response_headers(response)
         content = bytearray()
         while chunk := await self.relay.read(worker, response):

@@ -14,7 +14,7 @@ from mgm.serve.router.worker_registry import WorkerStatus
 CONNECT_TIMEOUT = 5.0  # seconds to reach a worker
 STATUS_TIMEOUT = 5.0  # seconds for its status
 MAX_STATUS_BYTES = 2**20
-# Bounds what one iteration of the event loop has to parse: a response in chunks of one byte takes a
+# Bounds the parsing in one iteration of the event loop: a response in chunks of one byte takes a
 # hundred times as long as one in large chunks.
 RECEIVE_BUFFER = 32 * 2**10
 KEEPALIVE_PROBES = {"TCP_KEEPIDLE": 15, "TCP_KEEPINTVL": 5, "TCP_KEEPCNT": 3}
@@ -144,7 +144,7 @@ class WorkerClient:
 
 
 def _keepalive_socket(address: tuple[Any, ...]) -> socket.socket:
-    """A socket with TCP keep-alive, which detects a machine that is gone.
+    """A socket with TCP keep-alive, which detects an unreachable machine.
 
     A read timeout cannot: a response may take minutes without a byte.
     """

@@ -40,7 +40,7 @@ class WorkerStatus(BaseModel):
     """Status of a worker, sent at registration, with heartbeats, and on request.
 
     Attributes:
-        model_names: of the language models.
+        model_names: names of the language models.
         image_models: names of the image generation models; `drawers` in JSON.
         speed: relative to other workers.
         queue_length: running and waiting requests.
@@ -65,7 +65,7 @@ class WorkerInfo:
         status: the latest one.
         sends_heartbeats: whether a missing heartbeat triggers a health check.
         last_seen: time of its last heartbeat or status, of `time.monotonic`.
-        queue_length: as last reported, plus the requests dispatched since.
+        queue_length: last reported queue length plus requests dispatched since.
         unhealthy: whether a health check is running; other workers are preferred.
         failed_check: whether it was removed after a failed health check.
         failures: consecutive failed requests, less than `FAILURE_MEMORY` apart.
@@ -101,7 +101,7 @@ class WorkerInfo:
         """Rank for load balancing: the lowest is preferred; healthy workers have rank 0.
 
         Args:
-            now: of `time.monotonic`.
+            now: current time of `time.monotonic`.
         """
         backing_off = self.retry_at is not None and now < self.retry_at
         return self.failures if backing_off else int(self.unhealthy)
@@ -137,7 +137,7 @@ class WorkerRegistry:
 
         Args:
             address: see `parse_worker_address`.
-            status: of the worker.
+            status: status of the worker.
             sends_heartbeats: whether a missing heartbeat triggers a health check.
 
         Raises:
@@ -206,7 +206,7 @@ class WorkerRegistry:
         is selected if there is no other, or, after its back-off, to probe it with one request.
 
         Args:
-            model: its name.
+            model: name of the model.
             exclude: addresses of workers that were tried already.
         """
         candidates = [

@@ -25,7 +25,7 @@ class Chat:
 
     Args:
         engine: generates the answers.
-        images: of the conversation; they come with the first question.
+        images: images of the conversation, sent with the first question.
         settings: a request with the sampling settings.
         report: shows a message to the user.
         suffix: appended to every question.

@@ -28,7 +28,7 @@ def parse_cli_options(arguments: Sequence[str] | None) -> argparse.Namespace:
         metavar="IMAGES",
         help="files or http(s) URLs, separated by commas; default: a text-only chat",
     )
-    add("--device", choices=("cuda", "cpu", "mps"), help="default: the fastest that is available")
+    add("--device", choices=("cuda", "cpu", "mps"), help="default: the fastest available one")
     add(
         "--temperature",
         type=float,
@@ -45,7 +45,7 @@ def parse_cli_options(arguments: Sequence[str] | None) -> argparse.Namespace:
     add(
         "--debug",
         action="store_true",
-        help="print prompt, token counts and timings",
+        help="print the prompt, token counts and timings of each answer",
     )
     add("--seed", type=int, metavar="N", help="seed of sampling and image generation")
     add("--ocr", action="store_true", help="add the texts in the images to the prompt (OCR)")

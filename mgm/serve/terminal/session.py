@@ -35,12 +35,12 @@ class Session:
         settings: a request with the sampling settings.
         report: shows a message to the user.
         open_images: opens the images of `/image`.
-        images: of the conversation.
+        images: images of the conversation.
         image_names: their paths and URLs, separated by commas, for `/save`.
         ocr: recognises the texts in the images for the prompt; None: off.
         generator: generates the images that answers ask for; None: off.
         output: file of generated images.
-        seed: of generated images.
+        seed: seed of generated images.
     """
 
     engine: "Engine"

@@ -11,7 +11,7 @@ SDXL = "stabilityai/stable-diffusion-xl-base-1.0"
 GEN_SUFFIX = " <GEN>"  # appended to a question that requests an image, as published
 PROMPT_BEGIN, PROMPT_END = "<h>", "</h>"  # around the image prompt in an answer
 
-# Compat: of published programs.
+# Compat: as in published programs.
 NEGATIVE_PROMPT = (
     "out of frame, lowres, text, error, cropped, worst quality, low quality, jpeg artifacts, "
     "ugly, duplicate, morbid, mutilated, out of frame, extra fingers, mutated hands, poorly drawn "
@@ -35,7 +35,7 @@ class ImageGenerator:
     Args:
         path: folder, or name on the hub.
         device: None: the last GPU, or the CPU.
-        steps: of inference; None: the pipeline's default.
+        steps: inference steps; None: the pipeline's default.
 
     Raises:
         MGMError: diffusers is not installed, or there is no such pipeline.

@@ -33,7 +33,7 @@ class AttributionPanel:
     """Shows which pixels the last answer is attributed to.
 
     Args:
-        client: of the controller.
+        client: client of the controller.
     """
 
     def __init__(self, client: PageClient) -> None:

@@ -24,7 +24,7 @@ class VisualToken:
 
     Attributes:
         crop: index of its crop.
-        index: of the token in the crop.
+        index: index of the token in the crop.
         box: left, top, right and bottom of the pixels it covers.
     """
 
@@ -72,8 +72,8 @@ def heat_map(detail: MiningAttribution, uniform: bool = False) -> np.ndarray:
     """Attribution of each pixel: (side, side); without an answer all tokens weigh the same.
 
     Args:
-        detail: of the image.
-        uniform: whether a token's attention is spread evenly over its window; else as it was mined.
+        detail: mining attribution of the image.
+        uniform: whether a token's weight is spread evenly over its window, without mining.
     """
     cells = detail.grid**2
     crops, tokens, positions = detail.mining.shape

@@ -16,7 +16,7 @@ from mgm.errors import MGMError
 from mgm.serve.http.attribution_json import decode_attribution
 from mgm.serve.web.state import ChatHistory, data_url
 
-CONTROLLER_CONNECT_TIMEOUT = 5.0  # seconds
+CONTROLLER_CONNECT_TIMEOUT = 5.0  # seconds to connect to a controller
 RESPONSE_READ_TIMEOUT = 300.0  # seconds without a byte of the response
 CONNECTION_LOST = "the connection was lost before the answer was complete; retry"
 # Compat: templates by a part of the model's name, as in published pages. Source:
@@ -29,7 +29,7 @@ class GenerationSettings:
     """Settings of the page, with the published page's defaults.
 
     Attributes:
-        temperature: of sampling; 0: greedy.
+        temperature: sampling temperature; 0: greedy.
         top_p: probability mass of nucleus sampling.
         max_new_tokens: maximum tokens per response.
         gen_image: whether images that the model asks for are generated.
@@ -64,7 +64,7 @@ class PageClient:
     """Client of a controller, or of a worker without one.
 
     Args:
-        address: its URL.
+        address: URL of the controller or worker.
         key: API key, if the server needs one.
     """
 

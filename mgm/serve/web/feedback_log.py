@@ -16,7 +16,7 @@ class FeedbackLog:
     """One JSONL file per day, in the format of published pages.
 
     Args:
-        folder: of the files.
+        folder: folder of the files.
         conversations: whether every answer is logged, not only votes.
         images: whether images are saved, too, with their hashes as names.
     """
@@ -33,7 +33,7 @@ class FeedbackLog:
         Args:
             history: up to that answer.
             model: name of the model that answered.
-            start_time: of the generation, in seconds since the epoch.
+            start_time: start of the generation, in seconds since the epoch.
             address: IP address of the client.
 
         Raises:
@@ -50,7 +50,7 @@ class FeedbackLog:
             history: up to that answer.
             model: name of the model that answered; two names for a comparison.
             vote: "upvote", "downvote", "flag", or the outcome of a comparison.
-            address: of the client.
+            address: IP address of the client.
 
         Raises:
             MGMError: the file cannot be written.

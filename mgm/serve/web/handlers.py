@@ -31,7 +31,7 @@ class Handlers:
     """Event handlers of the page as a whole.
 
     Args:
-        client: of the controller.
+        client: client of the controller.
         log: feedback log.
         models: model names to choose from; None: those served when the page is opened.
         moderator: checks questions; None: no moderation.
@@ -192,7 +192,7 @@ class ChatPane:
     """Event handlers of the left or the right chat.
 
     Args:
-        handlers: of the page.
+        handlers: event handlers of the page.
         index: 0: left, 1: right.
     """
 
@@ -279,7 +279,7 @@ def render(state: ChatState, is_generating: bool = False) -> Updates:
     """Updates of the input box and both chats, and the state.
 
     Args:
-        state: of the page.
+        state: state of the page.
         is_generating: whether the box has a button to stop; else one to submit.
     """
     box = gr.update(submit_btn=not is_generating, stop_btn=is_generating)

@@ -76,13 +76,13 @@ def _add_server_options(parser: argparse.ArgumentParser) -> None:
     """Options of the page and of the controller behind it."""
     add = parser.add_argument
     add("--host", default="localhost", help="interface to listen on, default localhost")
-    add("--port", type=int, default=7860, help="default 7860")
+    add("--port", type=int, default=7860, help="port to listen on, default 7860")
     add(
         "--controller-url",
         "--controller",
         metavar="URL",
         default="http://localhost:21001",
-        help="a controller, or a worker without one; default http://localhost:21001",
+        help="URL of a controller, or of a worker; default http://localhost:21001",
     )
     add(
         "--api-key",
@@ -115,7 +115,7 @@ def _add_server_options(parser: argparse.ArgumentParser) -> None:
         type=int,
         default=20,
         metavar="MB",
-        help="maximum size of an image file, default 20",
+        help="maximum MiB of an image file, default 20",
     )
 
 

@@ -30,7 +30,7 @@ NOTICE = (
     "Answers may be wrong or offensive. Questions and images are sent to the server that runs the "
     "model; votes are stored with their conversation."
 )
-# System fonts: behind a firewall others would not load.
+# System fonts, since web fonts do not load behind a firewall.
 FONTS = ["system-ui", "sans-serif"]
 MONO = ["ui-monospace", "monospace"]
 CSS = """
@@ -62,7 +62,7 @@ class Page:
     """A page to chat with one model, or with two side by side.
 
     Args:
-        handlers: of its events.
+        handlers: event handlers of the page.
         examples: folder of example images; None: no examples.
         embed: whether the page is embedded in another one, without title and examples.
     """
@@ -77,9 +77,9 @@ class Page:
 
         Args:
             host: interface to listen on.
-            port: to listen on.
-            concurrency: answers that are streamed at the same time.
-            share: whether Gradio's servers give the page a public address.
+            port: port to listen on.
+            concurrency: maximum answers that are streamed at the same time.
+            share: whether the page gets a public URL from Gradio's servers.
             max_upload: MiB per file.
 
         Raises:

@@ -93,7 +93,7 @@ class ChatState:
     """State of one visitor of the page.
 
     Attributes:
-        histories: of the left and the right chat; the right one is for comparing models.
+        histories: histories of the left and the right chat; the right one compares another model.
         tasks: running generations.
     """
 

@@ -49,8 +49,8 @@ class ImageDownloader:
     Args:
         allow_private: whether private, loopback and link-local addresses are allowed.
         timeout: seconds for all images of a request.
-        max_requests: that download at the same time; more get a `QueueFullError`.
-        resolve: as `socket.getaddrinfo`.
+        max_requests: maximum requests that download at the same time; more get a `QueueFullError`.
+        resolve: DNS resolver with the interface of `socket.getaddrinfo`.
 
     Attributes:
         running: requests whose images are being downloaded.
@@ -74,7 +74,7 @@ class ImageDownloader:
         """Download all images of one request.
 
         Args:
-            urls: by label; messages of errors begin with the label.
+            urls: URLs by label; error messages begin with the label.
 
         Returns:
             Contents of the image files, by label.
@@ -129,8 +129,8 @@ class ImageDownloader:
         """Resolve the host of a URL, and check that all its IP addresses are public.
 
         Args:
-            url: with a host.
-            name: of the image, for errors.
+            url: URL with a host.
+            name: name of the image, for error messages.
 
         Raises:
             BadRequestError: the host has no address, or one that is not public.
@@ -153,7 +153,7 @@ class _RequestDownload:
     """The downloads of one request.
 
     Args:
-        session: to connect with.
+        session: HTTP session of the downloads.
         addresses: see `ImageDownloader.addresses`.
     """
 

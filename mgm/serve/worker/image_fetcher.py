@@ -24,7 +24,7 @@ class ImageFetcher:
 
     Args:
         downloader: for http(s) URLs; None: one with default limits.
-        max_pixels: of one image.
+        max_pixels: maximum pixels of one image.
     """
 
     def __init__(
@@ -67,7 +67,7 @@ class ImageFetcher:
 
         Args:
             source: a data URL, or an image file in base64.
-            label: of the image; messages of errors begin with it.
+            label: label of the image; error messages begin with it.
 
         Raises:
             MGMError: it is neither, or has too many pixels.

@@ -98,7 +98,7 @@ def parse_worker_options(arguments: Sequence[str] | None) -> argparse.Namespace:
     Raises:
         MGMError: an option is invalid.
     """
-    parser = Parser(prog="python -m mgm.serve.model_worker", description="Serve a model.")
+    parser = Parser(prog="python -m mgm.serve.model_worker", description="Serve a model by HTTP.")
     add_server_options(parser, port=21002)
     add_worker_key_option(parser)
     add_model_options(parser)
@@ -106,8 +106,8 @@ def parse_worker_options(arguments: Sequence[str] | None) -> argparse.Namespace:
     _add_limit_options(parser)
     add = parser.add_argument
     add("--model-name", metavar="NAME", help="model name in the API; default: the folder's name")
-    add("--device", help="cuda, cuda:1, mps or cpu; default: the fastest that is available")
-    add("--use-flash-attn", action="store_true", help="FlashAttention-2 (package flash-attn)")
+    add("--device", help="cuda, cuda:1, mps or cpu; default: the fastest available one")
+    add("--use-flash-attn", action="store_true", help="use FlashAttention-2 (flash-attn)")
     add(
         "--gen-model",
         metavar="FOLDER",
@@ -131,7 +131,7 @@ def _add_registration_options(parser: argparse.ArgumentParser) -> None:
         "--controller",
         metavar="URL",
         default="http://localhost:21001",
-        help="default: http://localhost:21001",
+        help="URL of the controller, default http://localhost:21001",
     )
     add(
         "--heartbeat-interval",

@@ -1,6 +1,6 @@
 """Prometheus metrics of a worker: request counts, tokens, TTFT, latency, queue, caches.
 
-Names are vLLM's, with the prefix `mgm_`, where the value is the same.
+Metrics with the same meaning as in vLLM have its names, with the prefix `mgm_`.
 """
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
@@ -16,8 +16,8 @@ class WorkerMetrics:
     """Counters, gauges and histograms of one worker.
 
     Args:
-        engine: whose caches and speculative decoding are measured.
-        limiter: whose running and waiting requests are counted.
+        engine: engine whose caches and speculative decoding are measured.
+        limiter: limiter whose running and waiting requests are counted.
     """
 
     def __init__(self, engine: Engine, limiter: ConcurrencyLimiter) -> None:

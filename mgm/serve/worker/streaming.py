@@ -26,8 +26,8 @@ class EventStream(Response):
     Args:
         produce: coroutine function that gets an async function to write a chunk.
         error_chunk: the chunk of an error, whose message the client may see.
-        media_type: of the response.
-        headers: of the response.
+        media_type: content type of the response.
+        headers: headers of the response.
         open_at_once: send status and headers first, so that every error is a chunk.
     """
 

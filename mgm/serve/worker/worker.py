@@ -52,7 +52,7 @@ class Worker:
     Attributes:
         engine: generates the responses.
         names: the model's names in the API.
-        limits: of requests.
+        limits: limits on requests.
         images: downloads and decodes the images of requests.
         tools: OCR and image generation.
     """
@@ -91,7 +91,7 @@ class Worker:
 
         Args:
             endpoint: label of the metrics.
-            limiter: None: that of the language model.
+            limiter: its queue and slots are used; None: those of the language model.
 
         Raises:
             QueueFullError: the queue is full, or the server is shutting down.
@@ -151,7 +151,7 @@ class Worker:
         client reads.
 
         Args:
-            requests: of one client.
+            requests: requests of one client.
             start_time: `time.perf_counter()` at the arrival of the client's request, for TTFT.
             slot: acquired for as many sequences.
 

@@ -49,7 +49,7 @@ class FusionConfig:
             maps; "pool": mean of the window instead of attention; "one_query": attention with the
             same query for all tokens; "none": low-resolution tokens alone.
         high_resolution_only: whether the mined features replace the low-resolution tokens instead
-            of being added to them. The tokens are the queries all the same.
+            of being added to them. The tokens are still used as queries.
         grey_low_resolution: whether the low-resolution tower gets an image of the mean colour.
         blur_high_resolution: pixels per side to which the high-resolution tower's image is reduced
             and enlarged again; None: no blur.
@@ -72,7 +72,7 @@ class FusionConfig:
 
     def __post_init__(self) -> None:
         check_fields(vars(self), _RULES, "config", "fusion.")
-        # JSON has lists; tuples can be compared, and part of a key.
+        # JSON has lists; tuples are hashable, for cache keys.
         object.__setattr__(self, "averaged_stages", tuple(sorted(set(self.averaged_stages))))
         if self.query is not None:
             object.__setattr__(self, "query", tuple(map(float, self.query)))
