@@ -117,7 +117,7 @@ def atomic_file(path: str | os.PathLike[str]) -> Generator[Path]:
 
 
 def make_readable(folder: Path) -> None:
-    """Give the files the folder's read permissions; safetensors writes for the owner alone."""
+    """Give the files the folder's read permissions; safetensors grants them to the owner only."""
     mode = folder.stat().st_mode & 0o666
     for file in folder.rglob("*"):
         if file.is_file():
@@ -125,13 +125,13 @@ def make_readable(folder: Path) -> None:
 
 
 def process_tag() -> str:
-    """Host and process as part of a file name, by which `remove_stale_parts` knows its own."""
+    """Host and process id as part of a file name, which `remove_stale_parts` parses."""
     host = hashlib.blake2b(platform.node().encode(), digest_size=4).hexdigest()
     return f"{host}-{os.getpid()}"
 
 
 def remove_stale_parts(folder: Path, name: str) -> None:
-    """Remove what killed processes left of `atomic_folder(folder / f"{name}.{process_tag()}")`.
+    """Remove partial `atomic_folder(folder / f"{name}.{process_tag()}")` of killed processes.
 
     Parts of running processes stay; those of other machines are removed after `STALE_SECONDS`.
     """

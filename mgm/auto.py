@@ -1,8 +1,8 @@
 """Registers our classes with transformers' Auto classes, without importing either of them early.
 
 Importing transformers' auto modules alone loads torch, so `import mgm` does not: a finder on
-`sys.meta_path` waits until someone else imports them. What it puts into their registries are
-import paths; a class of ours is imported when it is looked up.
+`sys.meta_path` registers them after someone else imports these. The registries get import paths;
+a class of ours is imported when it is looked up.
 """
 
 import sys
@@ -45,7 +45,7 @@ def register() -> None:
     """Register config, model and processors; calling it again changes nothing."""
     finder = next((one for one in sys.meta_path if isinstance(one, AutoModuleFinder)), None)
     if finder is None:
-        # First, so that no module that a thread begins to import now is missed.
+        # First, so that a module that another thread is importing is not missed.
         finder = AutoModuleFinder(set(_REGISTRIES))
         sys.meta_path.insert(0, finder)
     for name in _REGISTRIES:
@@ -65,7 +65,7 @@ def _add_entries(module: ModuleType) -> bool:
 
 
 class LazyEntries(MutableMapping[Any, Any]):
-    """What was registered with an Auto class; our own entries are imported when looked up.
+    """Registry of an Auto class; our entries are imported when they are looked up.
 
     Args:
         registered: entries by model types or config classes.
@@ -118,7 +118,7 @@ def _resolve(path: str | dict[str, str]) -> Any:
 class AutoModuleFinder(MetaPathFinder):
     """Registers our classes after transformers' auto modules are executed, then removes itself.
 
-    It changes nothing of how they are found: the finders behind it do that.
+    The search itself is left to the other finders on `sys.meta_path`.
     """
 
     def __init__(self, missing: set[str]) -> None:
@@ -153,7 +153,7 @@ class _RegisteringLoader(Loader):
         self._loader, self._finder = loader, finder
 
     def __getattr__(self, name: str) -> Any:
-        """What else a loader can do (`get_source`), for callers of `find_spec`."""
+        """Other attributes of the real loader (`get_source`), for callers of `find_spec`."""
         if name == "_loader":  # in a copy that has no attributes yet
             raise AttributeError(name)
         return getattr(self._loader, name)

@@ -2,7 +2,7 @@
 
     python -m mgm.convert SRC DST --to {native,published} [--dry-run]
 
-Weights keep every bit. DST appears when it is complete.
+The conversion is lossless. DST is renamed from a temporary folder when it is complete.
 """
 
 from pathlib import Path
@@ -11,7 +11,7 @@ from mgm.errors import Parser, run_command, write_output
 
 
 def main() -> None:
-    """Read the command line and convert."""
+    """Parse the command line and convert."""
     parser = Parser(prog="python -m mgm.convert", description=(__doc__ or "").split("\n")[0])
     parser.add_argument("source", help="a checkpoint's folder, or its id on the hub", metavar="SRC")
     parser.add_argument("target", type=Path, help="the folder to write", metavar="DST")
@@ -22,7 +22,9 @@ def main() -> None:
         "--model-base", help="the base model, where SRC is a stage-1 or LoRA folder", metavar="DIR"
     )
     parser.add_argument(
-        "--dry-run", action="store_true", help="list what maps to what, write nothing"
+        "--dry-run",
+        action="store_true",
+        help="list the mapping of files and weights, write nothing",
     )
     arguments = parser.parse_args()
     # Behind the parser: these load torch, which --help does without.

@@ -36,7 +36,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         for file in files:
             try:
                 missing += not provide(file, folder, options.offline, files)
-            except MGMError as error:  # go on with the other files
+            except MGMError as error:  # continue with the other files
                 logger.error("error: %s", error)
                 missing += 1
     if missing:

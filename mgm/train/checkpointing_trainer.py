@@ -94,7 +94,7 @@ class CheckpointingTrainer(Trainer):
         Args:
             checkpoint: to resume from; None: the run starts at step 0.
             on_begin: is called once, when the checkpoint is checked and loaded and before this run
-                reads a sample or writes a file: a run that is refused leaves others' files alone.
+                reads a sample or writes a file, so that a refused run changes no files.
 
         Returns:
             Whether any step was left to train.
@@ -170,9 +170,9 @@ class CheckpointingTrainer(Trainer):
 
     # Private: no flag or hook keeps transformers from reading the checkpoint's weights again.
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
-        """Nothing: `build_model_and_processor` has loaded the checkpoint's weights already."""
+        """Does nothing: `build_model_and_processor` has loaded the checkpoint's weights already."""
 
-    # Private: transformers would write all of FSDP2's moments from the first process alone.
+    # Private: transformers would write all of FSDP2's moments from rank 0 only.
     def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
         if not self.args.use_fsdp:
             super()._save_optimizer_and_scheduler(output_dir)

@@ -31,7 +31,7 @@ class DataModule:
     Attributes:
         samples: the samples of a file or a mixture, or the stream.
         train_dataset: for the DataLoader: the samples, packed rows of them, or the stream.
-        collator: pads a batch of samples; counts what it truncates.
+        collator: pads batches of samples; counts truncated samples.
         collate_fn: for the DataLoader: the collator, or that of packed rows or of a stream.
         validation_set: of `--eval_data_path`, if given.
     """

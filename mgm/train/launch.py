@@ -198,7 +198,7 @@ def integer_flag(flags: dict[str, list[str]], name: str, default: int) -> int:
 
 
 def adapt_to_cpu(flags: dict[str, list[str]], hosts: Sequence[Host]) -> list[str]:
-    """Remove or add flags for training on the CPU; returns what to report about it."""
+    """Remove or add flags for training on the CPU; returns log lines about the changes."""
     if not uses_cpu(flags):
         return []
     notes = []

@@ -64,7 +64,7 @@ def build_model_and_processor(
 ) -> tuple[MGMForConditionalGeneration, MGMProcessor]:
     """Model (float32) and processor, with consistent image settings, template and special tokens.
 
-    With FSDP2 and ZeRO-3 rank 0 alone reads the weights; on other ranks the model is on the meta
+    With FSDP2 and ZeRO-3 only rank 0 reads the weights; on other ranks the model is on the meta
     device until `apply_fsdp` or `partition_parameters` fills it.
 
     Args:
@@ -295,5 +295,5 @@ def _sync_special_tokens(model: MGMForConditionalGeneration, processor: MGMProce
     for name in ("bos_token_id", "eos_token_id", "pad_token_id"):
         if getattr(tokenizer, name) is not None:
             setattr(model.config.text_config, name, getattr(tokenizer, name))
-    generation.eos_token_id = None  # set below: the template decides what ends an answer
+    generation.eos_token_id = None  # set below, from the template
     sync_generation_config(generation, tokenizer, processor.template)

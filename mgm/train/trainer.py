@@ -96,7 +96,7 @@ class MGMTrainer(CheckpointingTrainer):
         self.add_callback(LossPlotCallback())
         if args.selective_checkpointing:
             self.add_callback(SelectiveCheckpointing())
-        # Trainer sets it to False; it would be saved, and disable the KV cache of generation.
+        # Trainer sets it to False, which would be saved and disable the KV cache in generation.
         vars(self.model.config).pop("use_cache", None)
 
     # Private: `get_train_dataloader` would have to repeat all else that transformers does there.
@@ -128,7 +128,7 @@ class MGMTrainer(CheckpointingTrainer):
         return self._prepare_inputs(inputs)  # private: also casts to the dtype of DeepSpeed
 
     def get_train_dataloader(self) -> DataLoader:
-        """As transformers', except that each process reads its own shards of a stream."""
+        """transformers' DataLoader, except that each process reads its own shards of a stream."""
         args = self.args
         if not isinstance(self.train_dataset, StreamedDataset):
             return super().get_train_dataloader()
@@ -146,7 +146,7 @@ class MGMTrainer(CheckpointingTrainer):
         )
 
     def train(self, *args: Any, **kwargs: Any) -> Any:
-        """As transformers'; under ZeRO-3 the weights of rank 0 are partitioned first."""
+        """Train as transformers does; under ZeRO-3, partition the weights of rank 0 first."""
         if self.args.is_zero3 and self.args.loads_on_rank0 and self.args.world_size > 1:
             settings: Any = self.args.hf_deepspeed_config
             partition_parameters(self.model, settings.config, self.args.device, settings.dtype())
@@ -177,7 +177,7 @@ class MGMTrainer(CheckpointingTrainer):
     def training_step(
         self, model: nn.Module, inputs: dict[str, Any], num_items_in_batch: Any = None
     ) -> Tensor:
-        """As transformers'; counts tokens, and stops the run at a loss of NaN or infinity.
+        """A training step of transformers; counts tokens, and stops the run at a NaN or infinite loss.
 
         Raises:
             MGMError: the loss is not finite; names the samples of the step.
@@ -226,7 +226,7 @@ class MGMTrainer(CheckpointingTrainer):
         # counted over all processes, others may have gradients.
         counted = self.args.world_size == 1 or self.args.average_tokens_across_devices
         if counted and not self.is_deepspeed_enabled and self.accelerator.scaler is None:
-            self.model.zero_grad()  # to None: optimizers skip such parameters
+            self.model.zero_grad()  # set to None: optimizers skip such parameters
         if self.steps_without_loss == 1:
             logger.warning(
                 "step %d: none of its samples is usable, so it changes no weights; later ones are "
@@ -241,7 +241,7 @@ class MGMTrainer(CheckpointingTrainer):
         return_outputs: bool = False,
         num_items_in_batch: Any = None,
     ) -> Any:
-        """As transformers'; also accumulates the loss of each data set."""
+        """The loss of transformers; also accumulates the loss of each data set."""
         loss, outputs = super().compute_loss(model, inputs, True, num_items_in_batch)
         if model.training:
             self.dataset_losses.add(outputs.get("group_losses"))
@@ -269,7 +269,7 @@ class MGMTrainer(CheckpointingTrainer):
         return metrics
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """As transformers', with throughput, MFU and losses by data set since the last log."""
+        """Log metrics, with throughput, MFU and losses by data set since the last log."""
         if "loss" in logs:
             logs |= self.dataset_losses.take(self.args.device)
             seconds, tokens = time.perf_counter() - self.throughput_start, int(self.tokens)

@@ -82,12 +82,12 @@ class Ablation:
 
     @property
     def name(self) -> str:
-        """As in `--ablate`; unique."""
+        """The unique name in `--ablate`, such as `blur:168`."""
         return f"{self.kind}:{self.number}" if self.number else self.kind
 
     @property
     def description(self) -> str:
-        """For tables: what the ablation changes."""
+        """The change in words, for tables."""
         return ABLATION_KINDS[self.kind].description.format(self.number)
 
     def fusion(self, config: "MGMConfig") -> FusionConfig:

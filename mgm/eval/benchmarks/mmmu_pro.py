@@ -47,7 +47,7 @@ class MMMUPro(Benchmark):
     def row_to_question(
         self, row: dict[str, Any], images: tuple[Path, ...], protocol: str, number: int
     ) -> Question:
-        """The instruction alone: question and choices are in the image."""
+        """The instruction only: question and choices are in the image."""
         if protocol == VLMEVALKIT:
             question = choice_question(row | {"question": PLACEHOLDER}, images)
             return as_multiple_choice(replace(question, text=PROMPTS[protocol]))

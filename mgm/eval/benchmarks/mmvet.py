@@ -166,7 +166,7 @@ def grading_prompt(question: str, truth: str, answer: str, protocol: str = PAPER
 def parse_grade(reply: str, protocol: str = PAPER) -> float | None:
     """Parse the grade in a judge's reply, a number from 0 to 1; None: it has none.
 
-    For VLMEvalKit it is the whole reply, for the others the text before the first space.
+    In VLMEvalKit the grade is the whole reply, in the others the text before the first space.
     """
     if protocol == LMMS_EVAL:
         reply = reply.strip()

@@ -110,7 +110,7 @@ def generate_all(
         batch_size: maximum number of running sequences, if the engine's scheduler config allows it.
         ahead: preprocess images of the next requests in a thread while others decode; None: on a
             GPU. A CPU, all cores of which compute, is faster with one after the other.
-        on_error: called for a request that failed, then the others go on; None: the first error
+        on_error: called for a failed request, while the others continue; None: the first error
             raises.
 
     Raises:

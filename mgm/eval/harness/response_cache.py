@@ -75,7 +75,7 @@ class ResponseCache:
         }
         if (
             question.images and question.orientation != STORED
-        ):  # older caches have stored orientation alone
+        ):  # older caches have stored orientation only
             content["orientation"] = question.orientation
         return hashlib.blake2b(json.dumps(content, sort_keys=True).encode()).hexdigest()[:40]
 

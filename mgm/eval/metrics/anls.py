@@ -27,6 +27,6 @@ def anls(text: str, answer: str) -> float:
     # Compat: the length is that in upper case, which in a few languages has more characters.
     length = max(len(text.upper()), len(answer.upper()))
     if length and 1 - abs(len(first) - len(second)) / length < MIN_SIMILARITY:
-        return 0.0  # a bound by length alone, which keeps long responses fast
+        return 0.0  # a bound by length, which keeps long responses fast
     similarity = 1 - edit_distance(first, second) / length if length else 1.0
     return similarity if similarity >= MIN_SIMILARITY else 0.0

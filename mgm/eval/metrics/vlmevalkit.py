@@ -160,7 +160,7 @@ def infer_letter(answer: str, choices: Mapping[str, str]) -> str | None:
 
 
 def _infer_letter(answer: str, choices: dict[str, str]) -> str | None:
-    """Like `infer_letter`; may change `choices` to lower case.
+    """The letter of `infer_letter`; may change `choices` to lower case.
 
     Compat: matching by text changes `choices` in place, so that later attempts compare lengths in
     lower case, which differ for letters like İ (`can_infer_text`).

@@ -1,1 +1,1 @@
-"""What a benchmark is made of: base class, data files, prompts, files of predictions."""
+"""Benchmark definitions: base class, data files, prompts, predictions files."""

@@ -214,7 +214,7 @@ class Benchmark(ABC):
     def parse(self, response: Response, protocol: str) -> str | None:
         """Extract the answer in a response, such as a letter, yes or no, or a number.
 
-        For reports; it does not affect the score.
+        Used in reports only; has no effect on the score.
 
         Returns:
             Empty: nothing was extracted; None: the whole text is scored. Here: the letter by

@@ -43,7 +43,7 @@ _INTEGRAL_FLOAT = re.compile(r"(-?\d+)\.0+")  # an integer that a table stores a
 
 @dataclass(frozen=True)
 class Prediction:
-    """A prediction in a file, with what identifies its question.
+    """A prediction in a file, with the ids and texts that identify its question.
 
     Attributes:
         ids: candidate ids of the question, the most reliable first.

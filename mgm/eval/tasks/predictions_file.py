@@ -143,7 +143,7 @@ def _candidates(
     for prediction_id in prediction.ids:
         if prediction_id in indices_by_id:
             return indices_by_id[prediction_id]
-    # The row index alone, if the text can be verified: published files may have the same order.
+    # The row index only if the text can be verified: published files may have the same order.
     doc_index = prediction.doc_index
     if doc_index is not None and prediction.question and doc_index < len(questions):
         return [doc_index]

@@ -260,7 +260,7 @@ class TrainingArguments(transformers.TrainingArguments):
             self.gradient_checkpointing = None
 
     def _adapt_to_device(self) -> None:
-        """Turn off, or reject, what the device of this machine cannot do."""
+        """Turn off, or reject, features that this machine's device does not support."""
         if not torch.accelerator.is_available():
             if self.deepspeed:
                 disable_shm_comm()
@@ -289,7 +289,7 @@ class TrainingArguments(transformers.TrainingArguments):
 
     @property
     def loads_on_rank0(self) -> bool:
-        """Whether rank 0 alone reads the weights, and other ranks receive their shards."""
+        """Whether only rank 0 reads the weights, and other ranks receive their shards from it."""
         return self.use_fsdp or (self.is_zero3 and self.bits == NO_QUANTIZATION)
 
     @property

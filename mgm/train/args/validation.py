@@ -176,7 +176,7 @@ def _check_path(name: str, value: str | None) -> None:
     try:
         Path(value or ".").stat()
     except (FileNotFoundError, NotADirectoryError):
-        return  # reported by what reads it
+        return  # reported by its reader
     except (OSError, ValueError) as error:
         reason = one_line(getattr(error, "strerror", None) or error)
         raise MGMError(

@@ -12,7 +12,7 @@ class DatasetLosses:
     """Accumulates the summed loss and the number of labels of each data set.
 
     Args:
-        names: of the data sets, by index; empty: there is one alone, and nothing is accumulated.
+        names: names of the data sets, by index; empty: only one, and nothing is accumulated.
     """
 
     def __init__(self, names: Sequence[str]) -> None:

@@ -40,7 +40,7 @@ class TrainerProtocol(Protocol):
         ...
 
     def compute_loss_context_manager(self) -> AbstractContextManager[Any]:
-        """What the forward pass runs in, such as automatic mixed precision."""
+        """The context manager of the forward pass, such as automatic mixed precision."""
         ...
 
     def compute_loss(

@@ -41,8 +41,8 @@ class ValidationSet:
     Attributes:
         samples: of a file or a mixture.
         collator: makes batches of them.
-        num_generations: for how many samples, the first usable ones, the answer to the first
-            question is generated and compared; 0: only the loss is computed.
+        num_generations: number of samples, the first usable ones, for which the answer to the
+            first question is generated and compared; 0: only the loss is computed.
     """
 
     samples: TrainingDataset | MixedDataset
@@ -132,7 +132,7 @@ class ValidationSet:
         return all_reduce_sum(sums), usable, measured
 
     def _count_correct(self, trainer: TrainerProtocol, bad: Collection[tuple[str, int]]) -> Tensor:
-        """How many generated answers match exactly, and how many were generated."""
+        """Number of exact matches, and number of generated answers."""
         args = trainer.args
         good = (row for row in range(len(self.samples)) if self.samples.location(row) not in bad)
         rows = list(islice(good, self.num_generations))[args.process_index :: args.world_size]
@@ -173,7 +173,7 @@ class ValidationSet:
 def _collate_with_counts(
     collator: Collator, samples: Sequence[dict[str, Tensor]]
 ) -> tuple[dict[str, Tensor], int, int]:
-    """A batch, its number of usable samples, and how many of those have a label."""
+    """A batch, its number of usable samples, and of usable samples with a label."""
     batch = collator(samples)
     labelled = int((batch["labels"][:, 1:] != IGNORE_INDEX).any(dim=1).sum())
     return batch, sum(map(is_usable, samples)), labelled

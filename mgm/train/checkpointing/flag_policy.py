@@ -11,7 +11,7 @@ from mgm.train.args.validation import UNSUPPORTED_FLAGS
 
 
 class Policy(Enum):
-    """What a resumed run does about a flag whose value has changed."""
+    """The action of a resumed run for a flag whose value has changed."""
 
     REFUSE = "decides the result: the run does not resume"
     CONFIG = "as REFUSE, for the field of the model's config that the flag sets"

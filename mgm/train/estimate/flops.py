@@ -9,7 +9,7 @@ from transformers import PretrainedConfig
 from mgm.model.configuration_mgm import MGMConfig
 from mgm.model.modeling_mgm import MGMForConditionalGeneration
 
-# Dense bfloat16 FLOP/s by the name that torch gives the device; from the vendors' data sheets.
+# Dense bfloat16 FLOP/s by torch's name of the device; from the vendors' data sheets.
 PEAK_FLOPS = {
     "NVIDIA H200": 989e12,
     "NVIDIA H100": 989e12,
@@ -87,7 +87,7 @@ def forward_flops(
 ) -> tuple[float, float]:
     """Forward FLOPs of the language model: of its weights, 2 per weight and token; of attention.
 
-    Of a mixture of experts the active ones count; attention is causal.
+    Only active experts of a mixture of experts count; attention is causal.
     """
     experts = getattr(text, "num_local_experts", None) or 1
     active = (getattr(text, "num_experts_per_tok", None) or 1) / experts
@@ -107,7 +107,7 @@ class FlopsCounter:
     Divided by time and by the device's peak they are the MFU of the PaLM paper.
 
     Args:
-        model: of the run; what is trained is set already.
+        model: model of the run, with `requires_grad` already set.
     """
 
     def __init__(self, model: MGMForConditionalGeneration) -> None:
@@ -119,7 +119,7 @@ class FlopsCounter:
         self.per_image = flops_per_sample(self.model, 1, recompute=False).vision
 
     def training_flops(self, samples: float, images: float, tokens: float) -> float:
-        """Forward and backward FLOPs of samples with so many images and tokens in total."""
+        """Forward and backward FLOPs of samples with these total numbers of images and tokens."""
         length = tokens / max(samples, 1)
         weights, attention = forward_flops(self.model, self.model.config.text_config, length)
         # Gradients of inputs cost as much as the forward pass, those of weights as much again.

@@ -128,7 +128,7 @@ def build_meta_model(arguments: Arguments, config: Path | None) -> MGMForConditi
 
 @dataclass(frozen=True)
 class ZeroConfig:
-    """What ZeRO or FSDP2 shards and offloads.
+    """Sharding and offloading of ZeRO or FSDP2.
 
     Attributes:
         stage: 0 nothing, 1 optimizer states, 2 gradients too, 3 weights too.
@@ -168,8 +168,8 @@ def memory_per_device(
         trained: number of trained parameters.
         plan: batch sizes and number of devices.
         tokens: sequence length.
-        zero: what is sharded and offloaded.
-        recompute: whether activation checkpointing keeps the inputs of layers alone.
+        zero: sharding and offloading.
+        recompute: whether activation checkpointing keeps only the inputs of layers.
     """
     total = sum(parameter.numel() for parameter in model.parameters())
     # Under DeepSpeed weights and gradients in bfloat16, a float32 copy and Adam's two moments;

@@ -2,7 +2,7 @@
 
 An adapter's folder has the published layout: peft's files for the language model, and
 `non_lora_trainables.bin` with mining, projector and encoders. It loads as a model of this package,
-merged or not; peft alone loads it on the language model.
+merged or not; plain peft loads it on the language model.
 """
 
 import re
@@ -44,7 +44,7 @@ from mgm.train.args.arguments import NO_QUANTIZATION, TrainingArguments
 from mgm.train.lora.qlora import quantize_language_model
 
 BIASES = ("none", "all", "lora_only")
-# Fields of adapter_config.json that change what an adapter computes, and the flag of each.
+# Fields of adapter_config.json that change an adapter's output, and the flag of each.
 FLAG_OF_LORA_FIELD = {
     "r": "lora_r",
     "lora_alpha": "lora_alpha",

@@ -55,6 +55,6 @@ class SelectiveCheckpointing(TrainerCallback):
 
 def enable_activation_checkpointing(model: PreTrainedModel, options: dict[str, Any]) -> None:
     """Checkpoint the layers of a model, with options of `torch.utils.checkpoint`."""
-    # transformers before 5.23 has the older name alone; later ones warn about it.
+    # transformers before 5.23 has only the older name; later versions warn about it.
     method = getattr(model, "activation_checkpointing_enable", model.gradient_checkpointing_enable)
     method(options)

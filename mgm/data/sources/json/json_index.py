@@ -184,6 +184,6 @@ def _index_paths(file: Path) -> list[Path]:
 
 
 def cache_path(name: str) -> Path:
-    """The path in the user's cache for the index of `name`."""
+    """The path in the user's cache folder for the index of `name`."""
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "mgm"
     return cache / f"{hashlib.sha256(name.encode()).hexdigest()[:32]}{SUFFIX}"
