@@ -24,7 +24,7 @@ def main() -> None:
     parser.add_argument(
         "--dry-run",
         action="store_true",
-        help="list the mapping of files and weights, write nothing",
+        help="list the mapping of tensors, write nothing",
     )
     arguments = parser.parse_args()
     # Behind the parser: these load torch, which --help does without.

@@ -46,8 +46,8 @@ def model_card(name: str, config: MGMConfig, processor: MGMProcessor) -> str:
 
     Args:
         name: name of the folder or repository.
-        config: of the model.
-        processor: of the model.
+        config: config of the model.
+        processor: processor of the model.
     """
     text, vision, aux = config.text_config, config.vision_config, config.vision_aux_config
     layout = f", {config.crops} views of each image" if config.crops > 1 else ""

@@ -12,7 +12,7 @@ def flatten_options(kwargs: dict[str, Any], supported: Collection[str]) -> dict[
     """Flatten options in transformers' groups (`text_kwargs`, `images_kwargs`, ...).
 
     Args:
-        kwargs: of a processor call.
+        kwargs: keyword arguments of a processor call.
         supported: the processor's options; others are dropped if they are false or None.
 
     Raises:

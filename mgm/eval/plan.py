@@ -23,7 +23,7 @@ class Task:
 
     Attributes:
         benchmark: to run.
-        split: of the benchmark.
+        split: split of the benchmark.
         protocol: prompts and scoring rules: "paper", "lmms-eval", "vlmevalkit" or "official".
         questions: all questions of the split.
         selected: the questions to run, fewer than `questions` with --limit.

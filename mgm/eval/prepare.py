@@ -82,7 +82,7 @@ def provide(
 
     Args:
         file: to provide.
-        folder: of the benchmark.
+        folder: folder of the benchmark.
         offline: download nothing.
         others: further files of the benchmark, unpacked too if the same archive contains them.
 

@@ -64,7 +64,7 @@ def get_benchmark(name: str, protocol: str | None = None) -> tuple[Benchmark, st
     """Look up a benchmark and its split by `NAME` or `NAME:SPLIT`.
 
     Args:
-        name: of the benchmark.
+        name: name of the benchmark.
         protocol: a name without a split means the first split that supports this protocol; None:
             the first split.
 
@@ -84,7 +84,7 @@ def resolve_benchmark(name: str, protocol: str | None = None) -> tuple[Benchmark
     """Look up a benchmark, its split and its protocol by `NAME` or `NAME:SPLIT`.
 
     Args:
-        name: of the benchmark.
+        name: name of the benchmark.
         protocol: to use; a split without it falls back to its default protocol, with a warning.
             None: the default protocol.
 

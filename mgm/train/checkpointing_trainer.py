@@ -74,8 +74,8 @@ class CheckpointingTrainer(Trainer):
     Attributes:
         stage1: whether saving also writes the published stage-1 file.
         adapter: the LoRA that is saved in place of the whole model, if one is trained.
-        fingerprint: of the run; written into every checkpoint.
-        staging_dir: of the checkpoint that is being written, if any.
+        fingerprint: fingerprint of the run; written into every checkpoint.
+        staging_dir: staging directory of the checkpoint that is being written, if any.
     """
 
     args: TrainingArguments

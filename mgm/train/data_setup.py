@@ -33,7 +33,7 @@ class DataModule:
         train_dataset: for the DataLoader: the samples, packed rows of them, or the stream.
         collator: pads batches of samples; counts truncated samples.
         collate_fn: for the DataLoader: the collator, or that of packed rows or of a stream.
-        validation_set: of `--eval_data_path`, if given.
+        validation_set: validation set of `--eval_data_path`, if given.
     """
 
     samples: TrainingDataset | MixedDataset | StreamedDataset

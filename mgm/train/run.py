@@ -57,7 +57,7 @@ def train(arguments: Arguments) -> MGMTrainer:
     """Build model, data and trainer, train, and save the model.
 
     Args:
-        arguments: of the model, of the data and of training.
+        arguments: arguments of the model, of the data and of training.
 
     Returns:
         The trainer, with the trained `model` and its `state`.
@@ -224,7 +224,7 @@ def _save(trainer: MGMTrainer, finished: Path | None) -> None:
     """Write the trained model into the output folder.
 
     Args:
-        trainer: of the run.
+        trainer: trainer of the run.
         finished: the checkpoint that already had all steps; None: this process trained some.
     """
     output = Path(str(trainer.args.output_dir))

@@ -50,7 +50,7 @@ class MGMTrainer(CheckpointingTrainer):
         stage1: whether saving also writes the published stage-1 file.
         adapter: the LoRA that is saved in place of the whole model, if one is trained.
         validation_set: is evaluated when `eval_strategy` says so.
-        fingerprint: of the run; written into every checkpoint.
+        fingerprint: fingerprint of the run; written into every checkpoint.
         **kwargs: as for `transformers.Trainer`.
     """
 
@@ -177,7 +177,7 @@ class MGMTrainer(CheckpointingTrainer):
     def training_step(
         self, model: nn.Module, inputs: dict[str, Any], num_items_in_batch: Any = None
     ) -> Tensor:
-        """A training step of transformers; counts tokens, and stops the run at a NaN or infinite loss.
+        """transformers' training step; counts tokens, and stops the run at a NaN or infinite loss.
 
         Raises:
             MGMError: the loss is not finite; names the samples of the step.

@@ -42,7 +42,7 @@ class ConversationDataset(Dataset[dict[str, Tensor]]):
         bad_samples: list of malformed samples, which are skipped; None: they raise.
         config: configuration of a data set of the hub.
         split: split of a data set.
-        orientation: of images, "stored" or "upright" (see `open_image`).
+        orientation: orientation of images, "stored" or "upright" (see `open_image`).
 
     Raises:
         MGMError: the file or a sample in it is malformed; names the file and the sample.
@@ -179,7 +179,7 @@ def sample_tensors(
         image_folder: folder that image paths are relative to.
         where: prefix of errors.
         encoded: its token ids and labels, if they are already computed.
-        orientation: of images.
+        orientation: orientation of images.
 
     Raises:
         MGMError: an image is missing or damaged.

@@ -12,7 +12,7 @@ class Order:
     """Settings of the order within a block: shuffling, length grouping, packing.
 
     Attributes:
-        seed: of all random choices.
+        seed: seed of all random choices.
         batch_size: samples per process.
         pack_to: maximum tokens of a packed row; None: no packing.
         by_length: whether batches are grouped by length and modality.

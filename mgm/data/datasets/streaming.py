@@ -49,7 +49,7 @@ class StreamedDataset(IterableDataset[tuple[Any, dict[str, Any]]]):
         image_folder: image folder of sources without one whose images are files.
         bad_samples: list of unusable samples, which are skipped; None: they raise.
         reader: rank of this process, and number of processes.
-        orientation: of images.
+        orientation: orientation of images.
 
     Raises:
         MGMError: the data does not exist.

@@ -31,7 +31,7 @@ class TrainingDataset(ConversationDataset):
         bad_samples: list of unusable samples, which are skipped; None: they raise.
         config: configuration of a data set of the hub.
         split: split of a data set.
-        orientation: of images.
+        orientation: orientation of images.
 
     Raises:
         MGMError: the file or a sample is malformed, or an image file is missing.

@@ -107,7 +107,7 @@ def examine(
         records: its records, in any format that `parse_sample` reads.
         read: returns the bytes of an image; raises FileNotFoundError with the reason, another
             OSError, or MGMError.
-        processor: of the model to train, for lengths; None: lengths are not computed.
+        processor: processor of the model to train, for lengths; None: lengths are not computed.
         max_length: maximum tokens of a sample, image tokens included.
         workers: threads that read images.
         progress: wraps an iterable with a progress bar, as tqdm does.

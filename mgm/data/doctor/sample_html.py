@@ -36,7 +36,7 @@ def sample_page(
     Args:
         sample: a conversation with its images.
         template: its chat template.
-        processor: of the model.
+        processor: processor of the model.
         addresses: URLs of its images.
         title: title of the page.
     """

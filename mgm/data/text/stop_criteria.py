@@ -22,7 +22,7 @@ def stop_criteria_of(
     """Stop token ids and stop strings of a model.
 
     Args:
-        tokenizer: of the model; its end-of-sequence token is a stop token.
+        tokenizer: tokenizer of the model; its end-of-sequence token is a stop token.
         template: of the model; its stop string is a stop token if the tokenizer has that token.
         *configured: `eos_token_id` of the model's configs.
     """
@@ -53,8 +53,8 @@ def sync_generation_config(
 
     Args:
         generation: config to change; its own EOS tokens are kept.
-        tokenizer: of the model.
-        template: of the model.
+        tokenizer: tokenizer of the model.
+        template: template of the model.
         rows: number of the model's embeddings.
 
     Raises:

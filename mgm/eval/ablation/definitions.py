@@ -116,7 +116,7 @@ def parse_ablations(names: Sequence[str], config: "MGMConfig") -> list[Ablation]
     """Parse the names of `--ablate`: in order, without duplicates.
 
     Args:
-        names: of ablations and groups of ablations.
+        names: names of ablations and groups of ablations.
         config: of the model, for default numbers: `blur` and `blur:336` are the same ablation of a
             model with 336 pixels.
 

@@ -28,8 +28,8 @@ class AblatedScore:
     """A benchmark's score with one ablation, compared with the full model.
 
     Attributes:
-        name: of the ablation, as in `--ablate`.
-        description: of the ablation.
+        name: name of the ablation, as in `--ablate`.
+        description: description of the ablation.
         score: with the ablation.
         comparison: with the full model as baseline, paired by question.
     """
@@ -68,7 +68,7 @@ def compare_ablation(
     Args:
         benchmark: that combines credits.
         full: score of the full model.
-        ablation: of the other score.
+        ablation: the ablation of `score`.
         score: with the ablation.
 
     Raises:

@@ -24,9 +24,9 @@ def ablation_cache(
     """The cache of responses with an ablation, in the files of the full model's cache.
 
     Args:
-        cache: of the full model.
-        ablation: of the model.
-        questions: of one benchmark; the fixed query is computed from their images.
+        cache: cache of the full model.
+        ablation: ablation of the model.
+        questions: questions of one benchmark; the fixed query is computed from their images.
     """
     settings = ablation.name
     if ablation.kind == "one_query":
@@ -49,12 +49,12 @@ def run_ablation(
 
     Args:
         ablation: applied to the model during the call.
-        questions: of one benchmark.
+        questions: questions of one benchmark.
         model: to ablate.
-        cache: of the full model.
-        rank: of this process.
+        cache: cache of the full model.
+        rank: rank of this process.
         world_size: number of processes.
-        title: of the progress bar; empty: no bar.
+        title: title of the progress bar; empty: no bar.
 
     Returns:
         The questions of this rank without a response.

@@ -85,8 +85,8 @@ class AblationStudy:
 
         Args:
             model: a local model.
-            cache: of the full model.
-            rank: of this process.
+            cache: cache of the full model.
+            rank: rank of this process.
             world_size: number of processes.
 
         Returns:
@@ -115,7 +115,7 @@ class AblationStudy:
         """The responses to exchange between processes, by `NAME:SPLIT ABLATION`.
 
         Args:
-            cache: of the full model.
+            cache: cache of the full model.
         """
         return {
             f"{name} {ablation.name}": BenchmarkResponses(
@@ -141,8 +141,8 @@ class AblationStudy:
             output: of the run; ablations.json goes beside the score of the full model, and the
                 score with an ablation to `ablations/NAME.json` there.
             full: scores of the full model, by the names of benchmarks with their splits.
-            cache: of the full model.
-            judge: of free answers.
+            cache: cache of the full model.
+            judge: LLM judge of free-form responses.
             without_thinking: as for `scored_splits`.
 
         Returns:

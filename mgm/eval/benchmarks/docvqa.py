@@ -26,7 +26,7 @@ def document_sources(
         val: number of questions of the split val.
         test: number of questions of the split test.
         table: name of VLMEvalKit's table of the split val.
-        md5: of the table.
+        md5: MD5 of the table.
     """
     on_hub = {
         "val": HubFiles(DATASET, f"{name}/validation-*.parquet", val),

@@ -173,7 +173,7 @@ def upload_rows(rows: Sequence[dict[str, Any]], texts: dict[str, str]) -> list[l
     """The rows of a submission, its header first.
 
     Args:
-        rows: of the table.
+        rows: rows of the table.
         texts: responses by the index of their question.
     """
     if not rows:

@@ -60,7 +60,7 @@ class MMERealWorld(Benchmark):
     def row_to_question(
         self, row: dict[str, Any], images: tuple[Path, ...], protocol: str, number: int
     ) -> Question:
-        """Question and choices in the wording of the harness; the wordings differ in whitespace only."""
+        """Question and choices in the wording of the harness (they differ in whitespace)."""
         choices = row["multi-choice options"]
         if isinstance(choices, str) and choices.startswith("["):
             choices = ast.literal_eval(choices)

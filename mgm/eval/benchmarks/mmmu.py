@@ -92,7 +92,7 @@ class MMMU(Benchmark):
 
         Args:
             row: fields of the row.
-            subject: of the file.
+            subject: subject of the file.
             protocol: decides prompt and images.
             where: location of the row, for errors.
 

@@ -45,7 +45,7 @@ class Comparison:
         second_value: score of the other model on the shared questions.
         difference: second score minus first.
         interval: 95 % interval of the difference; None: too few images.
-        p_value: of the sign-flip test for no difference, clustered by image.
+        p_value: p-value of the sign-flip test for no difference, clustered by image.
         questions: number of shared questions.
         changed: number of clusters in which credits differ.
         margin: equivalence margin, in points of the score.
@@ -107,8 +107,8 @@ def compare_scores(
 
     Args:
         benchmark: defines the metric.
-        scores: of the baseline and of another model.
-        names: of both models.
+        scores: scores of the baseline and of another model.
+        names: names of both models.
         margin: equivalence margin, in per cent of the maximum score.
 
     Raises:
@@ -150,7 +150,7 @@ def images_needed(difference: float, error: float, images: int, changed: int) ->
     """The number of images that would detect this difference with a power of 80 %.
 
     Args:
-        difference: of two scores.
+        difference: difference of two scores.
         error: its standard error.
         images: number of images in the comparison.
         changed: number of images in which credits differ.

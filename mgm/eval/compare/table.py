@@ -49,7 +49,7 @@ def write_comparison(
 
     Args:
         path: with the suffix .md, .html or .json.
-        comparisons: of several models with one baseline.
+        comparisons: comparisons of several models with one baseline.
         problems: errors of scores that could not be compared.
         unshared: lines about scores that only one model has.
 

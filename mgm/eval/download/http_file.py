@@ -24,10 +24,10 @@ class _DownloadState:
     """State of a download, saved beside its partial file.
 
     Attributes:
-        url: of the file.
+        url: URL of the file.
         validator: strong ETag or Last-Modified of the file, for If-Range; empty: the server sent
             neither.
-        length: of the whole file in bytes; None: unknown.
+        length: length of the whole file in bytes; None: unknown.
     """
 
     url: str
@@ -42,7 +42,7 @@ def download_file(url: str, part: Path, verified: bool = False) -> None:
     the download is saved beside `part`, with the suffix `.json`.
 
     Args:
-        url: of the file.
+        url: URL of the file.
         part: path of the partial file.
         verified: the caller verifies a hash of the whole file, so resume without confirmation too.
 

@@ -23,7 +23,7 @@ def download_from_hub(
         pattern: glob pattern of the files.
         folder: to download to.
         offline: download nothing.
-        revision: of the data set; None: that of an earlier run, or else the newest.
+        revision: revision of the data set; None: that of an earlier run, or else the newest.
 
     Returns:
         Whether all files exist now.

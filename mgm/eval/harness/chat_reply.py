@@ -102,7 +102,7 @@ def unsupported_field(body: str) -> str | None:
     for `max_tokens`: only sentences about the field itself count.
 
     Args:
-        body: of the error response.
+        body: body of the error response.
     """
     try:
         content = json.loads(body)

@@ -41,7 +41,7 @@ class JSONLStore:
     """A JSONL file that a single process appends to.
 
     Args:
-        path: of the file; created with the first record.
+        path: path of the file; created with the first record.
     """
 
     def __init__(self, path: Path) -> None:
@@ -52,7 +52,7 @@ class JSONLStore:
         """Append a record and flush it to disk.
 
         Args:
-            key: of the record; the last record of a key wins.
+            key: key of the record; the last record of a key wins.
             text: the value.
             **details: further fields.
 

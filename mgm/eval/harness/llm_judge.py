@@ -42,8 +42,8 @@ class Judge:
 
         Args:
             prompt: the user message.
-            temperature: of sampling.
-            max_tokens: of the reply.
+            temperature: sampling temperature.
+            max_tokens: maximum tokens of the reply.
             accepts: whether a reply can be parsed; only such replies are cached. None: replies
                 that are not empty.
             system: the system message; empty: none.
@@ -61,8 +61,8 @@ class TokenUsage:
 
     Attributes:
         requests: sent to the server.
-        prompt_tokens: of these requests.
-        completion_tokens: of the replies.
+        prompt_tokens: prompt tokens of these requests.
+        completion_tokens: completion tokens of the replies.
     """
 
     requests: int = 0
@@ -77,7 +77,7 @@ class ModelJudge(Judge):
 
     Args:
         model: its name.
-        url: of the endpoint, such as https://api.openai.com/v1.
+        url: URL of the endpoint, such as https://api.openai.com/v1.
         cache: path of the cache file.
         key: API key; None: OPENAI_API_KEY, if set.
         wait: seconds before the second attempt; doubled before each further one.

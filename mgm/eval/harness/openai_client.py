@@ -57,7 +57,7 @@ class OpenAIClient:
 
     Args:
         url: such as https://api.openai.com/v1.
-        title: of the endpoint in error messages.
+        title: title of the endpoint in error messages.
         key: API key; None: OPENAI_API_KEY, if set.
         wait: seconds before the second attempt; doubled before each further one.
         timeout: seconds for one reply, from the request to its last byte.
@@ -109,7 +109,7 @@ class OpenAIClient:
         so are all later requests, unless the context is too short.
 
         Args:
-            body: of the request, with `max_tokens`.
+            body: body of the request, with `max_tokens`.
 
         Raises:
             EndpointUnavailableError: the endpoint is unavailable for all requests.

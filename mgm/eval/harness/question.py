@@ -36,13 +36,13 @@ class Question:
     Attributes:
         id: unique within the benchmark.
         text: the prompt, which follows the images.
-        images: of the prompt.
+        images: images of the prompt.
         target: the reference answer, in the form that the benchmark has it in; None: not public.
         group: cluster of dependent questions, such as those about one image.
         category: for scores by category; empty: none.
-        max_new_tokens: of the response.
+        max_new_tokens: maximum tokens of the response.
         system: system prompt; None: that of the template.
-        orientation: of the images, "stored" or "upright" (see `open_image`).
+        orientation: orientation of the images, "stored" or "upright" (see `open_image`).
         metadata: further fields for parser, scorer or submission.
         source_index: of the row in the file of a harness, as it is written beside a prediction:
             "index 17" (VLMEvalKit) or "doc_id 17" (lmms-eval); None: from neither.
@@ -67,10 +67,10 @@ class Response:
 
     Attributes:
         question: the question.
-        text: of the response.
+        text: text of the response.
         finish_reason: "length" at the token limit, else "stop"; None: unknown, as in files.
-        prompt_tokens: of the question with its images; None: unknown.
-        completion_tokens: of the response; None: unknown.
+        prompt_tokens: prompt tokens of the question with its images; None: unknown.
+        completion_tokens: completion tokens of the response; None: unknown.
         seconds: since the previous response in the same process (those of a batch arrive together:
             the first has nearly all of the batch's time); None: unknown.
         sampled: True if the server supports no temperature, so that decoding may not be greedy.
@@ -155,7 +155,7 @@ class SkippedQuestion:
     """A question that is excluded from a score.
 
     Attributes:
-        id: of the question, or the location of its record in the benchmark's files.
+        id: id of the question, or the location of its record in the benchmark's files.
         reason: why there is no response or credit, in one line.
     """
 

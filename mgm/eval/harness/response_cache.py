@@ -26,9 +26,9 @@ class ResponseCache:
     """Cache of responses.
 
     Args:
-        folder: of the files.
+        folder: folder of the files.
         model: key of the model and its settings, see `model_key`.
-        rank: of this process.
+        rank: rank of this process.
     """
 
     def __init__(self, folder: Path, model: str, rank: int = 0) -> None:
@@ -132,7 +132,7 @@ def model_key(path: str, settings: dict[str, Any]) -> str:
     Copies of a model in folders of the same name have the same key.
 
     Args:
-        path: of the model's folder, or its name on a hub or server.
+        path: path of the model's folder, or its name on a hub or server.
         settings: such as dtype and template; `model_base` may be another folder.
 
     Raises:

@@ -26,12 +26,12 @@ def generate_responses(
     """Generate the responses that are not cached yet, into the cache.
 
     Args:
-        questions: of a benchmark.
+        questions: questions of a benchmark.
         model: to run.
-        cache: of responses.
-        rank: of this process.
+        cache: cache of responses.
+        rank: rank of this process.
         world_size: number of processes; each runs the questions about its share of the images.
-        title: of the progress bar; empty: no bar.
+        title: title of the progress bar; empty: no bar.
 
     Returns:
         The questions of this rank without a response, such as those with a broken image. The next
@@ -126,8 +126,8 @@ class BenchmarkResponses:
     """The responses to a benchmark, for `gather`.
 
     Attributes:
-        questions: of all ranks.
-        cache: of their responses.
+        questions: questions of all ranks.
+        cache: cache of their responses.
         skipped: records and questions without a response.
     """
 
@@ -150,8 +150,8 @@ def gather(
     Args:
         benchmarks: by name; rank 0 gets the skipped questions of all ranks.
         failed: errors that stopped generation; rank 0 gets those of all ranks.
-        cache: of the run; rank 0 gets the responses of all ranks.
-        rank: of this process.
+        cache: cache of the run; rank 0 gets the responses of all ranks.
+        rank: rank of this process.
         world_size: number of processes.
     """
     if world_size == 1:

@@ -17,7 +17,7 @@ def extract_answer(text: str, problem: Mapping[str, Any], judge: Judge, attempts
 
     Args:
         text: the response.
-        problem: of the question.
+        problem: problem of the question.
         judge: extracts from responses that contain more than the answer.
         attempts: maximum number of prompts to a judge with empty replies.
 

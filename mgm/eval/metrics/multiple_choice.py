@@ -57,7 +57,7 @@ def parse_choice(
 
     Args:
         text: the response.
-        choices: of the question.
+        choices: choices of the question.
         forms: of a letter, the first that occurs counts; each with the form by which the last of
             several letters is found.
 

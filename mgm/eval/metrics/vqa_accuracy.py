@@ -93,7 +93,7 @@ def vqa_accuracy(
 
     Args:
         text: the response.
-        answers: of ten people.
+        answers: ten human answers.
         normal: normalises answers before comparison.
     """
     own = normal(text)

@@ -40,9 +40,9 @@ def write_samples(
     """Write `SAMPLES_FILE`, a line for each response, and `DETAILS_FILE`, which the page shows.
 
     Args:
-        folder: of the score.
-        benchmark: of the responses.
-        score: of the responses.
+        folder: folder of the score.
+        benchmark: benchmark of the responses.
+        score: score of the responses.
         responses: all responses.
         without_thinking: as for `score_responses`.
 

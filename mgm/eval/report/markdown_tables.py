@@ -52,7 +52,7 @@ def scores_table(scores: Sequence[Score], model: str) -> str:
     """The table of all scores in Markdown.
 
     Args:
-        scores: of one model.
+        scores: scores of one model.
         model: name of the model; compared with the paper if it is published.
     """
     return markdown([REPORT_COLUMNS, *(score_cells(score, model) for score in scores)])

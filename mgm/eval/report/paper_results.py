@@ -36,7 +36,7 @@ class PaperComparison:
 
     Attributes:
         published: the published score, the sum of its parts.
-        difference: of our score from it.
+        difference: difference of our score from it.
         agrees: whether it lies in our 95 % interval; None: no interval.
     """
 

@@ -51,7 +51,7 @@ def merge_model_info(model: dict[str, Any], path: Path) -> dict[str, Any]:
 
     Args:
         model: fields of this run; None: unknown.
-        path: of the earlier score, which may be missing.
+        path: path of the earlier score, which may be missing.
     """
     try:
         earlier_info = load_score(path).run.get("model", {}) if path.is_file() else {}
@@ -98,10 +98,10 @@ def data_info(
     """The files that questions were loaded from, and digests of files and questions.
 
     Args:
-        benchmark: of the questions.
-        split: of the benchmark.
-        protocol: of the questions.
-        folder: of the benchmark.
+        benchmark: benchmark of the questions.
+        split: split of the benchmark.
+        protocol: protocol of the questions.
+        folder: folder of the benchmark.
         questions: all questions of the split.
     """
     source = benchmark.sources.get((split, protocol))

@@ -26,10 +26,10 @@ class Score:
 
     Attributes:
         benchmark: name and split, such as "textvqa:val".
-        title: of the benchmark in reports.
+        title: title of the benchmark in reports.
         metric: name of `value`.
-        protocol: of prompts and scoring rules.
-        judge: of free-form responses; empty: not needed.
+        protocol: protocol of prompts and scoring rules.
+        judge: judge of free-form responses; empty: not needed.
         value: the score; None: targets are not public.
         low: lower end of the 95 % interval; None: too few images, or no value.
         high: upper end of the 95 % interval.
@@ -44,13 +44,13 @@ class Score:
             the score is the mean of credits.
         question_hashes: by question id (see `question_hash`); empty in files of older versions.
         counts: of responses that were "cut" at the token limit, "empty", "unparsed" or "sampled".
-        notes: of credits (see `Credit`), by question id.
+        notes: notes of credits (see `Credit`), by question id.
         fractions: numerator and denominator of credits that are a `Credit`, by question id.
         highest: the maximum of the metric; None: unbounded.
         part_highest: the maximum of parts, where it differs.
         headline: parts to show as the score in tables.
         run: provenance (see `run_info`).
-        format: of the file; incremented when the meaning of a field changes.
+        format: format of the file; incremented when the meaning of a field changes.
     """
 
     benchmark: str
@@ -161,7 +161,7 @@ def restore_questions(benchmark: Benchmark, score: Score, names: Sequence[str]) 
     """Restore questions of a saved score, with the fields that `Benchmark.combine` reads.
 
     Args:
-        benchmark: of the score.
+        benchmark: benchmark of the score.
         score: that was saved.
         names: ids of questions.
 
@@ -219,7 +219,7 @@ def warn_if_replaced(path: Path, score: Score) -> None:
     """Warn if a partial score is about to replace a complete one.
 
     Args:
-        path: of the existing score, which may be missing.
+        path: path of the existing score, which may be missing.
         score: to write.
     """
     try:

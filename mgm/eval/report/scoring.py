@@ -44,12 +44,12 @@ def score_responses(
     """Score the responses to a benchmark; those that cannot be scored are skipped.
 
     Args:
-        benchmark: of the responses.
-        split: of the benchmark.
-        protocol: of the scoring rules.
+        benchmark: benchmark of the responses.
+        split: split of the benchmark.
+        protocol: protocol of the scoring rules.
         questions: all questions of the split.
         responses: to score.
-        judge: of free-form responses.
+        judge: judge of free-form responses.
         skipped: records and questions without a response.
         without_thinking: remove reasoning blocks in all protocols.
 
@@ -187,7 +187,7 @@ def score_intervals(
     Args:
         benchmark: defines the metric.
         questions: that were scored.
-        credits: of each question.
+        credits: credits of each question.
     """
     groups = clusters_of(questions)
     mean = benchmark.is_mean()
@@ -221,9 +221,9 @@ def score_interval(
     Args:
         score: with its standard error.
         highest: the maximum; None: unbounded.
-        correlation: of credits within a cluster.
+        correlation: intra-cluster correlation of credits.
         spread: see `bounded_interval`.
-        level: of confidence.
+        level: confidence level.
     """
     if not math.isfinite(score.error):
         return None

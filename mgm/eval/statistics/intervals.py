@@ -100,7 +100,7 @@ def effective_sample(sizes: np.ndarray, correlation: float) -> EffectiveSample:
 
     Args:
         sizes: numbers of questions of the clusters (clusters,).
-        correlation: of answers within a cluster, from 0 to 1.
+        correlation: intra-cluster correlation of answers, from 0 to 1.
 
     Source: Kish, "Survey Sampling" (1965), section 5.4, for both sizes; Satterthwaite, "An
     approximate distribution of estimates of variance components" (1946), for the freedom.
@@ -159,7 +159,7 @@ def bounded_interval(
         sample: that was scored.
         spread: variance of credits relative to a Bernoulli variable of the same mean; 1 if all
             credits are 0 or 1.
-        level: of confidence.
+        level: confidence level.
 
     Returns:
         None with fewer than `MIN_CLUSTERS` effective clusters.
@@ -224,7 +224,7 @@ class Jackknifed:
     """A score with its jackknife standard error.
 
     Attributes:
-        value: of all questions.
+        value: value of all questions.
         error: standard error.
         fold_sizes: number of questions in each non-empty fold (folds,). Folds are the
             clusters, or random groups of them where there are more than `MAX_FOLDS`.
@@ -240,7 +240,7 @@ class Jackknifed:
         """The effective sizes of the sample.
 
         Args:
-            correlation: of credits within a cluster.
+            correlation: intra-cluster correlation of credits.
         """
         return effective_sample(self.fold_sizes, correlation * self.shared)
 

@@ -31,7 +31,7 @@ def sign_flip_test(differences: np.ndarray) -> float:
     to `MAX_SIGNS` changed clusters. Otherwise it is estimated from `DRAWS` random signs.
 
     Args:
-        differences: of clusters (clusters,); zeros are ignored.
+        differences: differences of clusters (clusters,); zeros are ignored.
     """
     changed = np.abs(differences)
     changed = changed[changed > ROUNDING * changed.max(initial=0)]
@@ -105,12 +105,12 @@ def paired_interval(
     proportions" (2005), for the added changes.
 
     Args:
-        difference: of the scores.
+        difference: difference of the scores.
         error: its standard error, clustered.
         changes: contribution of each changed cluster to the difference (changed clusters,).
-        sample: of the shared questions.
+        sample: sample of the shared questions.
         bounds: minimum and maximum of the difference; may be infinite.
-        level: of confidence.
+        level: confidence level.
 
     Returns:
         None with fewer than `MIN_CLUSTERS` effective clusters, or without changes and bounds.

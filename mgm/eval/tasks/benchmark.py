@@ -31,7 +31,7 @@ class Benchmark(ABC):
     Attributes:
         name: on the command line.
         title: in reports.
-        folder: of its files, below the data folder.
+        folder: folder of its files, below the data folder.
         splits: the first is the default.
         sizes: number of questions of each split, to detect partial scores.
         protocols: prompts and scoring rules; the first is the default.
@@ -103,7 +103,7 @@ class Benchmark(ABC):
         """Load all questions, in the order of the files.
 
         Args:
-            folder: of the benchmark.
+            folder: folder of the benchmark.
             split: one of `splits`.
             protocol: one of `protocols_of(split)`.
             skipped: collects damaged records and duplicate ids; None: the first of them raises.
@@ -175,9 +175,9 @@ class Benchmark(ABC):
 
         Args:
             row: fields of the row.
-            images: of the row.
+            images: images of the row.
             protocol: decides prompt and target.
-            number: of the row, from 1.
+            number: number of the row, from 1.
 
         Raises:
             KeyError: a field is missing.
@@ -190,8 +190,8 @@ class Benchmark(ABC):
         """Filter a response before `score_one` and `parse`: lmms-eval removes reasoning blocks.
 
         Args:
-            response: of the model.
-            protocol: of the scoring rules.
+            response: response of the model.
+            protocol: protocol of the scoring rules.
             without_thinking: remove reasoning blocks in the other protocols too.
         """
         if protocol != LMMS_EVAL and not without_thinking:
@@ -204,7 +204,7 @@ class Benchmark(ABC):
 
         Args:
             response: filtered by `filter_response`.
-            protocol: of the scoring rules.
+            protocol: protocol of the scoring rules.
             judge: for free-form responses.
 
         Raises:
@@ -285,7 +285,7 @@ def row_id(row: Mapping[str, Any], number: int) -> str:
 
     Args:
         row: fields of the row.
-        number: of the row, from 1.
+        number: number of the row, from 1.
     """
     names = ("question_id", "index", "Index")
     return str(next((row[name] for name in names if name in row), number - 1))

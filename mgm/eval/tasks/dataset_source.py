@@ -42,9 +42,9 @@ class RequiredFile:
         path: relative to the benchmark's folder; of a data set of the hub, a glob pattern.
         source: human-readable origin.
         url: to download from; None: manual download.
-        md5: of the file; None: unknown, or a folder.
+        md5: MD5 of the file; None: unknown, or a folder.
         dataset: on the Hugging Face hub; None: from elsewhere.
-        revision: of the data set; None: the newest at the first download.
+        revision: revision of the data set; None: the newest at the first download.
     """
 
     path: str
@@ -91,7 +91,7 @@ class BenchmarkSource(ABC):
         """All rows, with their images unpacked to files.
 
         Args:
-            folder: of the benchmark.
+            folder: folder of the benchmark.
 
         Raises:
             MGMError: a file is missing or damaged, or the disk is full.
@@ -139,11 +139,11 @@ class Table(BenchmarkSource):
     """A TSV table of VLMEvalKit with images in base64.
 
     Attributes:
-        name: of the file.
+        name: name of the file.
         size: number of rows.
-        md5: of the file. Source: VLMEvalKit's DATASET_MD5.
+        md5: MD5 of the file. Source: VLMEvalKit's DATASET_MD5.
         split: to select by the column `split`; None: all rows.
-        url: of the file, with {name} for its name; None: VLMEvalKit generates the file.
+        url: URL of the file, with {name} for its name; None: VLMEvalKit generates the file.
     """
 
     # `repr` identifies the unpacked copy, which all splits of a table share.

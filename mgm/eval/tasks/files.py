@@ -85,7 +85,7 @@ def read_jsonl(
     """Read the objects of a JSONL file.
 
     Args:
-        path: of the file.
+        path: path of the file.
         skipped: called with location and problem of each damaged line; None: a damaged line raises.
 
     Raises:
@@ -116,8 +116,8 @@ def read_table(
     """Read the rows of a TSV file, or with another separator.
 
     Args:
-        path: of the file.
-        separator: of columns.
+        path: path of the file.
+        separator: column separator.
         skipped: called with location and problem of each damaged row; None: a damaged row raises.
 
     Raises:

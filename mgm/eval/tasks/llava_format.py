@@ -22,7 +22,7 @@ def llava_questions(
     Args:
         file: the question file.
         images: folder of the images.
-        max_new_tokens: of a response.
+        max_new_tokens: maximum tokens of a response.
         prompt: changes the published prompt.
         transform: changes a question, such as to add its target; gets the index of its record too.
         **more: functions of a record for further fields of `Question`.
@@ -56,7 +56,7 @@ def line_questions(
     """Create questions from the records of a JSONL file.
 
     Args:
-        file: of the records.
+        file: file of the records.
         make: creates a question from a record and its index, which counts damaged lines too.
 
     Raises:

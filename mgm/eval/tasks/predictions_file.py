@@ -75,7 +75,7 @@ def match_predictions(
 
     Args:
         path: JSONL, JSON, spreadsheet, TSV or CSV.
-        benchmark: of the predictions.
+        benchmark: benchmark of the predictions.
         questions: all questions of the benchmark.
         protocol: with which the questions were loaded.
 

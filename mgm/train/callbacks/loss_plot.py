@@ -43,7 +43,7 @@ def plot_losses(history: Sequence[dict[str, Any]], folder: Path) -> None:
 
     Args:
         history: `log_history` of the Trainer's state.
-        folder: of the run.
+        folder: folder of the run.
     """
     if find_spec("matplotlib") is None:
         logger.info(

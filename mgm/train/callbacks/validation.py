@@ -39,7 +39,7 @@ class ValidationSet:
     a run stay comparable.
 
     Attributes:
-        samples: of a file or a mixture.
+        samples: samples of a file or a mixture.
         collator: makes batches of them.
         num_generations: number of samples, the first usable ones, for which the answer to the
             first question is generated and compared; 0: only the loss is computed.
@@ -189,7 +189,7 @@ def first_question(sample: Sample, folder: Path, template: Template, orientation
         sample: a conversation; its later turns and their images are ignored.
         folder: that image paths are relative to.
         template: conversation template of the training.
-        orientation: of the images, "stored" or "upright".
+        orientation: orientation of the images, "stored" or "upright".
     """
     question, _ = sample.arranged_turns[0]
     layout, system = template.layout, sample.system

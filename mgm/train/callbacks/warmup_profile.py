@@ -38,7 +38,7 @@ class WarmupProfileCallback(TrainerCallback):
     In single-process runs only; `mgm.train.launch --dry-run` estimates the others.
 
     Args:
-        trainer: of the run.
+        trainer: trainer of the run.
     """
 
     def __init__(self, trainer: TrainerProtocol) -> None:

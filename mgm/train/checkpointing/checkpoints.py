@@ -33,7 +33,7 @@ def atomic_folder_of_ranks(path: Path, finish: Callable[[Path], None]) -> Genera
     The block must not contain collectives: another rank may have failed already.
 
     Args:
-        path: of the folder.
+        path: path of the folder.
         finish: is called by rank 0 when all ranks have written.
 
     Raises:

@@ -35,7 +35,7 @@ def changed_files(folder: Path, digests: dict[str, Any]) -> list[Path]:
     """Files of a checkpoint that exist and differ from their digests.
 
     Args:
-        folder: of the checkpoint.
+        folder: folder of the checkpoint.
         digests: by relative path.
 
     Raises:
@@ -59,7 +59,7 @@ def missing_files(folder: Path, names: Iterable[str], adapter: bool, finished: b
     """Files that a checkpoint was written with, now lacks, and that its run needs.
 
     Args:
-        folder: of the checkpoint.
+        folder: folder of the checkpoint.
         names: relative paths of its files.
         adapter: whether an adapter is trained; its processor, and its config until the end, come
             from the base model.

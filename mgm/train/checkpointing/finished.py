@@ -37,9 +37,9 @@ def save_from_checkpoint(
     precision of DeepSpeed's engine, of which there is none without a step.
 
     Args:
-        checkpoint: of the last step.
+        checkpoint: checkpoint of the last step.
         output: the run's folder.
-        processor: of the run.
+        processor: processor of the run.
         adapter: peft's config, where an adapter is trained.
 
     Raises:

@@ -61,7 +61,7 @@ def initial_weights_digest(path: str, output: Path) -> Digest:
     """Digest of a file or folder of weights; None for one that is not on the disk.
 
     Args:
-        path: of the file or folder.
+        path: path of the file or folder.
         output: the folder of the run, whose content changes.
     """
     weights, files = Path(path), []

@@ -19,8 +19,8 @@ def describe_schedule_change(arguments: TrainingArguments, state: TrainerState, 
 
     Args:
         arguments: the flags.
-        state: of the checkpoint.
-        steps: of the whole run now.
+        state: state of the checkpoint.
+        steps: total steps of the resumed run.
     """
     text = f"the run has {steps} steps now, and had {state.max_steps} before"
     before = _learning_rate(arguments, state.global_step, state.max_steps)

@@ -70,7 +70,7 @@ def apply_fsdp(
     Args:
         model: with weights on rank 0, from where the shards are sent; on other ranks it may be on
             the meta device. `requires_grad` is set already.
-        device: of this process; gets the shards.
+        device: device of this process; gets the shards.
         bf16: mixed precision: layers are gathered and computed in bfloat16, shards stay as is.
 
     Raises:

@@ -24,9 +24,9 @@ def partition_parameters(
 
     Args:
         model: with weights on rank 0; on the others it may be on the meta device.
-        settings: of DeepSpeed, with numbers for batch sizes, not "auto".
-        device: of this process.
-        dtype: of the parameters in forward and backward.
+        settings: DeepSpeed config, with numbers for batch sizes, not "auto".
+        device: device of this process.
+        dtype: dtype of the parameters in forward and backward.
     """
     import deepspeed
 

@@ -26,9 +26,9 @@ class SampleFlops:
     """FLOPs of one training sample.
 
     Attributes:
-        vision: of the encoders, mining and projector, forward.
-        language: of the language model, forward.
-        backward: of both, recomputed activations included.
+        vision: forward FLOPs of the encoders, mining and projector.
+        language: forward FLOPs of the language model.
+        backward: backward FLOPs of both, recomputed activations included.
     """
 
     vision: float

@@ -59,7 +59,7 @@ class TrainedAdapter:
 
     Attributes:
         config: peft's `LoraConfig`, saved as adapter_config.json.
-        metadata: of adapter_model.safetensors: names the base model and its digest.
+        metadata: metadata of adapter_model.safetensors: names the base model and its digest.
     """
 
     config: Any
@@ -221,7 +221,7 @@ def load_adapter(
 
     Args:
         model: after `inject_adapter`.
-        folder: of the adapter.
+        folder: folder of the adapter.
         arguments: the flags that the adapter was injected with.
 
     Raises:
