@@ -9,10 +9,10 @@ DTYPES_BY_NAME = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16
 
 
 def choose_device(name: str | torch.device | None) -> torch.device:
-    """The device `name`; None: the first of cuda, mps and cpu that is available.
+    """Choose the device `name`; None: the first of cuda, mps and cpu that is available.
 
     Raises:
-        MGMError: it is not available.
+        MGMError: the device is not available.
     """
     available = available_devices()
     if name is None:
@@ -39,10 +39,10 @@ def available_devices() -> list[str]:
 
 
 def choose_dtype(name: str | torch.dtype | None, device: torch.device) -> torch.dtype:
-    """The dtype `name`; None: float32 on a CPU, otherwise bfloat16, or float16 if that is emulated.
+    """Choose the dtype `name`; None: float32 on a CPU, else bfloat16, or float16 if it is emulated.
 
     Raises:
-        MGMError: it is none of `DTYPES_BY_NAME`; the message lists them.
+        MGMError: the name is not in `DTYPES_BY_NAME`; the message lists them.
     """
     if isinstance(name, torch.dtype):
         name = str(name).removeprefix("torch.")

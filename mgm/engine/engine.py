@@ -216,8 +216,8 @@ class Engine:
         """Compile a grammar in advance; requests with it find it in the grammar cache.
 
         Raises:
-            MGMError: it is no valid schema, regular expression or grammar, it is too complex,
-                nothing can match it, or llguidance is not installed.
+            MGMError: the constraint is not a valid schema, regular expression or grammar, is too
+                complex, or matches nothing, or llguidance is not installed.
             EngineBusyError: compiling others takes too long.
         """
         self._preparer.compile_grammar(constraint)
@@ -263,7 +263,7 @@ class Engine:
             name: name of the model in its card; None: the folder's name.
 
         Raises:
-            MGMError: it could not be written.
+            MGMError: the folder could not be written.
         """
         saving.save_pretrained(self.model, self.processor, path, name)
 

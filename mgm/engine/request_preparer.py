@@ -91,7 +91,7 @@ class RequestPreparer:
         return PreparedRequests(requests, prompts, images, masks)
 
     def grammar(self, request: Request, label: str) -> TokenMask | None:
-        """The grammar state of a request, if it has structured output; checks its biases.
+        """Check a request's `logit_bias`, and compile the grammar of its structured output, if any.
 
         Raises:
             RequestError: `logit_bias` or `structured_output` cannot be used.
@@ -111,7 +111,7 @@ class RequestPreparer:
             raise RequestError(f"{label}{error}", error.field) from error
 
     def compile_grammar(self, constraint: StructuredOutput) -> TokenMask:
-        """The grammar of a constraint at its start, compiled or from the grammar cache."""
+        """Compile a constraint to a grammar in its initial state, or take it from the cache."""
         return self._grammars.compile(constraint, self.prompts.stop_criteria.token_ids)
 
     def sequences(self, prepared: PreparedRequests) -> list[Sequence]:

@@ -33,10 +33,10 @@ class Stream(Iterator[str]):
                 self._core.step()
 
     def wait(self) -> Answer:
-        """The whole answer, when it is finished.
+        """Wait for the complete answer.
 
         Raises:
-            MGMError: it has failed.
+            MGMError: generation failed.
         """
         with self._core.step_lock:
             while not self.ended:
@@ -61,7 +61,7 @@ class Stream(Iterator[str]):
         """Whether the answer is complete.
 
         Raises:
-            MGMError: it has failed.
+            MGMError: generation failed.
         """
         if self._sequence.error is not None:
             raise self._sequence.error

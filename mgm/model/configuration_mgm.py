@@ -178,7 +178,7 @@ class MGMConfig(PretrainedConfig):
         """Build from a native dictionary or from a published flat one, which is translated.
 
         Raises:
-            MGMError: it is not a valid Mini-Gemini config; names the config.json it was read from.
+            MGMError: the dictionary is not a valid Mini-Gemini config; names its config.json.
         """
         folder = kwargs.get("name_or_path")
         with config_errors(Path(folder or "") / "config.json"):
@@ -206,7 +206,7 @@ class MGMConfig(PretrainedConfig):
         """Read `config.json` of a folder, native or published.
 
         Raises:
-            MGMError: it cannot be read, or is not a valid Mini-Gemini config.
+            MGMError: the file cannot be read, or is not a valid Mini-Gemini config.
         """
         file = Path(pretrained_model_name_or_path) / "config.json"
         if is_present(file):

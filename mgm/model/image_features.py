@@ -137,7 +137,7 @@ class ImageFeaturesMixin:
                 part.compile(**options)
 
     def low_resolution_tokens(self, pixel_values: Tensor) -> Tensor:
-        """The ViT's tokens: (images, crops, 3, H, W) -> (images, crops, tokens, C)."""
+        """Run the ViT: (images, crops, 3, H, W) -> tokens (images, crops, tokens, C)."""
         pixels = pixel_values.flatten(0, 1).to(self.vision_tower.dtype)
         if self.fusion.grey_low_resolution:
             pixels = torch.zeros_like(pixels)  # normalised, the mean colour is zero
@@ -146,7 +146,7 @@ class ImageFeaturesMixin:
         return tokens.to(self._image_dtype()).unflatten(0, pixel_values.shape[:2])
 
     def high_resolution_stages(self, pixel_values_aux: Tensor) -> list[Tensor]:
-        """The ConvNeXt's four maps, finest first, of images (images, 3, HA, WA)."""
+        """Run the ConvNeXt: images (images, 3, HA, WA) -> its four maps, finest first."""
         tower, _ = self._mining_parts()
         blur_size = self.fusion.blur_high_resolution
         if blur_size is not None:
@@ -185,7 +185,7 @@ class ImageFeaturesMixin:
 
     @torch.no_grad()
     def mean_query(self, pixel_values_aux: Tensor) -> Tensor:
-        """The mean query of patch info mining, over all tokens of all images: (C), float32.
+        """Compute the mean query of patch info mining, over all tokens of all images: (C), float32.
 
         Args:
             pixel_values_aux: in uint8, as for `get_image_features`.
@@ -247,7 +247,7 @@ class ImageFeaturesMixin:
         return self.vision_tower.dtype if parameter is None else parameter.dtype
 
     def _views(self, pixels: Tensor) -> tuple[Tensor | None, Tensor]:
-        """Both inputs from `pixel_values_aux`: computed where it is uint8, else None and itself."""
+        """Compute both towers' inputs from `pixel_values_aux` in uint8; else return None and it."""
         if pixels.dtype != torch.uint8:
             return None, pixels
         side = self.config.image_size_aux

@@ -71,7 +71,7 @@ def save_model(
     """Save a model in the native layout; replaces any model in the folder.
 
     Raises:
-        MGMError: it could not be written.
+        MGMError: the folder could not be written.
     """
     with replace_model(Path(path)) as part, _quiet_transformers():
         model.save_pretrained(part, max_shard_size=max_shard_size)

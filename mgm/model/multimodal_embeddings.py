@@ -78,7 +78,7 @@ def _matching(
 
 
 def _ends_at_image(at_image: Tensor, attention_mask: Tensor | None) -> list[bool]:
-    """Whether the last token of each sample is an image position."""
+    """Whether the last token is an image position, for each sample."""
     if attention_mask is None or attention_mask.ndim != 2:
         return at_image[:, -1].tolist()
     columns = torch.arange(at_image.shape[1], device=at_image.device)

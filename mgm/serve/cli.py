@@ -79,7 +79,7 @@ def open_images(sources_text: str | None) -> list[Image.Image]:
     """Open the images of `--image-file`.
 
     Raises:
-        MGMError: one cannot be opened.
+        MGMError: an image cannot be opened.
     """
     if sources_text is None:
         return []

@@ -99,7 +99,7 @@ def _probing(model: PreTrainedModel, probe: _Probe) -> Generator[None]:
 
 @torch.inference_mode()
 def probe_attention(model: PreTrainedModel, embeddings: Tensor, num_queries: int) -> Tensor:
-    """The mean attention of the last positions, over layers, heads and these positions.
+    """Compute the mean attention of the last positions, over layers, heads and these positions.
 
     Args:
         model: a causal language model.

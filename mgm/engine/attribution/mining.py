@@ -17,7 +17,7 @@ from mgm.model.multimodal_embeddings import merge_image_features
 
 
 def attribute_mining(engine: Engine, request: Request, answer: str = "") -> list[MiningAttribution]:
-    """The mining attribution of every image of a request.
+    """Compute the mining attribution of every image of a request.
 
     Args:
         engine: runs the model.

@@ -28,7 +28,7 @@ class TokenMask(Protocol):
 
     @property
     def complete(self) -> bool:
-        """Whether the output is complete, so that only a stop token may follow."""
+        """Whether the output is complete, so that only a stop token is allowed next."""
 
     def bitmask(self) -> bytes:
         """One bit per token of the vocabulary, lowest bit first: whether it is allowed next."""
@@ -117,7 +117,7 @@ class Sampler:
 
 
 def sample(logits: Tensor, samplers: Sequence[Sampler]) -> list[SampledToken | Exception]:
-    """The next token of every row, or the error that was raised for it.
+    """Sample the next token of every row; returns tokens, and errors of rows that failed.
 
     An error concerns its own row: other rows get the same tokens as without it.
 

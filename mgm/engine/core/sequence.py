@@ -146,7 +146,7 @@ class Sequence:
 
     @property
     def timed_out(self) -> bool:
-        """Whether its time limit has passed."""
+        """Whether the time limit of the request has passed."""
         return self.timeout is not None and time.monotonic() - self._start_time > self.timeout
 
     def finish(self, reason: str) -> None:

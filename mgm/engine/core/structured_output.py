@@ -34,7 +34,7 @@ class StructuredOutput:
         whitespace_pattern: a regular expression for whitespace between the tokens of JSON.
 
     Raises:
-        RequestError: none or several are given, or one has the wrong type or is too long.
+        RequestError: no or several constraints are given, or one has the wrong type or is too long.
     """
 
     json: str | Mapping[str, Any] | None = None
@@ -83,12 +83,12 @@ class StructuredOutput:
 
     @property
     def kind(self) -> str:
-        """Which of the five fields is set."""
+        """Name of the constraint: the one of the five fields that is set."""
         return next(name for name in CONSTRAINT_KINDS if getattr(self, name) not in (None, False))
 
     @property
     def is_cheap(self) -> bool:
-        """Whether it always compiles quickly: choices have no recursion."""
+        """Whether the constraint always compiles quickly: choices have no recursion."""
         return self.choice is not None
 
 

@@ -102,15 +102,15 @@ class GrammarCompiler:
         self._compiled: OrderedDict[_Key, LLMatcher] = OrderedDict()
 
     def compile(self, constraint: StructuredOutput, stop_ids: frozenset[int]) -> Grammar:
-        """The grammar of a constraint, at its start.
+        """Compile a constraint to a grammar in its initial state, or take it from the cache.
 
         Args:
             constraint: on the answer.
             stop_ids: stop tokens.
 
         Raises:
-            MGMError: it is no valid schema, regular expression or grammar, it is too complex,
-                nothing can match it, or llguidance is not installed.
+            MGMError: the constraint is not a valid schema, regular expression or grammar, is too
+                complex, or matches nothing, or llguidance is not installed.
             EngineBusyError: compiling others takes too long.
         """
         key = constraint.key, stop_ids

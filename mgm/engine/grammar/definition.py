@@ -12,11 +12,11 @@ _NO_FORCING = {"lark_grammar": '%llguidance {"no_forcing": true}\nstart: "-"'}
 
 
 def definition_of(constraint: StructuredOutput) -> str:
-    """The grammar definition of a constraint, as llguidance's JSON.
+    """Convert a constraint to llguidance's grammar definition in JSON.
 
     Raises:
-        ValueError: it is malformed.
-        RecursionError: it is nested too deeply.
+        ValueError: the constraint is malformed.
+        RecursionError: the constraint is nested too deeply.
     """
     return json.dumps({"grammars": [_grammar(constraint), _NO_FORCING]})
 

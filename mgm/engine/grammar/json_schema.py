@@ -71,7 +71,7 @@ def check_pattern(pattern: object) -> None:
     """Refuse an invalid regular expression that llguidance accepts.
 
     Raises:
-        ValueError: it ends in a lone backslash, which llguidance would drop.
+        ValueError: the pattern ends in a lone backslash, which llguidance would drop.
     """
     if isinstance(pattern, str) and (len(pattern) - len(pattern.rstrip("\\"))) % 2:
         raise ValueError(f"{pattern[-80:]!r} ends in a lone backslash")

@@ -35,7 +35,7 @@ class EncoderCache:
         return len(self._features)
 
     def get(self, key: bytes, count: bool = True) -> Tensor | None:
-        """The features of the image with this key, if they are cached.
+        """Look up the features of the image with this key; None: they are not cached.
 
         Args:
             key: key of the image, see `image_key`.

@@ -94,7 +94,7 @@ class ImageEncoder:
             orientation: "upright" or "stored"; None: the processor's setting.
 
         Raises:
-            MGMError: there is no image, or it is damaged or larger than the limits.
+            MGMError: an image is missing, damaged or larger than the limits.
         """
         orientation = orientation or self._processor.image_processor.orientation
         if not is_file(source):
@@ -136,7 +136,7 @@ class ImageEncoder:
             orientations: orientation of each, as for `open`; None: the processor's setting.
 
         Raises:
-            MGMError: there is no image, or it is damaged or larger than the limits.
+            MGMError: an image is missing, damaged or larger than the limits.
         """
         processor = self._processor.image_processor
         fusion = self._model.fusion
@@ -190,7 +190,7 @@ class ImageEncoder:
         return self._preprocess(open_image(source, label, orientation), settings)
 
     def _preprocess(self, image: Image.Image, settings: str) -> PreparedImage:
-        """The features of an RGB image, if they are cached, or its pixels as model input."""
+        """Preprocess an RGB image to the model's input, unless its features are cached."""
         key = image_key(image, settings)
         features = self.cache.get(key)
         if features is not None:

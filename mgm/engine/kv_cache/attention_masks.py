@@ -54,7 +54,7 @@ class AttentionMasks:
         self._mixed = getattr(text, "layer_types", None) is not None and SLIDING in kinds
 
     def build(self, columns: Tensor, width: int, branches: Branches | None = None) -> Any:
-        """The mask (rows, 1, tokens, width) of a step, by layer type if there are two.
+        """Build the mask (rows, 1, tokens, width) of a step, by layer type if there are two.
 
         Args:
             columns: (rows, tokens) columns of the KV cache that the tokens are written to.

@@ -46,7 +46,7 @@ class PrefixCache:
         self._nodes: OrderedDict[_Node, None] = OrderedDict()
 
     def match_prefix(self, token_keys: np.ndarray, dtype: torch.dtype) -> list[LayerKV]:
-        """The longest cached prefix of a prompt, without its last token: logits need that one.
+        """Find the longest cached prefix of a prompt; the last token is left out: logits need it.
 
         Args:
             token_keys: keys of the prompt's positions; equal token keys after equal prefixes have

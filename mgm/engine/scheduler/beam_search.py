@@ -44,7 +44,7 @@ class _FiniteLogits(LogitsProcessor):
     """Raises an error at logits that are not finite."""
 
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
-        """The scores unchanged."""
+        """Check the scores, and return them unchanged."""
         if not scores.amax(-1).isfinite().all():
             raise GenerationError(MESSAGES[NOT_FINITE])
         return scores

@@ -73,7 +73,7 @@ class NGramDrafter:
     def propose(
         self, context: Sequence[int], max_tokens: int, stop_ids: Collection[int] = ()
     ) -> Draft:
-        """The likely continuation of a sequence.
+        """Draft the likely continuation of a sequence.
 
         Args:
             context: the last `MAX_NGRAM` tokens of prompt and output, or fewer if there are none.
@@ -98,7 +98,7 @@ class NGramDrafter:
         return Draft(tuple(tokens), tuple(probabilities))
 
     def truncate_to_throughput(self, drafts: Sequence[Draft]) -> list[Draft]:
-        """The drafts of a batch, truncated to the length with the best expected throughput.
+        """Truncate the drafts of a batch to the length with the best expected throughput.
 
         Every row of a step is as long as its longest draft.
         """

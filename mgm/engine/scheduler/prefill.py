@@ -130,7 +130,7 @@ class Prefiller:
         return self._prefill_chunk(kv_cache)
 
     def _select_batch(self, waiting: abc.Sequence[Sequence], fits: Fits) -> list[PrefixGroup]:
-        """The first waiting sequence, and others whose prompts fit into the same step."""
+        """Select the first waiting sequence, and others whose prompts fit into the same step."""
         groups: list[PrefixGroup] = []
         for sequence in waiting:
             if sequence.prefill_alone and groups:

@@ -31,7 +31,7 @@ class PrefixGroup:
         return cls((sequence,), cached_length, len(sequence.token_keys) - 1)
 
     def try_add(self, sequence: Sequence, cached_length: int) -> "PrefixGroup | None":
-        """The group with one more prompt; None: the common prefix would save less than half."""
+        """Extend the group by a prompt; None: the common prefix would save less than half."""
         keys = sequence.token_keys
         common = common_prefix_length(keys, self.sequences[0].token_keys)
         prefix_length = min(common, self.prefix_length, len(keys) - 1)

@@ -42,13 +42,13 @@ class MissingBaseError(MGMError):
 
 
 def is_adapter_checkpoint(folder: Path) -> bool:
-    """Whether a folder needs a base model: it holds a LoRA, or the projector of stage 1 alone."""
+    """Whether a folder needs a base model: it has only a LoRA, or the projector of stage 1."""
     stage1 = is_present(folder / STAGE1_FILE) and not has_weights(folder)
     return stage1 or is_present(folder / ADAPTER_CONFIG)
 
 
 def base_folders(folder: Path, base: str | os.PathLike[str] | None = None) -> list[Path]:
-    """The chain of base models of a folder, the whole model last; empty if the folder is whole.
+    """Find the chain of base models of a folder, the whole model last; empty if it is whole.
 
     Args:
         folder: folder of an adapter, of stage 1, or of a whole model.
@@ -57,7 +57,7 @@ def base_folders(folder: Path, base: str | os.PathLike[str] | None = None) -> li
 
     Raises:
         MissingBaseError: a base is missing; names the folder that needs it.
-        MGMError: they form a loop, or `base` would leave out an adapter.
+        MGMError: the base models form a loop, or `base` would leave out an adapter.
     """
     given = None if base is None else checkpoint_folder(base)
     chain, replaced = [folder], False
@@ -129,7 +129,7 @@ def stored_metadata(folder: Path) -> dict[str, str]:
     """Metadata of an adapter's safetensors file; empty where there is no such file.
 
     Raises:
-        MGMError: it is not a readable file.
+        MGMError: the file cannot be read.
     """
     file = folder / ADAPTER_FILES[0]
     if not is_present(file):
@@ -139,4 +139,4 @@ def stored_metadata(folder: Path) -> dict[str, str]:
         with safe_open(file, framework="pt") as stored:
             return stored.metadata() or {}
     except (OSError, SafetensorError):
-        return {}  # reading the weights raises an error that names the fault
+        return {}  # the error is raised when the weights are read

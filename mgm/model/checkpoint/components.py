@@ -52,7 +52,7 @@ def from_components(
     device: str | None = None,
     **overrides: Any,
 ) -> Model:
-    """Assemble a model of `model_class`, as `MGMForConditionalGeneration.from_parts` documents."""
+    """Assemble a model of `model_class`; arguments as for `from_parts`."""
     dtype = dtype or torch.float32
     feature_layer = overrides.get("vision_feature_layer", -2)
     vision = load_vision_tower(vision_tower_path, feature_layer, dtype)
@@ -160,7 +160,7 @@ def load_stage1(model: PreTrainedModel, path: str | os.PathLike[str]) -> None:
         path: the file, its folder, or the folder of a whole Mini-Gemini.
 
     Raises:
-        MGMError: no such file, or its weights do not fit the model.
+        MGMError: the file is missing, or its weights do not fit the model.
     """
     path = Path(path)
     check_one_model(path)

@@ -111,8 +111,8 @@ def plan_conversion(
         conversation: the template that readers of the published layout would use for its tokenizer.
 
     Raises:
-        MGMError: it is in that layout already, or has settings that the published layout cannot
-            express; lists their names.
+        MGMError: the source is in that layout already, or has settings that the published layout
+            cannot express; lists their names.
     """
     checkpoint = read_checkpoint(source, base)
     if is_published_config(read_json(source / CONFIG_FILE)) == (layout == "published"):

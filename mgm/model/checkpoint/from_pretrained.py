@@ -42,7 +42,7 @@ def resolve_checkpoint(
     """Resolve the arguments of `from_pretrained` to a checkpoint; pops the hub's from `options`.
 
     Raises:
-        MGMError: it does not exist, or cannot be loaded with these options.
+        MGMError: the checkpoint does not exist, or cannot be loaded with these options.
     """
     where = {name: options.pop(name) for name in DOWNLOAD_OPTIONS if name in options}
     folder = checkpoint_folder(path, **where)

@@ -1,7 +1,7 @@
 """LoRA checkpoints: reads an adapter in LLaVA's layout, merges it at load or attaches it by peft.
 
-The published training (train.py, as LLaVA's) writes `adapter_config.json` and `adapter_model.*` of
-peft for the language model, and `non_lora_trainables.bin` with the other trained weights.
+The published training, like LLaVA's, writes peft's `adapter_config.json` and `adapter_model.*` for
+the language model, and `non_lora_trainables.bin` with the other trained weights.
 """
 
 import logging
@@ -193,7 +193,7 @@ def read_non_lora_weights(folder: Path) -> dict[str, LazyTensor]:
 
 
 def native_name(name: str) -> str:
-    """Our name of a weight of the published model wrapped by peft, once or twice, or not at all."""
+    """Native name of a published model's weight, which peft may have wrapped once or twice."""
     name = name.removeprefix("base_model.")
     if name.startswith(("model.model.", "model.lm_head.")):
         name = name.removeprefix("model.")

@@ -57,7 +57,7 @@ class MGMPreTrainedModel(PreTrainedModel):
 
     @property
     def text_layers(self) -> list[nn.Module]:
-        """The language model's transformer layers: its modules that no device map splits."""
+        """Transformer layers of the language model: modules that a device map must not split."""
         names = set(self.language_model._no_split_modules or ())
         return [part for part in self.language_model.modules() if type(part).__name__ in names]
 

@@ -43,7 +43,7 @@ _OF_WEIGHTS = re.compile(
     r"(pytorch_)?model(-\d+-of-\d+)?\.(safetensors|bin)(\.index\.json)?|generation_config\.json|"
     + "|".join(map(re.escape, (*_ADAPTER, STAGE1_FILE)))
 )
-# Left from another model, these would change prompts and outputs, or describe another training.
+# Files of an earlier model that would change prompts and outputs, or describe another training.
 _OF_PROCESSOR = re.compile(
     r"(tokenizer|(tokenizer|processor|preprocessor)_config|special_tokens_map|added_tokens|vocab"
     rf"|chat_template)\.json|chat_template\.jinja|{CHAT_TEMPLATES}|tokenizer\.model"
@@ -59,11 +59,10 @@ _ENTRIES = (ADAPTER_CONFIG, CONFIG_FILE)
 def replace_model(folder: Path, processor: bool = True) -> Generator[Path]:
     """Yield an empty folder; what the block writes there replaces the model in `folder`.
 
-    A new `folder` appears when it is complete. In one that is there, the files of every kind of
-    model, which `check_one_model` tells apart, are removed before the new ones are moved in; from
-    then on until the last of them is there, it lacks its config.json and counts as no model; where
-    the process is killed then, `finish_replacement` moves the others. Files of the user stay, and
-    so do checkpoints.
+    A new `folder` appears when it is complete. In an existing one, the files of any earlier model
+    are removed, then the new ones are moved in. config.json is removed first and moved in
+    last, and a folder without it does not count as a model. If the process is killed in between,
+    `finish_replacement` moves the others. Files of the user and checkpoints are kept.
 
     Args:
         folder: folder of the model.
@@ -71,8 +70,8 @@ def replace_model(folder: Path, processor: bool = True) -> Generator[Path]:
             training, are removed too; False where the block writes weights alone.
 
     Raises:
-        MGMError: they could not be written; `folder` is as before, or lacks its config.json. Or a
-            folder of the user has the name of a file of a model.
+        MGMError: files could not be written; `folder` is unchanged, or lacks its config.json. Or a
+            folder of the user has the name of a model's file.
     """
     if not is_present(folder):
         with atomic_folder(folder) as part:
@@ -137,7 +136,7 @@ def check_replaceable(folder: Path) -> None:
     """Refuse a folder with a user's subfolder that has the name of a model's file.
 
     Raises:
-        MGMError: names it.
+        MGMError: there is such a subfolder; names it.
     """
     if not folder.is_dir():
         return
@@ -167,12 +166,12 @@ def is_of_processor(name: str) -> bool:
 
 
 def check_one_model(folder: Path) -> None:
-    """Refuse a folder with two models, of which one would be mistaken for the other.
+    """Refuse a folder with two models, since either could be loaded instead of the other.
 
     The same weights in two formats are one model: bots of the hub add safetensors to others.
 
     Raises:
-        MGMError: names a file of each.
+        MGMError: there are two models; names a file of each.
     """
     whole, adapter = _whole_files(folder), _present(folder, _ADAPTER)
     if len(whole) > 1 and _same_weights(folder, whole):
@@ -189,7 +188,7 @@ def check_one_model(folder: Path) -> None:
 
 
 def check_no_adapter(folder: Path) -> None:
-    """Refuse a language model beside an adapter; its weights may be there in several formats."""
+    """Refuse a folder with both a language model, in any weight format, and an adapter."""
     whole, adapter = _whole_files(folder), _present(folder, _ADAPTER)
     if whole and adapter:
         raise _two_models(folder, whole, adapter)

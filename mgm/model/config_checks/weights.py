@@ -33,7 +33,7 @@ def check_text_sizes(
         prefix: prefix of the language model's weights among `tensors`.
 
     Raises:
-        MGMError: they differ; names file, field and value, and the size in the weights.
+        MGMError: a size differs; names file, field and value, and the size in the weights.
     """
     llama_like = config.model_type in _LLAMA_LIKE
     stripped = {

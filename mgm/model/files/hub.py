@@ -14,7 +14,7 @@ DOWNLOAD_OPTIONS = ("revision", "token", "cache_dir", "local_files_only", "force
 
 
 def checkpoint_folder(path: str | os.PathLike[str], weights: bool = True, **where: Any) -> Path:
-    """The local folder of `path`: itself, or the download of a repository id.
+    """Resolve `path` to a local folder: a folder itself, or the download of a repository id.
 
     Args:
         path: a folder, or a repository id such as "owner/name".
@@ -22,7 +22,7 @@ def checkpoint_folder(path: str | os.PathLike[str], weights: bool = True, **wher
         **where: as for `huggingface_hub.snapshot_download`: those in `DOWNLOAD_OPTIONS`.
 
     Raises:
-        MGMError: no such folder, and no repository id that can be downloaded.
+        MGMError: `path` is neither a folder nor a repository id that can be downloaded.
     """
     if not os.fspath(path):
         raise MGMError("the path of a model is empty; give its folder")
@@ -57,7 +57,7 @@ def checkpoint_folder(path: str | os.PathLike[str], weights: bool = True, **wher
 
 
 def part_folder(path: str | os.PathLike[str]) -> Path:
-    """The local folder of an encoder or a language model, downloaded if it is on the hub.
+    """Resolve an encoder or language model to a local folder, downloaded if it is on the hub.
 
     Args:
         path: a folder; a repository id, also as OpenCLIP writes it ("hf-hub:owner/name"); or a
@@ -65,7 +65,7 @@ def part_folder(path: str | os.PathLike[str]) -> Path:
             ("convnext_large_d_320:laion2b_s29b_b131k_ft_soup").
 
     Raises:
-        MGMError: it cannot be downloaded, or OpenCLIP is needed and not installed, or knows no such
+        MGMError: the download fails, or OpenCLIP is needed and not installed, or knows no such
             model. The path of a missing folder is returned unchanged.
     """
     name = str(path)

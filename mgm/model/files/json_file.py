@@ -40,7 +40,7 @@ def check_readable(file: Path) -> int:
     """Check that a file is regular, since opening others might block; returns its size in bytes.
 
     Raises:
-        MGMError: it does not exist, is not readable, or is a folder, a pipe or the like.
+        MGMError: the file does not exist, is not readable, or is not regular (a folder, a pipe).
     """
     try:
         status = file.stat()
@@ -59,10 +59,10 @@ def check_readable(file: Path) -> int:
 
 
 def read_text(file: Path) -> str:
-    """The text of a file in UTF-8.
+    """Read a text file in UTF-8.
 
     Raises:
-        MGMError: it does not exist, cannot be read, is too large, or is not UTF-8.
+        MGMError: the file does not exist, cannot be read, is too large, or is not UTF-8.
     """
     size = check_readable(file)
     if size > MAX_TEXT_BYTES:
@@ -76,7 +76,7 @@ def read_text(file: Path) -> str:
 
 
 def read_json(file: Path) -> dict[str, Any]:
-    """The object in a JSON file.
+    """Read a JSON file that holds an object.
 
     Raises:
         MGMError: the file cannot be read, or is not a JSON object.
@@ -93,7 +93,7 @@ def read_json(file: Path) -> dict[str, Any]:
 
 
 def read_optional_json(file: Path) -> dict[str, Any]:
-    """The object in a JSON file; an empty one if there is no such file.
+    """Read a JSON file that holds an object; an empty one if there is no such file.
 
     Raises:
         MGMError: as for `read_json`.

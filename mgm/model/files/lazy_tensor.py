@@ -55,7 +55,7 @@ class LazyTensor:
 
 
 def lazy_tensors(file: Path) -> dict[str, LazyTensor]:
-    """The tensors of a safetensors file or of a PyTorch file, by their names there.
+    """List the tensors of a safetensors or PyTorch file by name, without reading their values.
 
     Code in a PyTorch file is never run (`weights_only`).
 
@@ -131,7 +131,7 @@ def _records(file: Path) -> dict[int, int]:
     Tensors are read from these offsets; sizes in the pickle are not trusted.
 
     Raises:
-        MGMError: it is damaged, or a record is compressed.
+        MGMError: the file is damaged, or a record is compressed.
     """
     if not zipfile.is_zipfile(file):
         return {}  # from before PyTorch 1.6, or no weights at all

@@ -51,7 +51,7 @@ class StoredTensor:
 
 
 def read_safetensors_header(file: Path) -> list[StoredTensor]:
-    """The tensors of a safetensors file, in the order of the header.
+    """Read the header of a safetensors file: its tensors, in the order of the header.
 
     Raises:
         MGMError: the header is damaged, contradicts itself, or does not account for every byte of
@@ -72,7 +72,7 @@ def read_safetensors_header(file: Path) -> list[StoredTensor]:
 
 
 def _parse(file: Path, size: int) -> tuple[dict[str, Any], int]:
-    """The header without its metadata, and the offset of the first tensor in bytes."""
+    """Parse the header, without its metadata; returns also the byte offset of the first tensor."""
     try:
         with file.open("rb") as stream:
             (length,) = struct.unpack("<Q", stream.read(_LENGTH_BYTES))

@@ -72,7 +72,7 @@ def check_tokenizer_files(folder: Path) -> None:
     """Check a tokenizer's settings, and that its files are regular files.
 
     Raises:
-        MGMError: one is broken; names the file and the field.
+        MGMError: a file is broken; names the file and the field.
     """
     read_tokenizer_config(folder)
     read_added_tokens(folder)
@@ -152,4 +152,4 @@ def _sentencepiece_size(file: Path) -> int:
     try:
         return SentencePieceProcessor(model_file=str(file)).get_piece_size()
     except (OSError, RuntimeError, ValueError):  # ValueError: its message is not UTF-8
-        return 0  # loading the tokenizer raises an error that names the fault
+        return 0  # the error is raised when the tokenizer is loaded

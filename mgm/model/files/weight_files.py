@@ -31,7 +31,7 @@ def has_weights(folder: str | os.PathLike[str]) -> bool:
 
 
 def weight_files(folder: str | os.PathLike[str]) -> tuple[dict[str, str], list[Path]]:
-    """The index of a folder's shards (file by tensor name), and its weight files.
+    """Find a folder's weight files, and the index of its shards: file by tensor name.
 
     The index is empty for a single file.
 
@@ -82,7 +82,7 @@ def _is_shard_name(name: object) -> TypeGuard[str]:
 
 
 def read_folder(folder: str | os.PathLike[str]) -> dict[str, LazyTensor]:
-    """The tensors of a folder by name, in the order of its files; not read yet.
+    """List the tensors of a folder by name, in the order of its files, without reading them.
 
     Raises:
         MGMError: no weights, missing or damaged files, a tensor in two files, or an index that
@@ -115,12 +115,12 @@ def read_folder(folder: str | os.PathLike[str]) -> dict[str, LazyTensor]:
 
 
 def read_weights(folder: str | os.PathLike[str]) -> dict[str, Tensor]:
-    """All tensors of a folder, on the CPU."""
+    """Read all tensors of a folder, on the CPU."""
     return {name: tensor.read() for name, tensor in read_folder(folder).items()}
 
 
 def read_file(file: Path) -> dict[str, Tensor]:
-    """All tensors of one safetensors or PyTorch file, on the CPU."""
+    """Read all tensors of one safetensors or PyTorch file, on the CPU."""
     return {name: tensor.read() for name, tensor in lazy_tensors(file).items()}
 
 

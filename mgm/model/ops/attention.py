@@ -19,7 +19,7 @@ def set_attention(model: PreTrainedModel, implementation: str) -> None:
             "flex_attention" or "eager" (plain matrix products).
 
     Raises:
-        MGMError: it is unknown, or cannot be used here.
+        MGMError: the implementation is unknown, or not available here.
     """
     if implementation not in IMPLEMENTATIONS:
         raise MGMError(

@@ -100,7 +100,7 @@ def load_convnext_tower(
 
 
 def read_trunk(folder: str | os.PathLike[str]) -> dict[str, Tensor]:
-    """The ConvNeXt's weights of a folder, under timm's names."""
+    """Read the ConvNeXt's weights of a folder, under timm's names."""
     weights = read_weights(folder)
     return openclip_trunk(weights) or weights
 

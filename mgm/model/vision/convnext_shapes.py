@@ -72,7 +72,7 @@ def check_convnext_sizes(
         file: where the config comes from, for the message.
 
     Raises:
-        MGMError: they differ; names file, field and value, and the size in the weights.
+        MGMError: a size differs; names file, field and value, and the size in the weights.
     """
     geometry = convnext_geometry(shapes, str(file)) if shapes else {}
     for field in ("depths", "dims", "kernel_sizes"):

@@ -6,7 +6,7 @@ from torch import nn
 
 
 def build_projector(kind: str, width: int, text_width: int) -> nn.Module:
-    """The module that projects image tokens (..., width) to (..., text_width).
+    """Build the module that projects image tokens (..., width) to (..., text_width).
 
     Args:
         kind: "linear", "identity", or "mlpNx_gelu": N linear layers with exact GELU between them.
@@ -14,7 +14,7 @@ def build_projector(kind: str, width: int, text_width: int) -> nn.Module:
         text_width: hidden size of the language model.
 
     Raises:
-        ValueError: no such kind.
+        ValueError: the kind is unknown.
     """
     if kind == "identity":
         return nn.Identity()

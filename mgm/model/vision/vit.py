@@ -132,10 +132,10 @@ TOWER_KINDS = (
 
 
 def tower_kind(model_type: object) -> TowerKind:
-    """The architecture with this `model_type`, of the vision model or of the image-text model.
+    """Look up the architecture with this `model_type`, of a vision model or image-text model.
 
     Raises:
-        MGMError: it is not supported; lists those that are.
+        MGMError: the type is not supported; lists those that are.
     """
     for kind in TOWER_KINDS:
         if model_type in (kind.model_type, kind.whole):
@@ -152,7 +152,7 @@ def vision_config_from(given: dict[str, Any] | PretrainedConfig) -> PretrainedCo
     """The ViT's config from a dictionary; without a `model_type` it is CLIP's.
 
     Raises:
-        MGMError: it is not a supported architecture, or a field is not valid.
+        MGMError: the architecture is not supported, or a field is not valid.
     """
     values: dict[str, Any] = dict(given) if isinstance(given, dict) else given.to_dict()
     check_vision_config(values, "vision_config.")
@@ -176,7 +176,7 @@ def read_vision_config(folder: str | os.PathLike[str]) -> PretrainedConfig:
     `image_mean` and `image_std` of the folder's preprocessor_config.json, if any, are set on it.
 
     Raises:
-        MGMError: no such file, a broken one, or another kind of model.
+        MGMError: the file is missing or broken, or describes another kind of model.
     """
     path = Path(folder) / "config.json"
     if not path.is_file():

@@ -16,7 +16,7 @@ DTYPE = "<f2"  # little-endian float16
 
 
 def encode_attribution(details: Sequence[MiningAttribution]) -> dict[str, Any]:
-    """The body of /v1/attribution: arrays with their shapes and base64 content, per image."""
+    """Encode the body of /v1/attribution: per image, arrays as shapes and base64 content."""
     return {"images": [_encode_image(detail) for detail in details]}
 
 
@@ -24,7 +24,7 @@ def decode_attribution(body: Any) -> list[MiningAttribution]:
     """Parse the body of /v1/attribution.
 
     Raises:
-        MGMError: it is malformed.
+        MGMError: the body is malformed.
     """
     try:
         return [

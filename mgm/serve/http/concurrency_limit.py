@@ -59,7 +59,7 @@ class ConcurrencyLimiter:
 
 
 class Slot:
-    """The slot of one request in a `ConcurrencyLimiter`: waiting, then running, then released."""
+    """Slot of one request in a `ConcurrencyLimiter`: waiting, then running, then released."""
 
     def __init__(self, limiter: ConcurrencyLimiter) -> None:
         self._limiter = limiter

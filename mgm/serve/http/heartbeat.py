@@ -169,7 +169,7 @@ def split_controller_url(url: str) -> SplitResult:
     """Split the URL of a controller, which may have a path as a prefix of endpoints.
 
     Raises:
-        MGMError: it is not such a URL.
+        MGMError: the URL is invalid.
     """
     try:
         parts = urlsplit(url)

@@ -222,7 +222,7 @@ class RequestGuard:
         await self.app({**scope, "method": method}, receive_limited, send)
 
     def _refusal(self, scope: Scope) -> JSONResponse | None:
-        """The error response to a request that fails the checks; None: it passes."""
+        """Check a request; returns the error response, or None if it passes."""
         headers = scope["headers"]
         size = sum(len(name) + len(value) for name, value in headers)
         if len(headers) > MAX_HEADER_FIELDS or size > MAX_HEAD_BYTES:
@@ -259,7 +259,7 @@ def _as_origin_form(scope: Scope) -> Scope:
 
 
 def bearer_token(headers: Sequence[tuple[bytes, bytes]]) -> bytes | None:
-    """The token of a request's only Authorization header, if its scheme is Bearer.
+    """Bearer token of a request's Authorization header, if there is exactly one such header.
 
     The scheme is case-insensitive and one space or more follow it (RFC 9110, section 11.4; RFC
     6750, section 2.1).

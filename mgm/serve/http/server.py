@@ -55,7 +55,7 @@ def api_keys(options: argparse.Namespace) -> list[str]:
     """The API keys of the server; none: no authentication.
 
     Raises:
-        MGMError: one is empty (such as an unset shell variable), or cannot be sent in a header.
+        MGMError: a key is empty (such as an unset shell variable), or cannot be sent in a header.
     """
     variable = os.environ.get("MGM_API_KEYS")
     keys = options.api_key or ([] if variable is None else variable.split(","))
@@ -71,7 +71,7 @@ def checked_key(key: str, origin: str) -> str:
         origin: its flag or environment variable.
 
     Raises:
-        MGMError: it is empty, or has characters that are not printable ASCII.
+        MGMError: the key is empty, or has characters that are not printable ASCII.
     """
     if not key.strip():
         raise MGMError(f"{origin}: the key is empty; give one, or leave {origin} out")
@@ -97,7 +97,7 @@ def worker_key(options: argparse.Namespace) -> str | None:
     """The worker key, if there is one.
 
     Raises:
-        MGMError: it is empty, cannot be sent in a header, or is an API key, too.
+        MGMError: the key is empty, cannot be sent in a header, or is an API key, too.
     """
     flag = options.worker_key is not None
     key = options.worker_key if flag else os.environ.get("MGM_WORKER_KEY")

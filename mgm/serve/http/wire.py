@@ -37,7 +37,7 @@ def parse_worker_address(address: object) -> str:
     """Normalise the address of a worker: scheme, host and port, in lower case.
 
     Raises:
-        MGMError: it is not an address of this form, or has a path.
+        MGMError: the address is invalid, or has a path.
     """
     match = _ADDRESS.fullmatch(address) if isinstance(address, str) else None
     if match is None or len(match[0]) > MAX_ADDRESS_LENGTH or not _is_host(match[2]):

@@ -10,7 +10,7 @@ MIN_COUNTED_BYTES = 256 * 2**10  # smaller bodies do not count
 
 
 class BodyMemoryFullError(Exception):
-    """The bodies of all requests exceed the memory limit (HTTP 503)."""
+    """Request bodies exceed the memory limit (HTTP 503)."""
 
 
 class BodyMemory:

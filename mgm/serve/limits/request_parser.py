@@ -11,7 +11,7 @@ MIN_CHUNK_FRAMING = 5  # a digit and two line breaks
 
 
 class RequestParser(h11.Connection):
-    """The server side of a connection; refuses chunked bodies that are mostly framing.
+    """h11 connection of a server; refuses chunked bodies that are mostly framing.
 
     Attributes:
         error: error of the last request; its `error_status_hint` is the HTTP status.

@@ -63,7 +63,7 @@ def parse_json_body(content: bytes) -> Any:
     """Parse JSON in UTF-8, without lone surrogates, at most 200 levels deep.
 
     Raises:
-        BadRequestError: it is not valid JSON.
+        BadRequestError: the body is not valid JSON.
     """
     try:
         return from_json(content.removeprefix(codecs.BOM_UTF8))
@@ -77,7 +77,7 @@ def parse_body(model: type[BodyModel], content: bytes) -> BodyModel:
     """Parse and validate a request body.
 
     Raises:
-        BadRequestError: it is not a JSON object, or fails validation.
+        BadRequestError: the body is not a JSON object, or fails validation.
     """
     value = parse_json_body(content)
     if not isinstance(value, dict):

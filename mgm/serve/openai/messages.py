@@ -192,7 +192,7 @@ def escape_markers(text: str) -> str:
 
 
 def _text(content: str | list[Any] | None, sources: list[str]) -> str:
-    """The text of a message, with each image on its own line; its source is added to `sources`."""
+    """Text of a message, with each image marker on its own line; adds images to `sources`."""
     if content is None or isinstance(content, str):
         return escape_markers(content or "")
     parts: list[str | None] = []

@@ -49,7 +49,7 @@ class JsonSchema(BaseModel):
 
 
 class ResponseFormat(BaseModel):
-    """The format that the response must have."""
+    """`response_format`: text, any JSON object, or a JSON schema."""
 
     model_config = ConfigDict(strict=True)
 

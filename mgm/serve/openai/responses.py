@@ -90,7 +90,7 @@ class ResponseWriter:
     def delta_events(
         self, index: int, text: str, tokens: "Sequence[SampledToken]", is_first: bool
     ) -> bytes:
-        """The events of a choice's next text and tokens; empty: there are none.
+        """Server-sent events of a choice's next text and tokens; empty: there are none.
 
         Args:
             index: index of the choice.

@@ -41,7 +41,7 @@ class RoutedBody(BaseModel):
 
 
 class Controller:
-    """The state of a controller: registered workers, health checks, connections, metrics.
+    """State of a controller: registered workers, health checks, connections, metrics.
 
     Args:
         registry: registry of the workers.
@@ -82,7 +82,7 @@ class Controller:
 def build_controller_app(
     controller: Controller, heartbeat: HeartbeatClient | None = None, **options: Any
 ) -> FastAPI:
-    """The application of a controller.
+    """Build the FastAPI application of a controller.
 
     Args:
         controller: state of the controller.

@@ -92,7 +92,7 @@ class RegistrationPolicy:
             scope: of ASGI; `client` and `server` are the two addresses of the socket.
 
         Raises:
-            BadRequestError: its sender may not register workers.
+            BadRequestError: the sender may not register workers.
         """
         if self.worker_key is not None:
             token = bearer_token(scope["headers"])

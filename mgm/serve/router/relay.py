@@ -51,7 +51,7 @@ class RelayedRequest:
 
     @classmethod
     async def of(cls, request: Request, model: str) -> "RelayedRequest":
-        """The request of a client, without its API key.
+        """Build the relayed request from a client's, without its API key.
 
         Raises:
             BadRequestError: too many controllers relayed it: one may be its own worker.
@@ -91,7 +91,7 @@ class Relay:
         Raises:
             BadRequestError: no worker has the model, or none that has it can be reached.
             WorkerLostError: the worker disconnected after it got the request.
-            WorkerResponseError: its response has a status that workers do not send.
+            WorkerResponseError: the worker's response has a status that workers do not send.
         """
         tried: list[str] = []
         while True:
@@ -123,7 +123,7 @@ class Relay:
                 self.registry.finish_request(worker)
 
     async def read(self, worker: WorkerInfo, response: aiohttp.ClientResponse) -> bytes:
-        """The next bytes of a worker's response; empty: it is complete.
+        """Read the next bytes of a worker's response; empty: it is complete.
 
         Raises:
             WorkerLostError: the worker disconnected, or its heartbeats stopped.

@@ -86,7 +86,7 @@ class WorkerClient:
             raise WorkerLostError(text) from error
 
     async def read(self, response: aiohttp.ClientResponse) -> bytes:
-        """The next bytes of a response; empty: it is complete.
+        """Read the next bytes of a response; empty: it is complete.
 
         Raises:
             WorkerLostError: the worker disconnected before the end.
@@ -100,7 +100,7 @@ class WorkerClient:
         """Request a worker's status.
 
         Raises:
-            MGMError: it does not arrive in time, or is malformed or too long.
+            MGMError: the status does not arrive in time, or is malformed or too long.
         """
         try:
             async with asyncio.timeout(STATUS_TIMEOUT):

@@ -77,7 +77,7 @@ class Session:
         """Execute a slash command; returns its output, or None if the line is a question.
 
         Raises:
-            MGMError: there is no such command, or it fails.
+            MGMError: the command does not exist, or fails.
         """
         if not line.startswith("/"):
             return None

@@ -93,7 +93,7 @@ def save_image(image: Image.Image, path: Path) -> None:
     """Write a generated image.
 
     Raises:
-        MGMError: it cannot be written, or no image format has this suffix.
+        MGMError: the file cannot be written, or no image format has its suffix.
     """
     try:
         image.save(path)

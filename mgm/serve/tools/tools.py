@@ -30,7 +30,7 @@ class WorkerTools:
         open_image: opens the images for OCR; the worker sets its engine's, which has limits.
 
     Raises:
-        MGMError: there is a `gen_model`, and diffusers is not installed.
+        MGMError: `gen_model` is given, and diffusers is not installed.
     """
 
     def __init__(
@@ -80,7 +80,7 @@ class WorkerTools:
         """A PNG file generated from a prompt.
 
         Raises:
-            MGMError: there is no image generation model, or it fails.
+            MGMError: there is no image generation model, or the generation fails.
         """
         if not self.image_model:
             raise MGMError(NO_IMAGE_MODEL)

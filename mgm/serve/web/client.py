@@ -102,7 +102,7 @@ class PageClient:
                 yield response
 
     async def attribution(self, history: ChatHistory, model: str) -> list[MiningAttribution]:
-        """The attribution of the last answer to the pixels of each image.
+        """Request the attribution of the last answer to the pixels of each image.
 
         Raises:
             MGMError: the server cannot compute it.

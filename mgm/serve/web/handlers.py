@@ -62,7 +62,7 @@ class Handlers:
         )
 
     async def reload_models(self, model: str | None, other: str | None) -> tuple[Any, Any]:
-        """The models that are served now; the selection is kept where possible."""
+        """Reload the list of models that are served; the selection is kept where possible."""
         names = await self._fetch_models()
         if self.models is not None:
             self.models = names

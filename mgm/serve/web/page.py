@@ -90,7 +90,7 @@ class Page:
         )
 
     def build(self, concurrency: int) -> gr.Blocks:
-        """The page as Gradio blocks, not served yet."""
+        """Build the page as Gradio blocks, without serving it."""
         with gr.Blocks(title=TITLE, analytics_enabled=False, delete_cache=(HOUR, HOUR)) as blocks:
             if not self.embed:
                 gr.Markdown(f"# {TITLE}\nAsk about images, and see where the model looked.")

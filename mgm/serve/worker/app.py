@@ -48,7 +48,7 @@ from mgm.serve.worker.worker import Worker
 
 
 def build_worker_app(worker: Worker, **options: Any) -> FastAPI:
-    """The application of a worker.
+    """Build the FastAPI application of a worker.
 
     Args:
         worker: handles the requests.
@@ -153,7 +153,7 @@ def _check_model(worker: Worker, name: str) -> None:
 
 
 async def _respond(worker: Worker, http: Request, parsed: ParsedRequest, chat: bool) -> Response:
-    """The response to a chat or text completion, streamed or complete."""
+    """Respond to a chat or text completion, streamed (SSE) or complete."""
     _check_model(worker, parsed.model)
     writer = ResponseWriter(parsed.model, chat)
     if parsed.stream:
@@ -210,7 +210,7 @@ async def _stream_completion(
 async def _generate_images(
     worker: Worker, requests: Sequence[engine_request.Request], answers: Mapping[int, Answer]
 ) -> AsyncGenerator[tuple[int, bytes | None]]:
-    """The PNG file that each answer asks for, if it does, by index of the choice."""
+    """Generate the images that answers ask for: PNG files by index of the choice."""
     for index, answer in sorted(answers.items()):
         yield index, await worker.image_of(answer, requests[index].seed)
 

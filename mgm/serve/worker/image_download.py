@@ -80,7 +80,7 @@ class ImageDownloader:
             Contents of the image files, by label.
 
         Raises:
-            BadRequestError: one cannot be downloaded in time, or is too large.
+            BadRequestError: an image cannot be downloaded in time, or is too large.
             QueueFullError: too many requests download images.
         """
         if self.running >= self.max_requests:
@@ -150,7 +150,7 @@ class ImageDownloader:
 
 
 class _RequestDownload:
-    """The downloads of one request.
+    """Image downloads of one request.
 
     Args:
         session: HTTP session of the downloads.

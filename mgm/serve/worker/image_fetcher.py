@@ -41,7 +41,7 @@ class ImageFetcher:
             sources: each a data URL, an http(s) URL, or an image file in base64.
 
         Raises:
-            MGMError: one is none of these, cannot be downloaded in time, or has too many bytes or
+            MGMError: a source is invalid, cannot be downloaded in time, or has too many bytes or
                 pixels; the message says which.
             QueueFullError: too many requests download images.
         """
@@ -70,7 +70,7 @@ class ImageFetcher:
             label: label of the image; error messages begin with it.
 
         Raises:
-            MGMError: it is neither, or has too many pixels.
+            MGMError: the source is neither, or has too many pixels.
         """
         if not isinstance(source, str) or not source:
             raise bad_image(f"{label}: is not a string; give a data URL, an http(s) URL, or base64")

@@ -24,7 +24,7 @@ GREEDY = 0.001  # Compat: published workers decode greedily up to this temperatu
 
 
 def legacy_response(worker: Worker, content: bytes) -> EventStream:
-    """The response to a published page or client; errors are frames, too, with status 200.
+    """Respond to a published page or client; errors are frames, too, with status 200.
 
     Args:
         worker: handles the request.
@@ -75,7 +75,7 @@ def _error_frame(error: MGMError) -> bytes:
 
 
 def _parse(body: LegacyBody, engine: Engine, max_tokens: int) -> ParsedRequest:
-    """The request of a published body, whose prompt has the chat template applied already.
+    """Parse a published body, whose prompt has the chat template applied already.
 
     Raises:
         BadRequestError: the numbers of images and image markers differ.

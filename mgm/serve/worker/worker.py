@@ -192,7 +192,7 @@ class Worker:
     async def complete(
         self, requests: Sequence[engine_request.Request], start_time: float, slot: Slot
     ) -> list[Answer]:
-        """All responses when they are finished; arguments and errors are those of `stream`."""
+        """Generate complete responses; arguments and errors are those of `stream`."""
         answers: dict[int, Answer] = {}
         async with aclosing(self.stream(requests, start_time, slot)) as chunks:
             async for index, chunk in chunks:
@@ -245,7 +245,7 @@ class Worker:
         return [self.tools.image_model] if self.tools.image_model else []
 
     def status(self) -> dict[str, Any]:
-        """The status that controllers ask for; `drawers` are the image generation models."""
+        """Status for controllers and heartbeats; `drawers` are the image generation models."""
         return {
             "model_names": list(self.names),
             "speed": 1,

@@ -88,7 +88,7 @@ class FusionConfig:
         """Parse the object in `config.json`; None: the default.
 
         Raises:
-            MGMError: it is not an object, or has an unknown field.
+            MGMError: the value is not an object, or has an unknown field.
         """
         if isinstance(values, cls):
             return values
