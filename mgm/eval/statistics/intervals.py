@@ -224,7 +224,7 @@ class Jackknifed:
     """A score with its jackknife standard error.
 
     Attributes:
-        value: value of all questions.
+        value: score of all questions.
         error: standard error.
         fold_sizes: number of questions in each non-empty fold (folds,). Folds are the
             clusters, or random groups of them where there are more than `MAX_FOLDS`.

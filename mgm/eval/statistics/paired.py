@@ -108,7 +108,7 @@ def paired_interval(
         difference: difference of the scores.
         error: its standard error, clustered.
         changes: contribution of each changed cluster to the difference (changed clusters,).
-        sample: sample of the shared questions.
+        sample: effective sample of the shared questions.
         bounds: minimum and maximum of the difference; may be infinite.
         level: confidence level.
 
