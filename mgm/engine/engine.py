@@ -91,7 +91,7 @@ class Engine:
         return answers
 
     def stream(self, request: Request) -> Stream:
-        """Answer a request in chunks of text, which joined are the text of `answer`.
+        """Stream the answer to a request in chunks; joined, they are the text of `answer`.
 
         Raises:
             MGMError: an image cannot be opened, or the prompt is too long.

@@ -10,7 +10,7 @@ from mgm.engine.engine_core import EngineCore
 
 
 class Stream(Iterator[str]):
-    """Iterates over an answer's text in chunks; streams may be read at once, in several threads.
+    """Iterator over an answer's text in chunks; threads may read several streams concurrently.
 
     Args:
         core: runs the sequence.

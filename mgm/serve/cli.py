@@ -111,7 +111,7 @@ def continues_source(part: str, source: str) -> bool:
     """Whether the comma before `part` belongs to the URL before it."""
     scheme = source.split(":", 1)[0].lower()
     if scheme == "data":
-        return "," not in source  # the comma before the content, which has none
+        return "," not in source  # the first comma precedes the content, which has none
     is_url = part.strip().lower().startswith(("http://", "https://", "data:"))
     return scheme in ("http", "https") and not is_url and not path_exists(part)
 

@@ -107,7 +107,7 @@ class IncrementalDetokenizer:
         self._append(text, complete)
 
     def finish(self) -> None:
-        """End the output: text that was held back is final now."""
+        """End the output: text that was held back becomes final."""
         if not self.stopped:
             text = self._utf8.decode(b"", final=True) + self._decode(unfinished=True)
             self._append(text, complete=True)

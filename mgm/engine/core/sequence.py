@@ -64,7 +64,7 @@ class Sequence:
         prefill_alone: whether the prompt is prefilled in a step of its own, since a batch that it
             was part of raised an error.
         queue_rank: rank in the waiting queue; the lowest is prefilled first.
-        max_new_tokens: maximum length of the output.
+        max_new_tokens: maximum length of the output, in tokens.
         timeout: seconds after which it finishes with "length"; None: no limit.
         stop_ids: token ids that finish it.
         listener: called with every chunk in the engine's thread, and must not block.

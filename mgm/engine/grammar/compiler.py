@@ -52,7 +52,7 @@ class Grammar:
 
     @property
     def complete(self) -> bool:
-        """Whether the output is complete, so that only a stop token may follow."""
+        """Whether the output is complete, so that only a stop token is allowed next."""
         return self._matcher.is_stopped()
 
     def bitmask(self) -> bytes:

@@ -109,7 +109,7 @@ class EncoderQueue:
             raise
 
     def _encode_one_by_one(self, batch: Sequence[_PendingImage]) -> None:
-        """Encode a batch again in less memory, so that an error concerns a single image."""
+        """Encode the images of a failed batch one by one, to isolate the image that fails."""
         for index, one in enumerate(batch):
             try:
                 self._encode_batch([one])

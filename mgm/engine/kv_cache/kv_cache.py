@@ -17,7 +17,7 @@ WIDTH_MULTIPLE = 16  # the width of a step is a multiple of this: kernels prefer
 
 @dataclass(frozen=True)
 class MinStepSize:
-    """Minimum rows, tokens per row and width of a step; a minimum width makes it a power of two."""
+    """Minimum rows, tokens per row and width of a step; larger widths become powers of two."""
 
     rows: int = 0
     tokens: int = 0

@@ -1,1 +1,1 @@
-"""Plug-in for vLLM, which alone imports it: model, processor and tokenizer."""
+"""vLLM plug-in: model, processor and tokenizer; imported by vLLM only."""

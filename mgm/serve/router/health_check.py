@@ -20,8 +20,8 @@ WATCH_INTERVAL = 1.0  # seconds between two checks of all heartbeats
 class HealthChecker:
     """Requests the status of workers; removes a worker that fails several times in a row.
 
-    One broken connection is no proof: the request may have caused it. Nor is an overdue heartbeat,
-    which may be lost: such a worker is removed when one request for its status fails, too.
+    One broken connection does not remove a worker, since the request may have caused it. Nor does
+    an overdue heartbeat, which may be lost: a request for the status has to fail, too.
 
     Args:
         registry: registry of the workers.

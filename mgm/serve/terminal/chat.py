@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 # A model may have learned to write escape sequences, which a terminal would execute.
 TERMINAL_CONTROLS = dict.fromkeys({*range(32), *range(127, 160)} - {ord("\n"), ord("\t")})
 
-RESPONSE_SHARE = 4  # at least 1/4 of the context is kept free for the response, if it may need it
+RESPONSE_SHARE = 4  # up to 1/4 of the context is reserved for the response
 
 
 class Chat:

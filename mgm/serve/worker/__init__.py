@@ -1,1 +1,1 @@
-"""The worker: one model behind HTTP."""
+"""Model worker: one model behind HTTP, with a request queue, streaming, downloads, metrics."""

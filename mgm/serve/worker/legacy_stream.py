@@ -18,7 +18,7 @@ from mgm.serve.tools.image_generation import PROMPT_BEGIN, image_prompt
 from mgm.serve.worker.streaming import EventStream, Write
 from mgm.serve.worker.worker import Worker
 
-QUESTION = "?"  # any question: only the prompt after it is of interest
+QUESTION = "?"  # placeholder, to find the text of a prompt after its question
 TEMPERATURE, TOP_P, MAX_TOKENS = 1.0, 1.0, 256  # defaults of published workers
 GREEDY = 0.001  # Compat: published workers decode greedily up to this temperature
 
