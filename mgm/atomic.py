@@ -16,7 +16,7 @@ from safetensors import SafetensorError
 from mgm.errors import MGMError, one_line
 
 STALE_SECONDS = 7 * 86400.0  # after which an unchanged part of another machine is removed
-_PROCESS_TAG = re.compile(r"\.([0-9a-f]{8})-(\d+)\b")  # of `process_tag`
+_PROCESS_TAG = re.compile(r"\.([0-9a-f]{8})-(\d+)\b")  # format of `process_tag`
 
 
 class WriteError(MGMError):
@@ -65,8 +65,8 @@ def _is_write_error(error: BaseException) -> bool:
     text = str(error)
     return (
         isinstance(error, (OSError, SafetensorError))
-        or (isinstance(error, RuntimeError) and "inline_container" in text)  # torch.save
-        or (type(error) is Exception and "os error" in text)  # tokenizers
+        or (isinstance(error, RuntimeError) and "inline_container" in text)  # raised by torch.save
+        or (type(error) is Exception and "os error" in text)  # raised by tokenizers
     )
 
 

@@ -50,7 +50,7 @@ def register() -> None:
         sys.meta_path.insert(0, finder)
     for name in _REGISTRIES:
         if name in sys.modules:
-            finder.register_in(import_module(name))  # which waits for a thread that executes it
+            finder.register_in(import_module(name))  # waits for a thread that is executing it
 
 
 def _add_entries(module: ModuleType) -> bool:
@@ -154,7 +154,7 @@ class _RegisteringLoader(Loader):
 
     def __getattr__(self, name: str) -> Any:
         """Other attributes of the real loader (`get_source`), for callers of `find_spec`."""
-        if name == "_loader":  # in a copy that has no attributes yet
+        if name == "_loader":  # not set yet in a copy
             raise AttributeError(name)
         return getattr(self._loader, name)
 

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import numpy as np
 
-READ_SIZE = 4 * 2**20  # bytes
-NUM_BLOCKS, BLOCK_SIZE = 256, 64 * 2**10  # of a sampled file; sizes in bytes
+READ_SIZE = 4 * 2**20  # bytes per read
+NUM_BLOCKS, BLOCK_SIZE = 256, 64 * 2**10  # sampled blocks of a large file, and bytes of each
 
 
 def file_digest(file: Path, whole: bool = False) -> bytes:

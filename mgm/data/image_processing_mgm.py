@@ -36,8 +36,8 @@ IMAGE_CONFIG_FIELDS = (
 )
 ASPECT_RATIOS = ("pad", "square")
 RESIZE_MODES = ("exact", "fast")
-MAX_BAND_PIXELS = 2**24  # of a padded image in memory at a time
-MAX_PIXEL_RATIO = 4  # of padded or enlarged pixels to input or output pixels; else `Line`
+MAX_BAND_PIXELS = 2**24  # pixels of a padded image that are in memory at a time
+MAX_PIXEL_RATIO = 4  # maximum ratio of padded or enlarged pixels; beyond it, `Line`
 
 
 class MGMImageProcessor(BaseImageProcessor):

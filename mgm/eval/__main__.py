@@ -76,7 +76,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     }
     gather(own | ablations.benchmark_responses(cache), failed, cache, rank, world_size)
     if rank:
-        return 0  # with another status torchrun would kill rank 0, which reports
+        return 0  # otherwise torchrun would kill rank 0 before its report
     judge: Judge = Judge()
     if options.judge:
         judge = ModelJudge(options.judge, options.judge_url, output / "judge.jsonl")

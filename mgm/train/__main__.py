@@ -23,7 +23,7 @@ from mgm.train.distributed.process_errors import (
 if TYPE_CHECKING:
     from mgm.train.trainer import MGMTrainer
 
-RANK0_REPORT_SECONDS = 5.0  # in which rank 0 reports an error that all ranks have
+RANK0_REPORT_SECONDS = 5.0  # time for rank 0 to report an error of all ranks
 # In which the launcher terminates a rank after another one has failed, on a busy machine too.
 LAUNCHER_SECONDS = 60.0
 
@@ -49,7 +49,7 @@ def main() -> None:
     first = os.environ.get("RANK", "0") == "0"
     logging.getLogger("mgm").setLevel(logging.INFO if first else logging.WARNING)
     quiet_deepspeed()
-    transformers_logging.disable_progress_bar()  # of loading and saving; training has its own
+    transformers_logging.disable_progress_bar()  # bars of loading and saving; training has its own
     try:
         with lost_process_errors():
             run_training()

@@ -145,7 +145,7 @@ class CheckpointingTrainer(Trainer):
         try:
             with deepspeed_errors(lambda: self.is_deepspeed_enabled and not started.called):
                 self.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
-        except ImportError as error:  # of an optimizer or a kernel that a flag asks for
+        except ImportError as error:  # missing package of an optimizer or a kernel
             raise MGMError(f"{one_line(error)}; or pip install -e '.[train]'") from error
 
     def planned_steps(self) -> int:

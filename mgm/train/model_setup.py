@@ -85,7 +85,7 @@ def build_model_and_processor(
         )
         arguments = (model_flags, *arguments[1:])
     folder = checkpoint_folder(model_flags.model_name_or_path)
-    set_seed(training.seed)  # for new parameters
+    set_seed(training.seed)  # for the initialisation of new parameters
     build = _from_checkpoint if _is_mini_gemini(folder) else _from_components
     with _without_zero3_init(training):
         model, processor = build(folder, arguments)

@@ -82,13 +82,13 @@ class MGMTrainer(CheckpointingTrainer):
         self.adapter = adapter
         self.fingerprint = fingerprint
         self.throughput_start = time.perf_counter()
-        self.tokens: Tensor | int = 0  # since then, as samples and images
+        self.tokens: Tensor | int = 0  # counted since `throughput_start`, like samples and images
         self.samples, self.images = 0, 0
         self.device_peak = device_peak_flops()
         self.flops = None if self.device_peak is None else FlopsCounter(self.model)
         self.dataset_losses = DatasetLosses(getattr(self.train_dataset, "source_names", ()))
-        self.steps_with_loss, self.steps_without_loss = 0, 0  # without: no sample has a label
-        self.step_indices: list[int] = []  # of this step's samples in the data file
+        self.steps_with_loss, self.steps_without_loss = 0, 0  # steps with and without any label
+        self.step_indices: list[int] = []  # indices of this step's samples in the data file
         self.progress = ProgressBarCallback()
         self.remove_callback(ProgressCallback)
         self.remove_callback(PrinterCallback)
@@ -170,7 +170,7 @@ class MGMTrainer(CheckpointingTrainer):
             groups = parameter_groups(model, decayed, self.args)
             try:
                 self.optimizer = kind(groups, **options)
-            except ValueError as error:  # of a value that it does not take
+            except ValueError as error:  # invalid value
                 raise MGMError(f"--optim {self.args.optim}: {one_line(error)}") from error
         return self.optimizer
 

@@ -20,7 +20,7 @@ from mgm.model.labels import IGNORE_INDEX
 if TYPE_CHECKING:
     from mgm.data.processing_mgm import MGMProcessor
 
-ImageReader = Callable[[int, int], bytes]  # index of a sample, and of an image in it
+ImageReader = Callable[[int, int], bytes]  # arguments: index of a sample, and of an image in it
 ProgressBar = Callable[[Iterable[Any]], Iterable[Any]]  # wraps an iterable, as tqdm does
 
 # Kinds of findings; samples with a kind in `USABLE` can be trained on.

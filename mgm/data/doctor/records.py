@@ -123,7 +123,7 @@ class TarRecords:
 
     def __init__(self, name: str) -> None:
         self._name = name
-        self._lock = Lock()  # for the archive, which threads share
+        self._lock = Lock()  # guards the archive, which is shared by threads
         self._reader: TarReader | None = None
         self._samples: list[list[Member]] = []
 

@@ -12,7 +12,7 @@ from math import gcd
 import numpy as np
 from PIL import Image
 
-PRECISION_BITS = 22  # of fixed-point weights; the name is that of Pillow's source
+PRECISION_BITS = 22  # fractional bits of weights; named as in Pillow's source
 
 
 @dataclass(frozen=True)
@@ -65,8 +65,8 @@ def visible_span(long: int, short: int, side: int) -> VisibleSpan:
     shown = np.flatnonzero(((weights != 0) & (indices >= 0) & (indices < short)).any(1))
     first, last = int(shown[0]), int(shown[-1]) + 1
     common = gcd(long, side)
-    pixels, results = long // common, side // common  # of one period
-    taps = indices[first:last] + (long - short) // 2  # of the whole line
+    pixels, results = long // common, side // common  # pixels of one period
+    taps = indices[first:last] + (long - short) // 2  # indices in the whole line
     before = min(first // results, int(taps[0, 0]) // pixels)
     touched = taps[weights[first:last] != 0].max() + 1
     after = max(-(-last // results), -(-int(touched) // pixels))

@@ -6,7 +6,7 @@ import urllib.parse
 
 from mgm.errors import MGMError, one_line
 
-MAX_DECODED_BYTES = 256 * 2**20  # of decoded content
+MAX_DECODED_BYTES = 256 * 2**20  # maximum size of decoded content
 
 MIN_BASE64 = 64  # characters of the shortest image file in base64
 MAX_PATH = 4096  # maximum characters of a path on common file systems

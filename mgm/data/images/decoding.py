@@ -26,7 +26,7 @@ from mgm.errors import MGMError, one_line
 BYTES_PER_PIXEL = {"WEBP": 16, "AVIF": 12, "JPEG": 8, "MPO": 8}
 PROGRESSIVE_BYTES = 6  # per pixel: coefficients of a progressive JPEG
 OTHER_BYTES = 8
-MAX_SCANS = 200  # of a progressive JPEG; each scan decodes all pixels; encoders write about ten
+MAX_SCANS = 200  # maximum of a progressive JPEG; each takes a pass; encoders write about 10
 
 _POSTSCRIPT = (b"%!PS", b"\xc5\xd0\xd3\xc6")
 _START_OF_SCAN = b"\xff\xda"

@@ -26,8 +26,8 @@ FileSource = str | os.PathLike[str] | bytes | bytearray | memoryview | BinaryIO
 ImageSource = FileSource | Image.Image | np.ndarray | Tensor
 
 DOWNLOAD_READ_TIMEOUT = 20.0  # seconds without data from a server
-MAX_DOWNLOAD_SECONDS = 120.0  # of a download
-MAX_DOWNLOAD_BYTES = 256 * 2**20  # of a download
+MAX_DOWNLOAD_SECONDS = 120.0  # time limit of a download
+MAX_DOWNLOAD_BYTES = 256 * 2**20  # size limit of a download
 MAX_FILE_BYTES = 2**30  # enough for an uncompressed image of the maximum number of pixels
 DOWNLOAD_CHUNK_BYTES = 2**16  # between checks of the time limit
 

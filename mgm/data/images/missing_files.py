@@ -54,5 +54,5 @@ def _regular_files(folder: str) -> frozenset[str]:
 def _is_file(entry: os.DirEntry[str]) -> bool:
     try:
         return entry.is_file()
-    except OSError:  # for cyclic links
+    except OSError:  # cyclic symbolic link
         return False

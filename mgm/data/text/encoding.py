@@ -41,7 +41,7 @@ def encode(
         supervised += bytes([segment.supervised]) * len(segment.text)
     ids = leading_ids(tokenizer) if add_leading_ids else []
     labels = [IGNORE_INDEX] * len(ids)
-    offset = 0  # of the chunk in the text
+    offset = 0  # offset of the chunk in the text
     for index, chunk in enumerate("".join(s.text for s in segments).split(IMAGE_MARKER)):
         if index:
             ids += [image_token_id] * tokens_per_image

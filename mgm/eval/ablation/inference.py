@@ -15,7 +15,7 @@ from mgm.eval.harness.runner import generate_responses
 if TYPE_CHECKING:
     from mgm.engine.engine import Engine
 
-CALIBRATION_IMAGES = 32  # whose mean query replaces that of every token (one_query)
+CALIBRATION_IMAGES = 32  # images for the mean query of `one_query`
 
 
 def ablation_cache(

@@ -16,14 +16,14 @@ from mgm.eval.tasks.dataset_source import RequiredFile
 from mgm.eval.tasks.files import read_jsonl
 from mgm.eval.tasks.llava_format import llava_questions, write_answers_file
 
-REVIEW_ATTEMPTS = 3  # of a judge with replies without two scores
+REVIEW_ATTEMPTS = 3  # maximum attempts until a reply has two scores
 # Temperature of the first attempt, and its increase with each further one.
 REVIEW_TEMPERATURE, REVIEW_TEMPERATURE_STEP = 0.2, 0.3
 REVIEW_SYSTEM_PROMPT = (
     "You are a helpful and precise assistant for checking the quality of the answer."
 )
 MAX_SCORE = 10
-FAILED_SCORES = (-1.0, -1.0)  # of a reply without scores, as in LLaVA's review
+FAILED_SCORES = (-1.0, -1.0)  # scores for a reply without scores, as in LLaVA's review
 
 
 class LLaVABench(Benchmark):

@@ -35,7 +35,7 @@ DECIMALS = {
     1: ("one decimal place", "1.2, 1.3, 1.4"),
     2: ("two decimal places", "1.23, 1.34, 1.45"),
 }
-EXTRACTION_ATTEMPTS = 5  # of a judge with empty replies, in both harnesses
+EXTRACTION_ATTEMPTS = 5  # maximum attempts of a judge with empty replies
 
 
 class MathVista(Benchmark):

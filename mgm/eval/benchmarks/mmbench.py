@@ -52,7 +52,7 @@ MMBENCH_TABLES = {
     ),
 }
 LMMS_EVAL_SCORED = "ABCD"  # the choices in lmms-eval's scoring; its prompt has E too
-EMPTY_VALUES = ("nan", "none", "")  # of hints and choices in the published script
+EMPTY_VALUES = ("nan", "none", "")  # empty hints and choices in the published script
 ROUND_OFFSET = 10**6  # between the indices of rounds of a question
 
 

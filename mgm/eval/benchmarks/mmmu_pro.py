@@ -21,7 +21,7 @@ PROMPTS = {
     VLMEVALKIT: "Answer the following multiple-choice question in the image. Answer directly with "
     "the option letter from the given choices. ",
 }
-PLACEHOLDER = "placeholder"  # for the question in the prompt of VLMEvalKit's judge
+PLACEHOLDER = "placeholder"  # the question in prompts of VLMEvalKit's judge
 ANSWER_MARK = "Answer:"  # after which the official parser expects the letter
 _HUB = HubFiles("MMMU/MMMU_Pro", "vision/test-*.parquet", 1730)
 

@@ -22,7 +22,7 @@ REASONING_PROMPT = (
 )
 # Attempts of a judge with replies without a grade. Compat: one less in lmms-eval.
 GRADING_ATTEMPTS = {PAPER: 5, VLMEVALKIT: 5, LMMS_EVAL: 4}
-GRADING_TEMPERATURE_STEP = 0.5  # of the judge, per attempt
+GRADING_TEMPERATURE_STEP = 0.5  # increase of the judge's temperature per attempt
 RETRY_PROMPT = "\nPredict the correctness of the answer (digit): "  # appended by MM-Vet's evaluator
 
 

@@ -22,7 +22,7 @@ class Nano(Benchmark):
 
     name, title, folder = "nano", "nano pictures", "nano"
     splits = scored_splits = ("held_out",)
-    sizes: ClassVar = {}  # as many as were generated
+    sizes: ClassVar = {}  # unknown: as generated
 
     def published_files(self, split: str) -> list[RequiredFile]:
         """The conversations, which playground.generate writes."""

@@ -20,18 +20,18 @@ from mgm.errors import MGMError
 
 SUFFIXES = (".zip", ".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz")
 BY_HAND = (".rar", ".7z")
-MAX_RATIO = 100  # of the unpacked size to that of the archive (zip bombs)
-MIN_BOUND = 2**30  # bytes that an archive of any size may unpack to
+MAX_RATIO = 100  # maximum ratio of unpacked to archive size (zip bombs)
+MIN_BOUND = 2**30  # unpacked bytes that are always allowed
 MAX_MEMBERS = 5_000_000
-UNPACK_CHUNK = 2**20  # bytes
+UNPACK_CHUNK = 2**20  # bytes per read
 DAMAGE_ERRORS = (
     *(EOFError, NotImplementedError, RuntimeError, UnicodeError, ValueError, gzip.BadGzipFile),
     *(zipfile.BadZipFile, tarfile.TarError, zlib.error, lzma.LZMAError, struct.error),
 )
 
-ZIP_SIGNATURES = (b"PK\x03\x04", b"PK\x05\x06")  # of a first file, and of an empty archive
+ZIP_SIGNATURES = (b"PK\x03\x04", b"PK\x05\x06")  # first bytes of a zip, and of an empty one
 _ZIP_METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA)
-MAX_NAME_BYTES = 255  # bytes of one path component on common file systems
+MAX_NAME_BYTES = 255  # maximum of a path component on common file systems
 MAX_DEPTH = 64  # path components
 
 Read = TypeVar("Read")
@@ -240,7 +240,7 @@ def _check_end(content: tarfile.TarFile) -> None:
     file = content.fileobj
     if file is None:
         raise tarfile.ReadError("closed")
-    file.seek(content.offset)  # of the block after the last member
+    file.seek(content.offset)  # offset of the block after the last member
     block = file.read(tarfile.BLOCKSIZE)
     while file.read(UNPACK_CHUNK):
         pass

@@ -14,7 +14,7 @@ from tqdm import tqdm
 from mgm.atomic import atomic_file, write_errors
 from mgm.errors import MGMError
 
-DOWNLOAD_CHUNK = 2**20  # bytes
+DOWNLOAD_CHUNK = 2**20  # bytes per read
 SOCKET_TIMEOUT = 30.0  # seconds without data
 _RANGE = re.compile(r"bytes (\d+)-\d+/(\d+|\*)")  # RFC 9110, section 14.4
 

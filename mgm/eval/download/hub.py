@@ -10,7 +10,7 @@ from mgm.atomic import atomic_file
 from mgm.errors import hub_errors, one_line
 
 logger = logging.getLogger("mgm.eval")
-REVISIONS_FILE = "revisions.json"  # in the folder of the files: revision and files of each data set
+REVISIONS_FILE = "revisions.json"  # revision and files of each data set, saved beside the files
 
 
 def download_from_hub(

@@ -150,7 +150,7 @@ def _error_messages(
     detail = content.get("detail")
     if isinstance(detail, str):
         yield None, detail
-    for one in detail if isinstance(detail, list) else ():  # of FastAPI
+    for one in detail if isinstance(detail, list) else ():  # FastAPI's validation errors
         where = one.get("loc") if isinstance(one, dict) else None
         if isinstance(where, list) and len(where) == 2 and isinstance(where[1], str):
             yield where[1], f"{one.get('type')}\n{one.get('msg')}"

@@ -34,8 +34,8 @@ RETRY_STATUSES = (408, 409, 425, 429)  # and all from 500: errors that may pass
 FATAL_STATUSES = (401, 402, 403, 404, 405, 501)  # statuses that all requests would get
 UNREACHABLE_ERRORS = (ConnectionRefusedError, socket.gaierror, ssl.SSLError)
 MAX_RETRY_DELAY = 300.0  # seconds between two attempts, whatever Retry-After says
-MAX_REPLY_BYTES = 64 * 2**20  # of a reply
-REPLY_CHUNK = 2**16  # bytes
+MAX_REPLY_BYTES = 64 * 2**20  # maximum size of a reply
+REPLY_CHUNK = 2**16  # bytes per read
 REASONING_TOKENS = 8192  # added to max_tokens for reasoning models
 
 logger = logging.getLogger("mgm.eval")
@@ -87,7 +87,7 @@ class OpenAIClient:
         self._lock = threading.Lock()
         self._replacements: dict[
             str, str | None
-        ] = {}  # of unsupported fields; see `FIELD_FALLBACKS`
+        ] = {}  # replacements of unsupported fields; see `FIELD_FALLBACKS`
         self._reasons = False  # whether the model needs `REASONING_TOKENS`
         self._failed = 0  # consecutive requests
         self._unavailable = ""  # error after which no more requests are sent
@@ -173,7 +173,7 @@ class OpenAIClient:
                 unsupported = unsupported_field(content) if error.code in (400, 422) else None
                 if unsupported is not None and unsupported in sent_body:
                     replacements[unsupported] = FIELD_FALLBACKS[unsupported]
-                    continue  # at once, without counting an attempt
+                    continue  # repeat at once, without counting an attempt
                 reason = one_line(content)[:200]
                 self._raise_if_final(error, reason)
                 last_error, unreachable = f"{error.code}: {reason}", False

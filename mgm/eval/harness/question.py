@@ -15,7 +15,7 @@ RESPONSE_DETAILS = {
     "finish_reason": str, "prompt_tokens": int, "completion_tokens": int, "seconds": int | float,
     "sampled": bool,
 }  # fmt: skip
-MAX_COUNT = 2**53  # of tokens: exact in every JSON reader
+MAX_COUNT = 2**53  # maximum token count: integers up to it are exact in all JSON parsers
 # Raised by code that reads records and responses of an unexpected form.
 DATA_ERRORS = (
     ArithmeticError,

@@ -42,7 +42,7 @@ def generate_responses(
     """
     shard_questions = questions_of_rank(questions, rank, world_size)
     skipped: list[SkippedQuestion] = []
-    keys: dict[str, str] = {}  # of running questions
+    keys: dict[str, str] = {}  # cache keys of running questions
     pending: set[str] = set()  # keys of running and finished questions
     with tqdm(total=len(shard_questions), desc=title, unit=" questions", disable=not title) as bar:
 

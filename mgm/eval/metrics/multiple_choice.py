@@ -5,8 +5,8 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 
 LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
-Choices = Sequence[str] | Mapping[str, str]  # in order, or by letter
-GUESS_SEED = 42  # of random guesses, as published
+Choices = Sequence[str] | Mapping[str, str]  # a list in order, or a mapping by letter
+GUESS_SEED = 42  # seed of random guesses in the published evaluator
 LONG_ANSWER = 5  # words; a longer response may contain the text of a choice
 # Forms of a letter in MMMU's parser, each with the form by which the last of several is found.
 OFFICIAL_FORMS = (("({})", "({})"), (" {} ", " {} "))

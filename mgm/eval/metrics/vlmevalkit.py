@@ -15,7 +15,7 @@ MISSING = frozenset({
     *("", "#N/A", "#N/A N/A", "#NA", "-1.#IND", "-1.#QNAN", "-NaN", "-nan", "1.#IND", "1.#QNAN"),
     *("<NA>", "N/A", "NA", "NULL", "NaN", "None", "n/a", "nan", "null"),
 })  # fmt: skip
-REFUSAL_LETTER = "Z"  # of responses that refuse
+REFUSAL_LETTER = "Z"  # letter of refusals
 REFUSALS = (
     "Sorry, I can't help with images of people yet.",
     "I can't process this file.",

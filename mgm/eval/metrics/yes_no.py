@@ -5,8 +5,8 @@ from mgm.eval.harness.question import Credit, Response
 from mgm.eval.metrics.vqa_accuracy import VLMEVALKIT_MARKS, remove_punctuation
 
 YES, NO, OTHER = "yes", "no", "other"
-YES_NO_ATTEMPTS = 5  # of a judge with unparsable replies
-YES_NO_TEMPERATURE_STEP = 0.5  # of the judge, per attempt
+YES_NO_ATTEMPTS = 5  # maximum attempts until a judge's reply can be parsed
+YES_NO_TEMPERATURE_STEP = 0.5  # increase of the judge's temperature per attempt
 
 
 def extract_yes_no(text: str) -> str:

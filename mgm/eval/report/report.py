@@ -31,7 +31,7 @@ from mgm.eval.tasks.benchmark import PAPER
 from mgm.eval.tasks.files import load_json
 
 logger = logging.getLogger("mgm.eval")
-RESULTS_FORMAT = 2  # of results.json; see texts/results.schema.json
+RESULTS_FORMAT = 2  # format of results.json; see texts/results.schema.json
 
 
 def _page_row(score: Score, model: str) -> dict[str, str]:

@@ -17,7 +17,7 @@ from mgm.eval.tasks.files import load_json, staged_files
 
 logger = logging.getLogger("mgm.eval")
 _TEXTS = ("benchmark", "title", "metric", "protocol", "judge")
-SCORE_FORMAT = 2  # of score.json; 1 had neither `inputs` nor `intervals`
+SCORE_FORMAT = 2  # format of score.json; 1 has neither `inputs` nor `intervals`
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ import numpy as np
 
 LEVEL = 0.95
 MIN_CLUSTERS = 5
-MAX_FOLDS = 200  # of the jackknife: more clusters are left out in random groups
+MAX_FOLDS = 200  # maximum folds of the jackknife; more clusters form random groups
 RESAMPLING_SEED = 0
 ROUNDING = 1e-9  # relative threshold below which a difference is 0
 OVERALL = ""  # key of the score itself among its parts
@@ -75,7 +75,7 @@ def clustered_error(values: Sequence[float] | np.ndarray, groups: Sequence[str])
     sizes, sums = cluster_sizes(groups), cluster_sums(residuals, groups)
     if len(sums) < 2:
         return math.nan
-    shifts = sums / (len(values) - sizes)  # of the mean, without one cluster each
+    shifts = sums / (len(values) - sizes)  # shift of the mean without each cluster
     return math.sqrt(float(shifts @ shifts) * (len(sums) - 1) / len(sums))
 
 
@@ -107,7 +107,7 @@ def effective_sample(sizes: np.ndarray, correlation: float) -> EffectiveSample:
     """
     sizes = np.asarray(sizes, dtype=float)
     count = sizes.sum()
-    variances = sizes * (1 + (sizes - 1) * correlation)  # of the clusters' sums
+    variances = sizes * (1 + (sizes - 1) * correlation)  # variances of the clusters' sums
     freedom = max(variances.sum() ** 2 / (variances @ variances), MIN_CLUSTERS) - 1
     questions = min(count**2 / variances.sum(), count - 1)
     return EffectiveSample(float(count**2 / (sizes @ sizes)), float(freedom), float(questions))

@@ -17,9 +17,9 @@ from mgm.eval.statistics.intervals import (
 
 MAX_SIGNS = 16  # maximum number of changed clusters for enumerating all 2**n signs
 MAX_STEPS = 2 * 10**6  # maximum sum of steps for the exact distribution
-MAX_DENOMINATOR = 1000  # of differences as fractions of the smallest one
+MAX_DENOMINATOR = 1000  # for differences as fractions of the smallest one
 PRECISION = 1e-12  # minimum p-value
-DRAWS, DRAWN_AT_ONCE = 10_000, 500  # of random signs without a common step
+DRAWS, DRAWN_AT_ONCE = 10_000, 500  # random sign vectors, if there is no common step
 
 
 def sign_flip_test(differences: np.ndarray) -> float:
@@ -84,7 +84,7 @@ def _exact_share(steps: np.ndarray, total: int) -> float:
     transform = np.ones(2 * reach + 1)
     for step, count in zip(*np.unique(steps, return_counts=True), strict=True):
         transform *= np.cos(angles * step) ** count
-    chances = np.fft.ifft(transform).real  # of the sums 0, 1, …, reach, -reach, …, -1
+    chances = np.fft.ifft(transform).real  # probabilities of the sums 0, 1, …, reach, -reach, …, -1
     return min(max(2 * float(chances[total : reach + 1].sum()), PRECISION), 1.0)
 
 

@@ -27,7 +27,7 @@ from mgm.eval.tasks.files import (
 
 # Fields of a row, and the paths of its images or why they cannot be read.
 UnpackedRow = tuple[dict[str, Any], tuple[Path, ...] | MGMError]
-RowWithImages = tuple[dict[str, Any], tuple[bytes, ...] | MGMError]  # with encoded images
+RowWithImages = tuple[dict[str, Any], tuple[bytes, ...] | MGMError]  # a row with its encoded images
 HUB_FOLDER = "hub"  # below the folder of the benchmark
 UNPACKED_FOLDER, ROWS_FILE, IMAGES_FOLDER, ERROR = "unpacked", "rows.jsonl", "images", "image fault"
 VLMEVALKIT_URL = "https://opencompass.openxlab.space/utils/VLMEval/{name}"
@@ -181,7 +181,7 @@ def rows_with_images(file: Path) -> Iterator[RowWithImages]:
         MGMError: the file is missing.
     """
     images_by_index: dict[str, tuple[bytes, ...]] = {}
-    errors: list[MGMError] = []  # of damaged rows
+    errors: list[MGMError] = []  # errors of damaged rows
 
     def skip(where: str, why: str) -> None:
         errors.append(MGMError(f"{file}, {where}: {why}"))

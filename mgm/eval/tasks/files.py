@@ -18,7 +18,7 @@ from mgm.eval.harness.question import valid_text
 
 _ESCAPED_SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
 PARQUET_BATCH = 64  # rows of a parquet file that are read at once
-csv.field_size_limit(min(sys.maxsize, 2**31 - 1))  # for images in base64
+csv.field_size_limit(min(sys.maxsize, 2**31 - 1))  # cells may contain images in base64
 
 
 class MissingFileError(MGMError):

@@ -28,7 +28,7 @@ ID_COLUMNS = (
     "id",
     "pid",
     INDEX_COLUMN,
-)  # of the question
+)  # fields of the question's id
 # The model's response, the most reliable first: in question files, `text` is the question.
 TEXT_COLUMNS = ("response", "prediction", "text")
 ANSWER_COLUMN = "answer"  # the response in result files, the target in data sets

@@ -25,7 +25,7 @@ logger = logging.getLogger(__name__)
 
 NO_QUANTIZATION = 16  # bits
 BIT_WIDTHS = (4, 8, NO_QUANTIZATION)
-QUANT_TYPES = ("nf4", "fp4")  # for 4 bits
+QUANT_TYPES = ("nf4", "fp4")  # 4-bit data types
 
 # A boolean flag whose value is optional, and that is None if it is left out.
 _SWITCH = {"nargs": "?", "const": True}

@@ -72,7 +72,7 @@ _RANGES = {
     "max_grad_norm": (0, math.inf),
     "num_train_epochs": (0, math.inf),
     "dataloader_num_workers": (0, math.inf),
-    **dict.fromkeys(("seed", "data_seed"), (0, 2**32 - 1)),  # of numpy
+    **dict.fromkeys(("seed", "data_seed"), (0, 2**32 - 1)),  # range of numpy's seeds
 }
 
 _REQUIRED = ("model_name_or_path", "data_path", "output_dir")

@@ -28,7 +28,7 @@ from mgm.train.distributed.collectives import all_reduce_sum
 
 logger = logging.getLogger(__name__)
 
-MAX_NEW_TOKENS = 64  # of a generated answer
+MAX_NEW_TOKENS = 64  # maximum tokens of a generated answer
 
 
 @dataclass(frozen=True)
@@ -116,7 +116,7 @@ class ValidationSet:
             batch_sampler=batches + [[]] * (num_batches - len(batches)),
             collate_fn=partial(_collate_with_counts, self.collator),
             num_workers=args.dataloader_num_workers,
-            generator=torch.Generator(),  # or it would consume random numbers of the training
+            generator=torch.Generator(),  # keeps the RNG state of training
         )
         is_wrapped = trainer.is_deepspeed_enabled or args.use_fsdp
         model = trainer.model_wrapped if is_wrapped else trainer.model

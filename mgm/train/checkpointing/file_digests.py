@@ -16,7 +16,7 @@ _EXCLUDED = ("run.json", ADAPTER_CONFIG)
 # Files of one rank, which checks them itself.
 _RANK_FILES = re.compile(r"optimizer(-\d+)?\.pt|rng_state.*\.pth|stream-\d+\.json|global_step.*/.*")
 _STEP_FILES = ("scheduler.pt", "scaler.pt", "latest")  # not needed when all steps are done
-_SCRIPT = "zero_to_fp32.py"  # of DeepSpeed, never read here
+_SCRIPT = "zero_to_fp32.py"  # DeepSpeed's conversion script, never read here
 _CONFIG_FILES = (CONFIG_FILE, "generation_config.json")
 
 

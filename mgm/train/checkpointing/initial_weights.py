@@ -12,7 +12,7 @@ from mgm.model.files.json_file import read_json
 from mgm.train.args.validation import Arguments
 from mgm.train.checkpointing.checkpoints import is_checkpoint_name
 
-Digest = dict[str, str | None]  # its "path", for reports, and "sha256", where that is known
+Digest = dict[str, str | None]  # "path", for reports, and "sha256", if known
 
 FLAGS = (
     *("model_name_or_path", "vision_tower", "vision_tower_aux"),
@@ -28,7 +28,7 @@ _TRAINING_FILES = re.compile(
     r"(training_args|optimizer|scheduler|scaler|rng_state).*\.(bin|pt|pth)"
 )
 # Training changes weights everywhere, so that blocks of larger files are enough.
-MAX_FULL_DIGEST = 2**28  # bytes
+MAX_FULL_DIGEST = 2**28  # maximum size of completely hashed files
 
 
 def initial_weights(arguments: Arguments) -> dict[str, Digest | None]:

@@ -67,7 +67,7 @@ def fingerprint_of_flags(arguments: Arguments) -> Fingerprint:
                 entries[f"--{name}"] = version_template(value) if name == "version" else value
     entries.pop("--data_seed")  # None stands for --seed
     entries["order_seed"] = training.order_seed
-    if arguments[1].streaming:  # whose order depends on the workers
+    if arguments[1].streaming:  # the order of a stream depends on the number of workers
         entries["--dataloader_num_workers"] = training.dataloader_num_workers
     settings = training.deepspeed if isinstance(training.deepspeed, dict) else {}
     rest = {name: value for name, value in settings.items() if name not in _OF_DEEPSPEED}

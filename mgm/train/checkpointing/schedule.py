@@ -65,7 +65,7 @@ def set_learning_rates(schedule: LRScheduler) -> None:
     rates = [base * factor for base, factor in zip(schedule.base_lrs, factors, strict=True)]
     for group, rate in zip(schedule.optimizer.param_groups, rates, strict=True):
         group["lr"] = rate
-    schedule.load_state_dict(schedule.state_dict() | {"_last_lr": rates})  # for the log
+    schedule.load_state_dict(schedule.state_dict() | {"_last_lr": rates})  # logged learning rate
 
 
 def check_optimizer_state(optimizer: torch.optim.Optimizer, checkpoint: Path) -> None:

@@ -289,7 +289,7 @@ def _without_auto(value: Any) -> Any:
 
 
 def _reason(error: Exception) -> str:
-    errors = getattr(error, "errors", None)  # of pydantic
+    errors = getattr(error, "errors", None)  # a pydantic ValidationError
     if callable(errors):
         entries = errors(include_url=False)
         return "; ".join(f"{'.'.join(map(str, entry['loc']))}: {entry['msg']}" for entry in entries)

@@ -25,11 +25,11 @@ from mgm.train.estimate.flops import PEAK_FLOPS, device_peak_flops, flops_per_sa
 from mgm.train.optim.freezing import count_parameters, set_trainable
 
 GB, TERA = 1e9, 1e12
-DEFAULT_DEVICE = "NVIDIA A800"  # that the published models were trained on
-EXPECTED_MFU = 0.4  # of well-tuned training loops for models of this kind
+DEFAULT_DEVICE = "NVIDIA A800"  # GPU of the published training
+EXPECTED_MFU = 0.4  # typical of well-tuned training of such models
 # Flags that are checked against the device, which may be another than the run's.
 DEVICE_FLAGS = ("deepspeed", "bf16", "fp16", "tf32")
-TEXT_TOKENS = 200  # assumed per sample
+TEXT_TOKENS = 200  # assumed text tokens per sample
 # Chunks of logits and of their gradients; see fused_linear_cross_entropy.py.
 LOGITS_CHUNK_BYTES = 2 * 256 * 2**20
 

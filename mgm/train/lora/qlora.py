@@ -52,4 +52,4 @@ def _quantized_linear(linear: nn.Linear, arguments: TrainingArguments) -> nn.Mod
         layer = bnb.Linear4bit(*shape, compute_dtype=compute, **options)
         layer.weight = bnb.Params4bit(linear.weight.data, requires_grad=False, **options)
     layer.bias = linear.bias
-    return layer.to(linear.weight.device)  # which quantises it
+    return layer.to(linear.weight.device)  # the move to the device quantises the weights

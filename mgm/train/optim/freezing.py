@@ -9,7 +9,7 @@ from mgm.errors import MGMError
 from mgm.model.modeling_mgm import MGMForConditionalGeneration
 from mgm.train.args.arguments import ModelArguments
 
-DROP_PATH_RATE = 0.1  # of the published training
+DROP_PATH_RATE = 0.1  # rate of the published training
 
 
 def set_trainable(

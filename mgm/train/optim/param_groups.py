@@ -10,7 +10,7 @@ from mgm.errors import MGMError
 from mgm.model.published_layout.weight_names import to_published
 from mgm.train.args.arguments import TrainingArguments
 
-PROJECTOR = "mm_projector"  # in published parameter names
+PROJECTOR = "mm_projector"  # part of published parameter names
 
 
 def parameter_groups(

@@ -99,7 +99,7 @@ def _parse(record: Any, where: str) -> Sample:
     refuse_unread_images(record, names, where)
     if messages[0].is_caption and not images:
         raise SampleError(f"{where}: has no image for its {layout!r}; add one", "no answer")
-    texts = [message.text for message in messages]  # with image markers
+    texts = [message.text for message in messages]  # texts with image markers
     first = texts.pop(0) if messages[0].role == ASSISTANT else None
     answers: list[str | None] = [*texts[1::2], None]
     turns = tuple(zip(texts[::2], answers, strict=False))

@@ -8,7 +8,7 @@ from mgm.data.sources.sample import SampleError
 from mgm.data.text.templates import IMAGE_MARKER
 
 _MASKS = ("train", "trainable", "loss", "lossmask", "lossscale")
-_LABEL = "label"  # of KTO: false marks an undesirable answer; in other data sets it is a class
+_LABEL = "label"  # false: an undesirable answer of KTO; other values are classes
 _OFF = ("false", "no", "off", "0")
 _TEXTS = ("instruction", "input")
 

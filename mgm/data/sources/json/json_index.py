@@ -23,7 +23,7 @@ from mgm.data.sources.sample import Sample, SampleError
 from mgm.errors import MGMError
 
 SAVED_FROM = 64 * 2**20  # minimum size of a data file whose index is saved
-VERSION = 5  # of this format, and of the checks whose findings it has
+VERSION = 5  # version of the index format and of the checks
 SUFFIX = ".mgm-index.npz"
 
 
