@@ -31,14 +31,14 @@ class Engine:
 
     Args:
         model: the model.
-        processor: its processor.
+        processor: processor of the model.
         num_speculative_tokens: maximum length of n-gram drafts, which one decode step verifies:
             fewer steps, the same answers; 0: no speculative decoding.
         scheduler_config: batch sizes, prefill policy and cache memory; None: the defaults.
 
     Attributes:
         model: the model.
-        processor: its processor.
+        processor: processor of the model.
         images: opens, preprocesses and encodes images; has their limits and the encoder cache.
         scheduler: scheduler of all sequences; its metrics may be read at any time.
 

@@ -61,7 +61,7 @@ def load(
         attention: "sdpa", "flash_attention_2" (package flash-attn, on a GPU), "flex_attention" or
             "eager"; None: that of its config.json, or sdpa.
         revision: branch, tag or commit on the hub.
-        token: for a private repository of the hub; None: that of the login.
+        token: access token for a private repository of the hub; None: that of the login.
         fusion: how both encoders' outputs become image tokens, for ablations, or a dictionary of
             the fields; None: as the model's config.json says.
         scheduler_config: batch sizes, prefill policy and cache memory; None: the defaults.

@@ -40,7 +40,7 @@ class RequestPreparer:
 
     Args:
         model: the model.
-        processor: its processor.
+        processor: processor of the model.
         images: preprocesses and encodes images.
 
     Attributes:

@@ -39,7 +39,7 @@ def load_model(
         base: the base model of a stage-1 or LoRA folder; None: the one that the folder names.
         merge_lora: whether a LoRA is merged into the weights.
         text_only: whether the vision side is left out.
-        **where: as for the hub: revision, token, cache_dir and so on.
+        **where: options of the hub: revision, token, cache_dir and so on.
 
     Raises:
         MGMError: the folder is missing, incomplete, damaged or holds another kind of model.

@@ -147,7 +147,7 @@ class MGMForConditionalGeneration(ImageFeaturesMixin, MGMPreTrainedModel, ImageG
                 source; without logits, the output has the loss of each group
                 (`mgm.model.ops.causal_lm_loss.CausalLMLossOutput`).
             skip_logits: whether the loss comes without logits; None: in training mode.
-            **kwargs: for the language model, such as `num_items_in_batch` for its loss.
+            **kwargs: arguments of the language model, such as `num_items_in_batch` for its loss.
 
         Returns:
             The language model's output: loss (if labels are given), logits, past_key_values.

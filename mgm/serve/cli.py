@@ -117,7 +117,7 @@ def continues_source(part: str, source: str) -> bool:
 
 
 def path_exists(path: str) -> bool:
-    """Whether there is a file or folder with this path; no error if it is none, as a long URL."""
+    """Whether a file or folder with this path exists; False for invalid paths, as long URLs."""
     try:
         return bool(path) and Path(path).exists()
     except (OSError, ValueError):

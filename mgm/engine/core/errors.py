@@ -7,7 +7,7 @@ class RequestError(MGMError):
     """A field of a request has an invalid value.
 
     Attributes:
-        field: its name in `Request`.
+        field: name of the field in `Request`.
     """
 
     def __init__(self, message: object, field: str) -> None:

@@ -46,8 +46,8 @@ class Request:
         raw: whether `prompt` is the complete prompt, image markers included; no template is
             applied to it.
         structured_output: constrains the answer, such as to JSON of a schema; None: any text.
-        presence_penalty: from -2 to 2, subtracted from the logits of tokens of the answer.
-        frequency_penalty: from -2 to 2, subtracted once for each of their occurrences.
+        presence_penalty: penalty from -2 to 2, subtracted from the logits of tokens of the answer.
+        frequency_penalty: penalty from -2 to 2, subtracted once for each of their occurrences.
         logit_bias: from -100 to 100, added to the logits of token ids. -100 bans a token; where
             tokens have 100, only those can be sampled.
         orientation: of the images, "upright" (EXIF orientation applied) or "stored"; None: the

@@ -72,8 +72,8 @@ class SampledToken:
         token: token id.
         logprob: log-probability under the model, before penalties, bias, mask and temperature.
         top_logprobs: the most probable tokens at its position.
-        text: its part of the output text; a character of several tokens belongs to the last one.
-        utf8: its bytes of the output text.
+        text: part of the output text; a character of several tokens belongs to the last one.
+        utf8: bytes of the output text that the token stands for.
         offset: characters of the output text before it.
     """
 

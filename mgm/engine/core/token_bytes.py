@@ -10,7 +10,7 @@ _BYTE_LEVEL_SPACE = "Ġ"  # byte-level BPE's character for a blank
 
 
 class TokenBytes:
-    """Token ids to the bytes that they add to a text.
+    """Maps token ids to the bytes that they add to a text.
 
     They are independent of context: the detokenizer handles tokenizers that drop the leading blank
     of a text.

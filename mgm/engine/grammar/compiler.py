@@ -105,7 +105,7 @@ class GrammarCompiler:
         """Compile a constraint to a grammar in its initial state, or take it from the cache.
 
         Args:
-            constraint: on the answer.
+            constraint: constraint on the answer.
             stop_ids: stop tokens.
 
         Raises:

@@ -86,10 +86,10 @@ class ImageEncoder:
     def open(
         self, source: ImageSource, label: str = "image", orientation: str | None = None
     ) -> Image.Image:
-        """Open an RGB image as those of requests are opened: within the limits.
+        """Open an RGB image, with the limits on images of requests.
 
         Args:
-            source: as for `mgm.data.images.loading.open_image`.
+            source: image source, as for `mgm.data.images.loading.open_image`.
             label: name of the image, the prefix of error messages.
             orientation: "upright" or "stored"; None: the processor's setting.
 
@@ -109,7 +109,7 @@ class ImageEncoder:
         """The features (image tokens, width) of each image.
 
         Args:
-            sources: as for `open`.
+            sources: image sources, as for `open`.
             orientation: as for `open`.
 
         Raises:
@@ -129,7 +129,7 @@ class ImageEncoder:
         """Decode and resize images; files whose features are cached are not decoded.
 
         Args:
-            sources: as for `open`.
+            sources: image sources, as for `open`.
             labels: label of each, as for `open`.
             use_all_cores: whether to use all cores, as the model is idle meanwhile; otherwise most
                 cores are left to the model.

@@ -19,7 +19,7 @@ class PromptBuilder:
 
     Args:
         model: the model.
-        processor: its processor, with the initial template.
+        processor: processor of the model, with the initial template.
 
     Attributes:
         template: the conversation template.

@@ -30,7 +30,7 @@ class Draft:
 
     Attributes:
         tokens: token ids.
-        probabilities: for each token, that it and all before it are accepted.
+        probabilities: probability, per token, that it and all before it are accepted.
     """
 
     tokens: tuple[int, ...] = ()

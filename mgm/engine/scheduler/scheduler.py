@@ -215,7 +215,7 @@ class Scheduler:
         self._remove_finished()
 
     def _decode_row_by_row(self) -> Tensor:
-        """(sequences, 1, vocabulary) logits of each row by itself; those that raise again fail."""
+        """(sequences, 1, vocabulary) logits, row by row; sequences whose rows raise again fail."""
         tokens = [sequence.output[-1].token for sequence in self.running]
         logits, errors = self.decode_runner.step_row_by_row(tokens, self._kv_cache)
         for row, error in errors.items():

@@ -211,7 +211,7 @@ def checkpoint_config(folder: Path, base: str | os.PathLike[str] | None = None) 
 
 
 def _take_towers(config: MGMConfig, base: Path) -> None:
-    """Take the towers' configs from a base model that is a Mini-Gemini, as their weights are."""
+    """Copy the towers' configs from a Mini-Gemini base model, which their weights come from."""
     if _is_mini_gemini(base):
         base_config = MGMConfig.from_pretrained(base)
         config.vision_config = base_config.vision_config

@@ -201,7 +201,7 @@ def check_stage1(folder: Path, tensors: Mapping[str, LazyTensor]) -> None:
 
     Args:
         folder: folder of a whole model.
-        tensors: its weights, by native names.
+        tensors: weights of the model, by native names.
 
     Raises:
         MGMError: mining or projector differ.

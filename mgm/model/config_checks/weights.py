@@ -27,7 +27,7 @@ def check_text_sizes(
 
     Args:
         config: config of the language model.
-        tensors: its weights, by the names of the model that holds it.
+        tensors: weights of the language model, by the names in the model that holds it.
         file: where the config comes from, for the message.
         section: before the fields' names in the message, where they are in an object of the file.
         prefix: prefix of the language model's weights among `tensors`.

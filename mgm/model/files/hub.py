@@ -19,7 +19,7 @@ def checkpoint_folder(path: str | os.PathLike[str], weights: bool = True, **wher
     Args:
         path: a folder, or a repository id such as "owner/name".
         weights: whether weights are downloaded too.
-        **where: as for `huggingface_hub.snapshot_download`: those in `DOWNLOAD_OPTIONS`.
+        **where: options of `huggingface_hub.snapshot_download` that `DOWNLOAD_OPTIONS` lists.
 
     Raises:
         MGMError: `path` is neither a folder nor a repository id that can be downloaded.

@@ -104,12 +104,12 @@ TOKEN_IDS = optional(either(TOKEN_ID, list_of(TOKEN_ID)))
 
 
 def shortened(text: str) -> str:
-    """A name for messages: if it is long, only its beginning and its end."""
+    """Shorten a long name for messages to its beginning and end."""
     return text if len(text) <= MAX_NAME_LENGTH else f"{text[:100]}…{text[-100:]}"
 
 
 def shown(value: object) -> str:
-    """A value for messages: its repr, shortened, on one line."""
+    """Format a value for messages: its repr, shortened, on one line."""
     short = reprlib.Repr()
     short.maxstring = short.maxother = 100
     short.maxlevel = 3

@@ -163,7 +163,7 @@ def check_fit(
     by their total size.
 
     Args:
-        model: on the meta device.
+        model: model on the meta device.
         tensors: tensors by the model's own names.
         stored_name: maps a weight's name in the model to that in the files.
 

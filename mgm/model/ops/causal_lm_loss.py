@@ -60,7 +60,7 @@ class CausalLMLoss:
                 which the sum is divided by; None: the mean over this batch.
             loss_group_ids: (batch, length), the group of each label, such as the number of its data
                 source: the output then has the loss of each group; None: there are no groups.
-            **inputs: for the language model.
+            **inputs: inputs of the language model.
 
         Returns:
             Its output with `loss`, and with `logits` only where the head is no plain linear layer;

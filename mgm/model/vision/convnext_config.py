@@ -15,10 +15,10 @@ class ConvNextTowerConfig(PretrainedConfig):
     Args:
         depths: blocks of each stage.
         dims: channels of each stage.
-        layer_norm_eps: of every LayerNorm; 1e-6 except in ConvNeXt-XXLarge (1e-5).
+        layer_norm_eps: epsilon of every LayerNorm; 1e-6 except in ConvNeXt-XXLarge (1e-5).
         drop_path_rate: stochastic depth in training mode; 0 switches it off.
         hidden_act: timm's name of the activation in a block.
-        kernel_sizes: of the depthwise convolutions of each stage, in positions.
+        kernel_sizes: kernel size of the depthwise convolutions of each stage, in positions.
         stem_type: "patch" (4 x 4 pixels, not overlapping), "overlap", "overlap_tiered" or
             "overlap_act" (two convolutions of stride 2).
         conv_mlp: whether a block's MLP consists of 1 x 1 convolutions; the result is the same.

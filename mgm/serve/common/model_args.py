@@ -45,7 +45,7 @@ def load_from_options(options: argparse.Namespace, **more: Any) -> "Engine":
 
     Args:
         options: parsed options of the command line.
-        **more: as for `mgm.load`.
+        **more: further arguments of `mgm.load`.
 
     Raises:
         MGMError: the model cannot be loaded with these options, or `--conv-mode` is unknown.

@@ -265,7 +265,7 @@ def bearer_token(headers: Sequence[tuple[bytes, bytes]]) -> bytes | None:
     6750, section 2.1).
 
     Args:
-        headers: of ASGI, names in lower case.
+        headers: headers of ASGI, names in lower case.
     """
     values = [value for name, value in headers if name == b"authorization"]
     match = _BEARER.fullmatch(values[0].strip(b" \t")) if len(values) == 1 else None

@@ -68,7 +68,7 @@ def checked_key(key: str, origin: str) -> str:
 
     Args:
         key: an API key or worker key.
-        origin: its flag or environment variable.
+        origin: flag or environment variable of the key.
 
     Raises:
         MGMError: the key is empty, or has characters that are not printable ASCII.

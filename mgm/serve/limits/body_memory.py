@@ -84,7 +84,7 @@ class Body:
         """Receive the next ASGI message of a request.
 
         Args:
-            receive: of ASGI.
+            receive: ASGI's `receive`.
 
         Raises:
             BodyMemoryFullError: the body is refused.

@@ -87,7 +87,7 @@ def build_controller_app(
     Args:
         controller: state of the controller.
         heartbeat: registers this controller as a worker of a parent controller.
-        **options: as for `build_app`.
+        **options: options of `build_app`.
     """
 
     @asynccontextmanager

@@ -68,7 +68,7 @@ class Heartbeat(_WorkerName):
 
 @dataclass(frozen=True)
 class RegistrationPolicy:
-    """Who may register workers, send their heartbeats and unregister them.
+    """Policy that decides who may register workers, send their heartbeats and unregister them.
 
     With a worker key: senders of that key. Without one: programs on this machine that connect
     directly, by loopback or by an address of the machine; or everyone, if the network is trusted.
@@ -89,7 +89,7 @@ class RegistrationPolicy:
         """Check a request to one of `REGISTRATION_PATHS`.
 
         Args:
-            scope: of ASGI; `client` and `server` are the two addresses of the socket.
+            scope: ASGI scope; `client` and `server` are the two addresses of the socket.
 
         Raises:
             BadRequestError: the sender may not register workers.

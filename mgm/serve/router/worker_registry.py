@@ -120,7 +120,7 @@ class WorkerRegistry:
         method: load-balancing policy: `LOTTERY` is random, weighted by speed; `SHORTEST_QUEUE`
             selects the worker with the lowest load.
         heartbeat_timeout: seconds without a heartbeat before a health check.
-        workers: by address.
+        workers: registered workers by address.
     """
 
     method: str = SHORTEST_QUEUE

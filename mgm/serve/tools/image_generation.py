@@ -71,7 +71,7 @@ class ImageGenerator:
 
         Args:
             prompt: describes the image.
-            seed: for reproducible images; None: random.
+            seed: seed for reproducible images; None: random.
             size: width and height in pixels, multiples of 8; None: the pipeline's default.
         """
         import torch

@@ -1,4 +1,4 @@
-"""Layout of the Gradio page: its components, and which handler belongs to which event."""
+"""Layout of the Gradio page: components, and the handlers of their events."""
 
 from dataclasses import dataclass
 from pathlib import Path

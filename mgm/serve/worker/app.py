@@ -52,7 +52,7 @@ def build_worker_app(worker: Worker, **options: Any) -> FastAPI:
 
     Args:
         worker: handles the requests.
-        **options: as for `build_app`.
+        **options: options of `build_app`.
     """
     app = build_app("mgm worker", **options)
     _add_status_endpoints(app, worker)

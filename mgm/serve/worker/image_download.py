@@ -237,7 +237,7 @@ def bad_image(message: str) -> BadRequestError:
 
 
 def _session() -> aiohttp.ClientSession:
-    """An HTTP session for one request; connections are not reused."""
+    """Create an HTTP session for one request; connections are not reused."""
     return aiohttp.ClientSession(
         connector=aiohttp.TCPConnector(limit=0, force_close=True),
         cookie_jar=aiohttp.DummyCookieJar(),

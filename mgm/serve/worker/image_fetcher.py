@@ -23,7 +23,7 @@ class ImageFetcher:
     and no thread of other requests. Their requests count as waiting.
 
     Args:
-        downloader: for http(s) URLs; None: one with default limits.
+        downloader: downloads http(s) URLs; None: one with default limits.
         max_pixels: maximum pixels of one image.
     """
 

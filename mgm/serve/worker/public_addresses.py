@@ -50,7 +50,7 @@ def is_public(address: IPv4Address | IPv6Address) -> bool:
     """Whether an address is public, and contains no other address that is not.
 
     Args:
-        address: to check; one with a zone (`%eth0`) is not public.
+        address: IP address; one with a zone (`%eth0`) is not public.
     """
     if isinstance(address, IPv4Address):
         special = any(address in network for network in _SPECIAL_IPV4)

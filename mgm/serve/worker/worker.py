@@ -80,7 +80,7 @@ class Worker:
         self._image_thread = ThreadPoolExecutor(1, "image-generation")
 
     async def in_thread(self, call: Callable[..., Any], *arguments: Any) -> Any:
-        """Run a blocking call in a thread; a cancelled caller leaves it running there."""
+        """Run a blocking call in a thread; it continues if the caller is cancelled."""
         return await _run(self._threads, call, *arguments)
 
     @asynccontextmanager
