@@ -27,7 +27,7 @@ def main() -> None:
         help="list the mapping of tensors, write nothing",
     )
     arguments = parser.parse_args()
-    # Behind the parser: these load torch, which --help does without.
+    # Imported after parsing: these load torch, which --help does not need.
     from mgm.data.layout_conversion import convert
     from mgm.model.files.hub import checkpoint_folder
 

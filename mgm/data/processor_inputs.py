@@ -52,7 +52,7 @@ def padded_length(
     """The length that rows of token ids are padded to; 0: no padding.
 
     Raises:
-        MGMError: invalid padding strategy, or `max_length` is missing or too small for it.
+        MGMError: invalid padding strategy, or `max_length` is missing, too small or not for it.
     """
     longest = max(map(len, rows))
     if padding == "max_length":

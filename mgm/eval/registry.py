@@ -55,7 +55,7 @@ BENCHMARK_GROUPS: Mapping[str, tuple[str, ...]] = {
 
 
 def expand_groups(names: Sequence[str]) -> list[str]:
-    """Replace names of groups by those of their benchmarks; drop duplicates."""
+    """Expand groups to the names of their benchmarks, without duplicates."""
     members = (BENCHMARK_GROUPS.get(name, (name,)) for name in names)
     return list(dict.fromkeys(chain.from_iterable(members)))
 

@@ -2,5 +2,5 @@
 
 import logging
 
-# Where it is installed, peft imports it with the Trainer, and it advises every CPU to install more.
+# peft imports bitsandbytes, if installed, which on a CPU logs advice about further packages.
 logging.getLogger("bitsandbytes").setLevel(logging.ERROR)

@@ -30,7 +30,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         MGMError: an option is wrong, or there is no device to train on.
     """
     options, rest = parse_options(argv)
-    # Behind the parser: these load torch, which --help does without.
+    # Imported after parsing: these load torch, which --help does not need.
     from mgm.train.args.validation import check_flag_names
 
     flags = merge_flags(rest)

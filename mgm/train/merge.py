@@ -21,7 +21,7 @@ def main() -> None:
     )
     parser.add_argument("--base", help="its base model; default: the one in its config")
     options = parser.parse_args()
-    # Behind the parser: this loads torch, which --help does without.
+    # Imported after parsing: this loads torch, which --help does not need.
     from mgm.train.lora.merging import merge
 
     parameters = merge(options.adapter, options.model, options.base)

@@ -60,7 +60,7 @@ class MemoryBudget:
                     lambda: self._queue[0] is ticket and self._used + size <= self.max_bytes
                 )
                 self._used += size
-            finally:  # also after an interrupt: otherwise the threads behind would wait forever
+            finally:  # also after an interrupt: otherwise later threads would wait forever
                 self._queue.remove(ticket)
                 self._changed.notify_all()
         try:

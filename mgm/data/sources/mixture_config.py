@@ -28,8 +28,8 @@ class MixtureSource:
     Attributes:
         path: path or URL of the data file, or name of a data set on the hub.
         image_folder: folder that its image paths are relative to; None: that of the data file.
-        weight: repetitions of each sample per epoch; a fraction repeats a random subset. For
-            a stream: sampling weight, relative to those of the other sources.
+        weight: repetitions of each sample per epoch; the fractional part adds that share of the
+            samples. For a stream: sampling weight, relative to those of the other sources.
         name: name in reports.
         config: configuration of a data set on the hub.
         split: split of a data set.

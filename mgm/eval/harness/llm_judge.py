@@ -1,4 +1,4 @@
-"""LLM-as-a-judge: scores free-form responses, with a disk cache of replies."""
+"""LLM-as-a-judge: scores free-form responses, with retries and a disk cache of replies."""
 
 import hashlib
 import json

@@ -124,7 +124,7 @@ def generate_all(
         batch = list(islice(remaining, batch_size))
         return _prepare(engine, batch, not ahead, skip_failed=on_error is not None)
 
-    # Requests start in batches: image encoders run batched, and all sequences prefill together.
+    # Requests start in batches: image encoders run batched, and all prompts are prefilled together.
     with ThreadPoolExecutor(1, "preprocess") as pool:
         upcoming = pool.submit(prepare_next) if ahead else None
         while True:

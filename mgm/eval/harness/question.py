@@ -44,7 +44,7 @@ class Question:
         system: system prompt; None: that of the template.
         orientation: orientation of the images, "stored" or "upright" (see `open_image`).
         metadata: further fields for parser, scorer or submission.
-        source_index: of the row in the file of a harness, as it is written beside a prediction:
+        source_index: row in the file of a harness, in the notation of predictions files:
             "index 17" (VLMEvalKit) or "doc_id 17" (lmms-eval); None: from neither.
     """
 

@@ -58,8 +58,8 @@ def parse_choice(
     Args:
         text: the response.
         choices: choices of the question.
-        forms: of a letter, the first that occurs counts; each with the form by which the last of
-            several letters is found.
+        forms: forms of a letter, of which the first that occurs counts, each with the form that
+            finds the last of several letters.
 
     Source: `parse_multi_choice_response` of MMMU's eval_utils.py.
     """

@@ -43,7 +43,7 @@ def _words() -> dict[str, dict[str, str]]:
 
 
 def lower_without_marks(text: str) -> str:
-    """Lower case, without commas and question marks, `'s` as a word."""
+    """Lower-case a text, remove commas and question marks, and make `'s` a word."""
     return text.lower().replace(",", "").replace("?", "").replace("'s", " 's").strip()
 
 

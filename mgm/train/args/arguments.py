@@ -243,7 +243,7 @@ class TrainingArguments(transformers.TrainingArguments):
             check_deepspeed_config(settings, self, label)
 
     def _translate_published_flags(self) -> None:
-        """Set the fields of transformers that published flags and our defaults stand for."""
+        """Set the fields of transformers' arguments from published flags and our defaults."""
         if self.evaluation_strategy is not None:
             self.eval_strategy = self.evaluation_strategy
         if self.ddp_backend and "WORLD_SIZE" not in os.environ:

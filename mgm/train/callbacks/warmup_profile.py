@@ -53,7 +53,7 @@ class WarmupProfileCallback(TrainerCallback):
             return
         with preserve_rng_state():
             seconds, tokens, samples, images = self._measure()
-        self.trainer.dataset_losses.take(args.device)  # drops those of the profile
+        self.trainer.dataset_losses.take(args.device)  # drops the losses of the profile
         total, trained = count_parameters(self.trainer.model)
         flops = FlopsCounter(self.trainer.model).training_flops(samples, images, tokens)
         logger.info(

@@ -1,1 +1,1 @@
-"""Atomic checkpoints, and checks that a resumed run is the one that wrote its checkpoint."""
+"""Atomic checkpoints, resume with RNG state, and checks that a checkpoint belongs to the run."""

@@ -65,7 +65,7 @@ def fingerprint_of_flags(arguments: Arguments) -> Fingerprint:
                 entries[f"--{name}"] = _plain(value)
             elif value is not None:  # None: the folder's value is kept
                 entries[f"--{name}"] = version_template(value) if name == "version" else value
-    entries.pop("--data_seed")  # None stands for --seed
+    entries.pop("--data_seed")  # None: --seed
     entries["order_seed"] = training.order_seed
     if arguments[1].streaming:  # the order of a stream depends on the number of workers
         entries["--dataloader_num_workers"] = training.dataloader_num_workers

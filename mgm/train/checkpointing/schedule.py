@@ -57,7 +57,7 @@ def _learning_rate(arguments: TrainingArguments, step: int, steps: int) -> float
 def set_learning_rates(schedule: LRScheduler) -> None:
     """Set the optimizer's learning rates to those of the schedule.
 
-    Its loaded state has those of the checkpoint's schedule, which may have had another length.
+    The loaded optimizer has the rates of the checkpoint's schedule, which may have another length.
     """
     if not isinstance(schedule, LambdaLR):
         return

@@ -1,6 +1,6 @@
 """Reads DeepSpeed's JSON config, fills in "auto", and checks it against the training flags.
 
-"auto" stands for a flag's value. A missing field is "auto" too, where DeepSpeed's own default would
+"auto" means a flag's value. A missing field is "auto" too, where DeepSpeed's own default would
 silently override a flag.
 """
 

@@ -2,6 +2,7 @@
 
 DeepSpeed's own way, a full copy of the model in each process, takes more host memory than eight
 processes of a large model have. Here ranks other than 0 hold one full parameter at a time.
+DeepSpeed gathers the parameters to save them (`stage3_gather_16bit_weights_on_model_save`).
 """
 
 from collections.abc import Iterator

@@ -114,7 +114,7 @@ def inject_adapter(
 
 
 def _base_metadata(base: str) -> dict[str, str]:
-    """Metadata of an adapter's file: digest of its base model as it is when training starts."""
+    """Metadata of an adapter's file: digest of its base model at the start of training."""
     folder = checkpoint_folder(base)
     digest = weights_digest([folder, *base_folders(folder)])
     return {BASE_DIGEST: digest} | ({BASE_ADAPTER: base} if is_adapter_checkpoint(folder) else {})

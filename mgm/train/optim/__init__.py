@@ -1,1 +1,1 @@
-"""Trained parameters, their optimizer groups, and activation checkpointing."""
+"""Freezing, optimizer parameter groups (learning rate per module), gradient checkpointing."""
