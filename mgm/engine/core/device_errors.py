@@ -1,4 +1,4 @@
-"""Classifies errors: those of the device end every sequence, others end one request."""
+"""Classifies errors: device errors end all sequences, other errors end one request."""
 
 import logging
 
@@ -11,7 +11,7 @@ logger = logging.getLogger("mgm.engine")
 
 
 def is_device_error(error: BaseException) -> bool:
-    """Whether an error is one of the device: out of memory, or a failure such as a CUDA error."""
+    """Whether an error is a device error: out of memory, or a failure such as a CUDA error."""
     return isinstance(error, torch.OutOfMemoryError | torch.AcceleratorError)
 
 

@@ -96,5 +96,5 @@ class AttentionMasks:
 
 
 def _at_columns(before: Tensor, columns: Tensor, values: Tensor) -> Tensor:
-    """(rows, 1, width) values of all columns after a step, of (width) values before it."""
+    """Values of all columns after a step, (rows, 1, width), from those before it, (width)."""
     return before.repeat(len(columns), 1).scatter(1, columns, values).unsqueeze(1)

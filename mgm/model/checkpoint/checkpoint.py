@@ -134,7 +134,7 @@ def _whole_tensors(folder: Path) -> dict[str, LazyTensor]:
 def _apply_layer(
     tensors: dict[str, LazyTensor], folder: Path
 ) -> tuple[dict[str, LazyTensor], Adapter | None]:
-    """Weights after those of a stage-1 or adapter folder replaced them, and the adapter."""
+    """Replace weights by those of a stage-1 or adapter folder; returns also its adapter, if any."""
     check_one_model(folder)
     if not is_present(folder / ADAPTER_CONFIG):
         return tensors | native_tensors(lazy_tensors(folder / STAGE1_FILE)), None
@@ -142,7 +142,7 @@ def _apply_layer(
 
 
 def stored_generation(folder: Path) -> GenerationConfig | None:
-    """The generation config of a folder; None: it has none.
+    """Read the generation config of a folder; None: it has none.
 
     Raises:
         MGMError: the file is broken.

@@ -186,7 +186,7 @@ def _add_registration_endpoints(app: FastAPI, controller: Controller) -> None:
 
 
 def _add_relayed_endpoints(app: FastAPI, controller: Controller) -> None:
-    """The endpoints of workers: requests are relayed to one that has the model."""
+    """Endpoints of workers, whose requests are relayed to a worker with the model."""
 
     async def openai(request: Request) -> Response:
         relayed = await RelayedRequest.of(request, (await _body_of(request, RoutedBody)).model)

@@ -57,7 +57,7 @@ class PartialResponse:
 
 
 class _UnknownEndpointError(Exception):
-    """The server has no such endpoint: it is a published one, or an older version."""
+    """The server lacks an endpoint: it is a published or an older one."""
 
 
 class PageClient:

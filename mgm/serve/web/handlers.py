@@ -236,7 +236,7 @@ class ChatPane:
         return (box, *render(state)[1:])
 
     async def vote(self, data: gr.LikeData, request: gr.Request, state: ChatState) -> None:
-        """Log a vote on an answer; once, though browsers may send it twice."""
+        """Log a vote on an answer; a second event of the same vote is ignored."""
         history, index = state.histories[self.index], _turn_index(data.index)
         vote = VOTES.get(data.liked)
         if vote is None or index >= len(history.turns):

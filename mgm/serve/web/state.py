@@ -83,7 +83,7 @@ class ChatHistory:
         return None
 
     def until(self, turn: ChatTurn) -> "ChatHistory":
-        """The history up to a turn, that one included."""
+        """The history up to and including a turn."""
         index = next(index for index, one in enumerate(self.turns) if one is turn)
         return ChatHistory(self.turns[: index + 1])
 

@@ -35,7 +35,7 @@ class ImageFetcher:
         self._threads = ThreadPoolExecutor(DECODE_THREADS, "images")
 
     async def fetch_all(self, sources: Sequence[object]) -> list[bytes]:
-        """Fetch the image files of a request; they are not decoded yet, so they may be damaged.
+        """Fetch the image files of a request, without decoding them: they may be damaged.
 
         Args:
             sources: each a data URL, an http(s) URL, or an image file in base64.

@@ -55,7 +55,7 @@ async def _write_frames(worker: Worker, content: bytes, start_time: float, write
 
 
 async def _write_image(worker: Worker, prompt: str, answer: Answer, write: Write) -> None:
-    """Write the image that an answer asks for, if it does; the text ends with its prompt."""
+    """Write the image that an answer asks for, if any; the text ends with the image prompt."""
     content = await worker.image_of(answer, None)
     if content is not None:
         text = prompt + answer.text.partition(PROMPT_BEGIN)[0]
