@@ -18,7 +18,7 @@ from mgm.serve.openai.responses import error_body
 
 HEAD_TIMEOUT = 10.0  # seconds from a connection, or a further request's first byte, to its head
 BODY_TIMEOUT = 120.0  # seconds from a request's head to the end of its body
-CLIENT_READ_TIMEOUT = 120.0  # seconds in which a client reads nothing of its response
+CLIENT_READ_TIMEOUT = 120.0  # seconds without a client reading its response
 MAX_PIPELINED_BYTES = 64 * 2**10  # bytes of further requests before a response is complete
 MAX_PARSED_BYTES = 16 * 2**10  # bytes of heads and chunked bodies between checks of the limits
 # Bytes of a body that are read after the response. Then follows a lingering close, so that the
