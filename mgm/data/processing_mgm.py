@@ -31,7 +31,7 @@ class MGMProcessor(ProcessorMixin):
 
     Args:
         image_processor: preprocesses images.
-        tokenizer: from `load_tokenizer`; the token `<image>` is added if missing.
+        tokenizer: tokenizer from `load_tokenizer`; the token `<image>` is added if missing.
         conversation: name of the chat template, see `mgm.data.text.templates`.
         image_token_id: the token id at image positions; default: that of `<image>`.
         patch_size: ViT patch size in pixels; each patch is one image position.

@@ -22,7 +22,7 @@ class Task:
     """A benchmark to run, with its questions.
 
     Attributes:
-        benchmark: to run.
+        benchmark: benchmark to run.
         split: split of the benchmark.
         protocol: prompts and scoring rules: "paper", "lmms-eval", "vlmevalkit" or "official".
         questions: all questions of the split.

@@ -81,7 +81,7 @@ def provide(
     """Download a file or folder unless it exists; log instructions if that is impossible.
 
     Args:
-        file: to provide.
+        file: file to provide.
         folder: folder of the benchmark.
         offline: download nothing.
         others: further files of the benchmark, unpacked too if the same archive contains them.

@@ -92,7 +92,7 @@ class CheckpointingTrainer(Trainer):
         """Train from step 0, or from the step of a checkpoint.
 
         Args:
-            checkpoint: to resume from; None: the run starts at step 0.
+            checkpoint: checkpoint to resume from; None: the run starts at step 0.
             on_begin: is called once, when the checkpoint is checked and loaded and before this run
                 reads a sample or writes a file, so that a refused run changes no files.
 

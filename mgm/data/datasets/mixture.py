@@ -30,7 +30,7 @@ class MixedDataset(Dataset[dict[str, Tensor]]):
         processor: the model's processor.
         image_folder: image folder of sources without one; None: the folder of each source.
         bad_samples: list of unusable samples, which are skipped; None: they raise.
-        seed: for the choice of samples that the fraction of a weight repeats.
+        seed: seed for the choice of samples that the fraction of a weight repeats.
         orientation: orientation of images.
     """
 

@@ -32,7 +32,7 @@ def pack(
         lengths: tokens of each sample, at most `limit` of which count.
         images: number of images of each sample.
         limit: maximum tokens of a row.
-        seed: for the shuffle that makes the windows.
+        seed: seed for the shuffle that makes the windows.
         window: samples per window.
 
     Returns:
@@ -131,7 +131,7 @@ class PackedDataset(Dataset[list[dict[str, Tensor]]]):
     Args:
         dataset: the samples to pack.
         limit: maximum tokens of a row.
-        seed: for the choice of samples that share a row.
+        seed: seed for the choice of samples that share a row.
     """
 
     def __init__(self, dataset: TrainingDataset | MixedDataset, limit: int, seed: int) -> None:

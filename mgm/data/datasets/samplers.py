@@ -16,7 +16,7 @@ class EpochSampler(Sampler[int]):
 
     Args:
         lengths: length of each sample.
-        seed: for the shuffles.
+        seed: seed for the shuffles.
     """
 
     def __init__(self, lengths: Sequence[int], seed: int) -> None:
@@ -46,7 +46,7 @@ class ModalitySampler(EpochSampler):
         lengths: words of each sample, negative without image.
         batch_size: samples per device and forward pass.
         groups: devices times accumulation steps; each gets about as many words.
-        seed: for the shuffles.
+        seed: seed for the shuffles.
         source: data path, for the error.
 
     Raises:
@@ -82,7 +82,7 @@ def modality_order(
         lengths: length of each sample, negative without image.
         batch_size: samples per group.
         groups: groups per mega-batch.
-        generator: for the shuffles.
+        generator: generator for the shuffles.
     """
     with_image = [index for index, length in enumerate(lengths) if length > 0]
     without = [index for index, length in enumerate(lengths) if length < 0]
@@ -144,7 +144,7 @@ class LengthSampler(EpochSampler):
         lengths: tokens of each sample, image tokens included.
         with_image: whether each sample has images.
         step_size: samples per optimizer step over all devices.
-        seed: for the shuffles.
+        seed: seed for the shuffles.
     """
 
     def __init__(
@@ -174,7 +174,7 @@ def true_length_order(
         lengths: tokens of each sample.
         with_image: whether each sample has images.
         step_size: samples per optimizer step.
-        generator: for the shuffles.
+        generator: generator for the shuffles.
     """
     steps: list[list[int]] = []
     rest: list[int] = []

@@ -264,7 +264,7 @@ class StreamCollator:
     """Collator of a `StreamedDataset`: adds the last item's `cursor` to the batch.
 
     Attributes:
-        collator: for samples or packed rows.
+        collator: collator for samples or packed rows.
     """
 
     collator: Collator | PackedCollator

@@ -18,7 +18,7 @@ class _AblationKind:
     """A kind of ablation.
 
     Attributes:
-        description: for tables; `{}` is replaced by the number.
+        description: description for tables; `{}` is replaced by the number.
         change: returns the fusion settings, given those of the model and the number.
         default: computes the default number from the model's config; None: takes no number.
     """

@@ -30,8 +30,8 @@ class AblatedScore:
     Attributes:
         name: name of the ablation, as in `--ablate`.
         description: description of the ablation.
-        score: with the ablation.
-        comparison: with the full model as baseline, paired by question.
+        score: score with the ablation.
+        comparison: comparison with the full model as baseline, paired by question.
     """
 
     name: str
@@ -50,7 +50,7 @@ class Utilisation:
     Source: conditional utilisation rate, "Encoder redundancy" (arXiv 2507.03262).
 
     Attributes:
-        encoder: that is switched off.
+        encoder: encoder that is switched off.
         rate: u(i).
         interval: its 95 % interval; None: too few images.
     """
@@ -66,10 +66,10 @@ def compare_ablation(
     """Compare the score with an ablation with that of the full model.
 
     Args:
-        benchmark: that combines credits.
+        benchmark: benchmark that combines credits.
         full: score of the full model.
         ablation: the ablation of `score`.
-        score: with the ablation.
+        score: score with the ablation.
 
     Raises:
         MGMError: the targets of the benchmark are not public.
@@ -88,7 +88,7 @@ def utilisation(
     Its standard error is that of the jackknife over clusters, of both scores together.
 
     Args:
-        benchmark: that combines credits.
+        benchmark: benchmark that combines credits.
         full: score with both encoders.
         without: score without one of them.
         encoder: its title.

@@ -50,7 +50,7 @@ def run_ablation(
     Args:
         ablation: applied to the model during the call.
         questions: questions of one benchmark.
-        model: to ablate.
+        model: model to ablate.
         cache: cache of the full model.
         rank: rank of this process.
         world_size: number of processes.

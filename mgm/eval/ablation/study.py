@@ -43,7 +43,7 @@ class AblationStudy:
 
     Args:
         names: values of `--ablate`; empty: nothing is done.
-        tasks: by `NAME:SPLIT`.
+        tasks: tasks by `NAME:SPLIT`.
         read_config: returns the config of the model; called only if there are names.
 
     Raises:

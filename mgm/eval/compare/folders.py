@@ -16,7 +16,7 @@ def compare_folders(
 
     Args:
         folders: output folders, the baseline first.
-        benchmarks: by name.
+        benchmarks: benchmarks by name.
         margin: see `compare_scores`.
 
     Returns:

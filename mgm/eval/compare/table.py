@@ -48,7 +48,7 @@ def write_comparison(
     """Write comparisons to a file, in the format of its suffix.
 
     Args:
-        path: with the suffix .md, .html or .json.
+        path: path with the suffix .md, .html or .json.
         comparisons: comparisons of several models with one baseline.
         problems: errors of scores that could not be compared.
         unshared: lines about scores that only one model has.

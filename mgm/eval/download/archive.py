@@ -57,7 +57,7 @@ def unpack_archive(archive: Path, name: str, folder: Path, paths: Sequence[str])
     Args:
         archive: the file.
         name: name of the archive at its source; its suffix decides the format.
-        folder: to unpack to.
+        folder: folder to unpack to.
         paths: to unpack, relative to the folder; in the archive they may lie deeper. The first is
             required, the others are optional.
 

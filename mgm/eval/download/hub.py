@@ -21,7 +21,7 @@ def download_from_hub(
     Args:
         dataset: its name on the hub.
         pattern: glob pattern of the files.
-        folder: to download to.
+        folder: folder to download to.
         offline: download nothing.
         revision: revision of the data set; None: that of an earlier run, or else the newest.
 

@@ -41,11 +41,11 @@ class EngineModel(Model):
     """The local engine, with continuous batching: questions join as others finish.
 
     Args:
-        engine: to run.
+        engine: engine to run.
         batch_size: maximum number of running sequences.
 
     Attributes:
-        engine: to run.
+        engine: engine to run.
     """
 
     def __init__(self, engine: "Engine", batch_size: int) -> None:
@@ -105,8 +105,8 @@ def generate_all(
     """Run requests with continuous batching; yields answers in order of completion.
 
     Args:
-        engine: to run.
-        requests: by unique ids.
+        engine: engine to run.
+        requests: requests by unique ids.
         batch_size: maximum number of running sequences, if the engine's scheduler config allows it.
         ahead: preprocess images of the next requests in a thread while others decode; None: on a
             GPU. A CPU, all cores of which compute, is faster with one after the other.
@@ -177,7 +177,7 @@ def _prepare(
     """Preprocess a batch of requests.
 
     Args:
-        engine: to run.
+        engine: engine to run.
         batch: requests by their ids.
         use_all_cores: see `Engine.prepare`.
         skip_failed: find the requests that fail and leave them out.

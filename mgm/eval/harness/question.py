@@ -39,7 +39,7 @@ class Question:
         images: images of the prompt.
         target: the reference answer, in the form that the benchmark has it in; None: not public.
         group: cluster of dependent questions, such as those about one image.
-        category: for scores by category; empty: none.
+        category: category for scores by category; empty: none.
         max_new_tokens: maximum tokens of the response.
         system: system prompt; None: that of the template.
         orientation: orientation of the images, "stored" or "upright" (see `open_image`).
@@ -138,7 +138,7 @@ def macro_average(names: Sequence[str], credits: Sequence[float]) -> float:
 
     Args:
         names: group of each credit.
-        credits: from 0 to 1.
+        credits: credits from 0 to 1.
     """
     credits_by_name: dict[str, list[float]] = defaultdict(list)
     for name, credit in zip(names, credits, strict=True):

@@ -27,7 +27,7 @@ def generate_responses(
 
     Args:
         questions: questions of a benchmark.
-        model: to run.
+        model: model to run.
         cache: cache of responses.
         rank: rank of this process.
         world_size: number of processes; each runs the questions about its share of the images.
@@ -148,7 +148,7 @@ def gather(
     Waits for all ranks; if one ends with an error, torchrun stops all.
 
     Args:
-        benchmarks: by name; rank 0 gets the skipped questions of all ranks.
+        benchmarks: benchmarks by name; rank 0 gets the skipped questions of all ranks.
         failed: errors that stopped generation; rank 0 gets those of all ranks.
         cache: cache of the run; rank 0 gets the responses of all ranks.
         rank: rank of this process.

@@ -103,7 +103,7 @@ def response_letter(response: Response, judge: Judge) -> str | None:
     Source: `extract_answer_from_item` of multiple_choice.py.
 
     Args:
-        response: to a question with `question` and `choices`, by letter, in its metadata.
+        response: response to a question with `question` and `choices`, by letter, in its metadata.
         judge: used if it is a model.
 
     Raises:
@@ -128,7 +128,7 @@ def letter_of_judge(
     """Let a judge model find the letter of a response; None: none after all attempts.
 
     Args:
-        question: with `question` and `choices`, by letter, in its metadata.
+        question: question with `question` and `choices`, by letter, in its metadata.
         text: the response.
         judge: a model.
         rule: extracts the letter from a reply.

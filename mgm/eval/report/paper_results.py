@@ -52,7 +52,7 @@ def compare_with_paper(
 
     Args:
         model: published name of the model.
-        benchmark: with its split, such as "textvqa:val".
+        benchmark: benchmark with its split, such as "textvqa:val".
         value: our score.
         low: lower end of its interval; None: no interval.
         high: upper end of its interval.

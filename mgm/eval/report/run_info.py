@@ -32,7 +32,7 @@ def run_info(
         model: name, path, digest, dtype and so on; None: unknown.
         settings: options that affect the score.
         data: see `data_info`.
-        responses: that were scored.
+        responses: responses that were scored.
     """
     now = datetime.datetime.now(datetime.UTC)
     return {

@@ -36,7 +36,7 @@ class Score:
         questions: number of scored questions.
         expected: number of questions of the benchmark; None: unknown.
         parts: score and number of questions of each part.
-        credits: by question id.
+        credits: credits by question id.
         groups: clusters of questions, by question id.
         skipped: questions without response or credit.
         intervals: 95 % intervals of parts; small ones have none.
@@ -162,7 +162,7 @@ def restore_questions(benchmark: Benchmark, score: Score, names: Sequence[str]) 
 
     Args:
         benchmark: benchmark of the score.
-        score: that was saved.
+        score: score that was saved.
         names: ids of questions.
 
     Raises:
@@ -220,7 +220,7 @@ def warn_if_replaced(path: Path, score: Score) -> None:
 
     Args:
         path: path of the existing score, which may be missing.
-        score: to write.
+        score: score to write.
     """
     try:
         complete = path.is_file() and load_score(path).complete

@@ -48,7 +48,7 @@ def score_responses(
         split: split of the benchmark.
         protocol: protocol of the scoring rules.
         questions: all questions of the split.
-        responses: to score.
+        responses: responses to score.
         judge: judge of free-form responses.
         skipped: records and questions without a response.
         without_thinking: remove reasoning blocks in all protocols.
@@ -186,7 +186,7 @@ def score_intervals(
 
     Args:
         benchmark: defines the metric.
-        questions: that were scored.
+        questions: questions that were scored.
         credits: credits of each question.
     """
     groups = clusters_of(questions)
@@ -219,7 +219,7 @@ def score_interval(
     """The interval of a score from its standard error and maximum; None: a small sample.
 
     Args:
-        score: with its standard error.
+        score: score with its standard error.
         highest: the maximum; None: unbounded.
         correlation: intra-cluster correlation of credits.
         spread: see `bounded_interval`.

@@ -154,9 +154,9 @@ def bounded_interval(
     "Two-sided confidence intervals for the single proportion" (1998), method 4.
 
     Args:
-        value: from 0 to 1.
+        value: value from 0 to 1.
         error: its standard error, clustered.
-        sample: that was scored.
+        sample: sample that was scored.
         spread: variance of credits relative to a Bernoulli variable of the same mean; 1 if all
             credits are 0 or 1.
         level: confidence level.

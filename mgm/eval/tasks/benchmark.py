@@ -29,8 +29,8 @@ class Benchmark(ABC):
     """A benchmark: its questions, prompts, scoring rules and metric.
 
     Attributes:
-        name: on the command line.
-        title: in reports.
+        name: name on the command line.
+        title: title in reports.
         folder: folder of its files, below the data folder.
         splits: the first is the default.
         sizes: number of questions of each split, to detect partial scores.
@@ -205,7 +205,7 @@ class Benchmark(ABC):
         Args:
             response: filtered by `filter_response`.
             protocol: protocol of the scoring rules.
-            judge: for free-form responses.
+            judge: judge for free-form responses.
 
         Raises:
             MGMError: the judge does not reply.

@@ -41,9 +41,9 @@ class RequiredFile:
     Attributes:
         path: relative to the benchmark's folder; of a data set of the hub, a glob pattern.
         source: human-readable origin.
-        url: to download from; None: manual download.
+        url: URL to download from; None: manual download.
         md5: MD5 of the file; None: unknown, or a folder.
-        dataset: on the Hugging Face hub; None: from elsewhere.
+        dataset: dataset on the Hugging Face hub; None: from elsewhere.
         revision: revision of the data set; None: the newest at the first download.
     """
 
@@ -142,7 +142,7 @@ class Table(BenchmarkSource):
         name: name of the file.
         size: number of rows.
         md5: MD5 of the file. Source: VLMEvalKit's DATASET_MD5.
-        split: to select by the column `split`; None: all rows.
+        split: split to select by the column `split`; None: all rows.
         url: URL of the file, with {name} for its name; None: VLMEvalKit generates the file.
     """
 

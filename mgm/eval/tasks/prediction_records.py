@@ -48,7 +48,7 @@ class Prediction:
     Attributes:
         ids: candidate ids of the question, the most reliable first.
         text: text of the response; empty for null.
-        harness: that wrote the file, as the name of its protocol; empty: unknown.
+        harness: harness that wrote the file, as the name of its protocol; empty: unknown.
         prompt: prompt in a file of the published scripts.
         question: text of the question in the file; None: not in the file.
         doc_index: row of the question in lmms-eval's data, from 0.

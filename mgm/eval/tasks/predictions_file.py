@@ -77,7 +77,7 @@ def match_predictions(
         path: JSONL, JSON, spreadsheet, TSV or CSV.
         benchmark: benchmark of the predictions.
         questions: all questions of the benchmark.
-        protocol: with which the questions were loaded.
+        protocol: protocol with which the questions were loaded.
 
     Raises:
         MGMError: the file is missing or unreadable, matches no question, or mostly matches other

@@ -187,7 +187,7 @@ def first_question(sample: Sample, folder: Path, template: Template, orientation
 
     Args:
         sample: a conversation; its later turns and their images are ignored.
-        folder: that image paths are relative to.
+        folder: folder that image paths are relative to.
         template: conversation template of the training.
         orientation: orientation of the images, "stored" or "upright".
     """

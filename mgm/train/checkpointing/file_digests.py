@@ -36,7 +36,7 @@ def changed_files(folder: Path, digests: dict[str, Any]) -> list[Path]:
 
     Args:
         folder: folder of the checkpoint.
-        digests: by relative path.
+        digests: digests by relative path.
 
     Raises:
         MGMError: a file cannot be read.

@@ -222,7 +222,7 @@ def damaged_file_error(file: Path, checkpoint: Path | None = None) -> MGMError:
     """The error of a damaged file in a checkpoint.
 
     Args:
-        file: in the checkpoint.
+        file: file in the checkpoint.
         checkpoint: its folder; None: the folder of the file.
     """
     return MGMError(f"{file}: is damaged, or of another kind; {_remedy(checkpoint or file.parent)}")

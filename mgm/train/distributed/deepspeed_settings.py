@@ -134,7 +134,7 @@ def check_deepspeed_config(
     """Check a config against the flags, and have DeepSpeed parse it.
 
     Args:
-        settings: from `read_deepspeed_config`.
+        settings: settings from `read_deepspeed_config`.
         arguments: the flags; `world_size` and device are set.
         name: prefix of errors.
 

@@ -12,7 +12,7 @@ class Host:
     """A machine.
 
     Attributes:
-        name: for ssh; "" for this machine.
+        name: name for ssh; "" for this machine.
         slots: number of its GPUs.
     """
 

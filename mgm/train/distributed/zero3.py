@@ -24,7 +24,7 @@ def partition_parameters(
     """Partition a model's parameters over all processes; buffers are broadcast from rank 0.
 
     Args:
-        model: with weights on rank 0; on the others it may be on the meta device.
+        model: model with weights on rank 0; on the others it may be on the meta device.
         settings: DeepSpeed config, with numbers for batch sizes, not "auto".
         device: device of this process.
         dtype: dtype of the parameters in forward and backward.

@@ -63,7 +63,7 @@ def flops_per_sample(
     """FLOPs of a sample with one image: the vision part counted, the rest computed by formula.
 
     Args:
-        model: on the meta device.
+        model: model on the meta device.
         tokens: sequence length.
         recompute: whether activation checkpointing recomputes the language model's layers.
     """

@@ -164,7 +164,7 @@ def memory_per_device(
     """Estimated peak bytes of one device.
 
     Args:
-        model: on the meta device.
+        model: model on the meta device.
         trained: number of trained parameters.
         plan: batch sizes and number of devices.
         tokens: sequence length.

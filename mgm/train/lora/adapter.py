@@ -177,7 +177,7 @@ def check_base_model(
     Args:
         base: folder of `--model_name_or_path`.
         output: folder of the run.
-        checkpoint: that the run resumes from.
+        checkpoint: checkpoint that the run resumes from.
         adapter: folder of `--lora_weight_path`.
 
     Raises:

@@ -20,7 +20,7 @@ def quantize_language_model(
     (https://arxiv.org/abs/2208.07339).
 
     Args:
-        model: with a frozen language model.
+        model: model with a frozen language model.
         arguments: the flags `bits`, `quant_type`, `double_quant` and `bf16`.
 
     Raises:
