@@ -46,7 +46,7 @@ class Collator:
         pad_token_id: fills shorter rows.
         image_token_id: the token id at image positions.
         image_tokens_per_image: number of positions of one image.
-        max_length: maximum positions of a sample, image positions included; None: no limit.
+        max_length: maximum tokens of a sample, image tokens included; None: no limit.
         padding_side: "right" or "left".
         label: returns the name of a sample in logs, given its `index`.
         counts: samples in total, truncated in text, truncated at an image, and without labels.
@@ -64,7 +64,7 @@ class Collator:
     def of(
         cls, processor: MGMProcessor, max_length: int | None = None, padding_side: str = "right"
     ) -> "Collator":
-        """The collator for the samples that `processor` makes."""
+        """The collator for samples of a processor."""
         return cls(
             pad_token_id=processor.tokenizer.pad_token_id or 0,
             image_token_id=processor.image_token_id,
@@ -93,8 +93,8 @@ class Collator:
         self._check_labels(samples)
         indices = [sample["index"].reshape(1) for sample in samples if "index" in sample]
         if not samples:  # The model runs nevertheless: its collectives need every process.
-            # Any token but the padding: where that is embedded as zeros, all logits are zero, and
-            # the loss runs the model twice to probe its head, while other processes do not.
+            # Not the padding token: if its embedding is zeros, all logits are zero, and the loss runs
+            # the model a second time to probe its LM head, which other processes would not.
             token = torch.tensor([self.pad_token_id - 1 if self.pad_token_id else 1])
             samples = [{"input_ids": token, "labels": torch.tensor([IGNORE_INDEX]), **source}]
             indices = [torch.zeros(0, dtype=torch.long)]

@@ -28,7 +28,7 @@ from mgm.model.labels import IGNORE_INDEX
 
 
 class ConversationDataset(Dataset[dict[str, Tensor]]):
-    """Conversations from a file in the published format.
+    """Dataset of the conversations of a file, in any format of docs/data.md.
 
     The file is indexed and checked when it is opened (`SampleFile`); `__getitem__` reads one
     sample, tokenises its text and decodes its images.
@@ -129,9 +129,9 @@ class ConversationDataset(Dataset[dict[str, Tensor]]):
     def modality_lengths(self) -> list[int]:
         """Number of words of each sample, negative without image, for `group_by_modality_length`.
 
-        The positions of images after the first are added: they dominate padding.
+        Image tokens after the first image's are added, since they dominate padding.
         """
-        # Compat: positions of the first image do not count, as in published training orders.
+        # Compat: tokens of the first image do not count, as in published training orders.
         words, images = self.samples.index.words[self.rows], self.image_counts
         longer = words + self.processor.image_tokens_per_image * (images - 1)
         return np.where(images > 0, longer, -words).tolist()
