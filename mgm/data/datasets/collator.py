@@ -93,8 +93,8 @@ class Collator:
         self._check_labels(samples)
         indices = [sample["index"].reshape(1) for sample in samples if "index" in sample]
         if not samples:  # The model runs nevertheless: its collectives need every process.
-            # Not the padding token: if its embedding is zeros, all logits are zero, and the loss runs
-            # the model a second time to probe its LM head, which other processes would not.
+            # Not the padding token: if its embedding is zeros, all logits are zero, and the loss
+            # runs the model again to probe its LM head, which other processes would not do.
             token = torch.tensor([self.pad_token_id - 1 if self.pad_token_id else 1])
             samples = [{"input_ids": token, "labels": torch.tensor([IGNORE_INDEX]), **source}]
             indices = [torch.zeros(0, dtype=torch.long)]
