@@ -118,7 +118,7 @@ def length_order(
 
 
 def even_chunks(indices: Sequence[int], lengths: Sequence[int], count: int) -> list[list[int]]:
-    """Split indices into `count` chunks of equal size: each goes to the chunk of least length."""
+    """Split indices into `count` chunks of equal size; each index goes to the shortest chunk."""
     if len(indices) % count:
         return [list(indices[chunk::count]) for chunk in range(count)]
     size = len(indices) // count

@@ -46,7 +46,7 @@ class SourcePosition:
 
 @dataclass(frozen=True)
 class StreamedSample:
-    """A sample with source, shard and index in the shard; with token ids if grouped by length."""
+    """A sample with source, shard and index; with token ids if packed or grouped by length."""
 
     sample: Sample
     source: int

@@ -46,7 +46,7 @@ class DataRecords(Protocol):
 
 
 def sources_of(file: Path, config: str | None, split: str) -> list[MixtureSource]:
-    """The data files that a data path names: itself, those of a mixture, or those of a pattern.
+    """The data files of a data path: a single file, or those of a mixture or a pattern.
 
     Args:
         file: --data_path of training.

@@ -187,7 +187,7 @@ def _index_of(name: str, listed: ListedImages, used: Sequence[int]) -> int | Non
 def own_or_listed(
     parts: Sequence[ImageReference], listed: ListedImages, where: str
 ) -> tuple[str | bytes, ...]:
-    """Images of the parts of messages: their own, or for parts without one those of the record.
+    """Images of message parts: their own, else those that the record lists.
 
     Args:
         parts: image reference of each marker.
