@@ -38,7 +38,7 @@ def repositories(tmp_path) -> Path:
 TRY = """
 def attempt(revision, token, name='owner/tiny'):
     try:
-        print(mgm.load(name, revision=revision, token=token).context)
+        print(mgm.load(name, revision=revision, token=token).context_length)
     except mgm.MGMError as error:
         print(error)
 """

@@ -171,9 +171,9 @@ def test_the_command_line(data, model, tmp_path, capfd):
 @pytest.mark.parametrize(
     ("words", "text"),
     [
-        ("", "--benchmark: name some"),
+        ("", "--benchmark: give some of textvqa"),
         ("--benchmark textvqa", "give --model-path, or --endpoint"),
-        ("--benchmark textvqa --endpoint http://x", "name the model"),
+        ("--benchmark textvqa --endpoint http://x", "give the name of the model"),
         ("--benchmark imagenet --model-path x", "unknown benchmark 'imagenet'"),
         ("--benchmark textvqa --model-path x --limit 0", "--limit 0"),
         ("--benchmark textvqa --model-path x --data-dir nowhere", "is missing"),

@@ -160,7 +160,7 @@ def test_the_first_process_alone_reads_weights(flags, stage1_flags, tmp_path, st
         flags = stage1_flags | {"per_device_train_batch_size": 1}
     elif start == "adapter":
         flags = flags | {"lora_enable": True, "lora_r": 2, "lora_alpha": 4, "lora_dropout": 0}
-    call = "shard" if form == "fsdp" else "divide"
+    call = "apply_fsdp" if form == "fsdp" else "partition_parameters"
     script = tmp_path / "train.py"
     script.write_text(
         "import torch.distributed as dist\n"
