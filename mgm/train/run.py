@@ -38,13 +38,8 @@ from mgm.train.checkpointing.run_fingerprint import (
     fingerprint_of_flags,
 )
 from mgm.train.data_setup import DataModule
-from mgm.train.distributed.collectives import (
-    broadcast_from_rank0,
-    check_on_all_ranks,
-)
-from mgm.train.distributed.process_errors import (
-    data_loader_errors,
-)
+from mgm.train.distributed.collectives import broadcast_from_rank0, check_on_all_ranks
+from mgm.train.distributed.process_errors import data_loader_errors
 from mgm.train.lora.adapter import TrainedAdapter, check_base_model, inject_adapter, load_adapter
 from mgm.train.model_setup import base_model_errors, build_model_and_processor
 from mgm.train.optim.freezing import describe_trainable, set_trainable

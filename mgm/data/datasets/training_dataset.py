@@ -50,7 +50,13 @@ class TrainingDataset(ConversationDataset):
         orientation: str = STORED,
     ) -> None:
         super().__init__(
-            *(path, processor, image_folder, None, bad_samples, config, split, orientation)
+            path,
+            processor,
+            image_folder,
+            bad_samples=bad_samples,
+            config=config,
+            split=split,
+            orientation=orientation,
         )
         self._check_files()
 

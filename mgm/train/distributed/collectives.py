@@ -22,7 +22,7 @@ def is_single_process() -> bool:
 
 def all_reduce_sum(numbers: Tensor) -> Tensor:
     """Sum a tensor over all processes, in place; a collective where there are several."""
-    if dist.is_available() and dist.is_initialized():
+    if not is_single_process():
         dist.all_reduce(numbers)
     return numbers
 
