@@ -8,10 +8,10 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
 
-import aiohttp
 from fastapi import Request
 from prometheus_client import Counter
 
+from mgm.serve.limits.bounded_response import BoundedResponse
 from mgm.serve.openai.errors import BadRequestError, model_not_found
 from mgm.serve.router.health_check import HealthChecker
 from mgm.serve.router.worker_client import (
@@ -85,7 +85,7 @@ class Relay:
     @asynccontextmanager
     async def send(
         self, request: RelayedRequest
-    ) -> AsyncGenerator[tuple[WorkerInfo, aiohttp.ClientResponse]]:
+    ) -> AsyncGenerator[tuple[WorkerInfo, BoundedResponse]]:
         """Send a request; yields the worker that accepted it and its response, closed on exit.
 
         Raises:
@@ -122,7 +122,7 @@ class Relay:
             finally:
                 self.registry.finish_request(worker)
 
-    async def read(self, worker: WorkerInfo, response: aiohttp.ClientResponse) -> bytes:
+    async def read(self, worker: WorkerInfo, response: BoundedResponse) -> bytes:
         """Read the next bytes of a worker's response; empty: it is complete.
 
         Raises:
@@ -150,8 +150,8 @@ class Relay:
             self.registry.record_success(worker)
 
     async def _while_alive(
-        self, worker: WorkerInfo, call: Coroutine[Any, Any, aiohttp.ClientResponse]
-    ) -> aiohttp.ClientResponse:
+        self, worker: WorkerInfo, call: Coroutine[Any, Any, BoundedResponse]
+    ) -> BoundedResponse:
         task = asyncio.create_task(call)
         try:
             while not (await asyncio.wait([task], timeout=LIVENESS_INTERVAL))[0]:

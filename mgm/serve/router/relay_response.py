@@ -4,7 +4,6 @@ import json
 from functools import partial
 from typing import Protocol
 
-import aiohttp
 from starlette.requests import ClientDisconnect
 from starlette.responses import JSONResponse, Response
 from starlette.types import Receive, Scope, Send
@@ -12,6 +11,7 @@ from starlette.types import Receive, Scope, Send
 from mgm.errors import MGMError
 from mgm.serve.http.disconnect import run_until_disconnect
 from mgm.serve.http.wire import NO_WORKER, WORKER_LOST, encode_frame
+from mgm.serve.limits.bounded_response import BoundedResponse
 from mgm.serve.openai.errors import BadRequestError
 from mgm.serve.openai.responses import DONE, SSE_HEADERS, error_body, sse_event
 from mgm.serve.router.relay import Relay, RelayedRequest, safe_headers
@@ -126,9 +126,7 @@ class RelayResponse(Response):
                 self.relay.outcomes.labels("gone").inc()
             await self.errors.response(text, error)(scope, receive, send)
 
-    async def _send_stream(
-        self, worker: WorkerInfo, response: aiohttp.ClientResponse, send: Send
-    ) -> None:
+    async def _send_stream(self, worker: WorkerInfo, response: BoundedResponse, send: Send) -> None:
         headers = (
             {} if self.streams else {name.lower(): value for name, value in SSE_HEADERS.items()}
         )
@@ -152,7 +150,7 @@ class RelayResponse(Response):
     async def _send_whole(
         self,
         worker: WorkerInfo,
-        response: aiohttp.ClientResponse,
+        response: BoundedResponse,
         scope: Scope,
         receive: Receive,
         send: Send,
@@ -184,7 +182,7 @@ class RelayResponse(Response):
         await _send_chunk(send, b"", more=False)
 
 
-def _response_headers(response: aiohttp.ClientResponse) -> dict[str, str]:
+def _response_headers(response: BoundedResponse) -> dict[str, str]:
     """Headers of a worker's response that the client gets."""
     headers = safe_headers(response.headers, RETURNED_HEADERS)
     kind = headers.get("content-type", "").partition(";")[0].strip().lower()
@@ -193,13 +191,13 @@ def _response_headers(response: aiohttp.ClientResponse) -> dict[str, str]:
     return headers | {"x-content-type-options": "nosniff"}
 
 
-def _is_framed(response: aiohttp.ClientResponse) -> bool:
+def _is_framed(response: BoundedResponse) -> bool:
     """Whether HTTP marks the end of a response; else the closed connection does."""
     codings = response.headers.get("Transfer-Encoding", "").lower()
     return "chunked" in codings or "Content-Length" in response.headers
 
 
-def _check_complete(response: aiohttp.ClientResponse, content: bytes) -> None:
+def _check_complete(response: BoundedResponse, content: bytes) -> None:
     """Raise an error for truncated JSON, where HTTP does not mark the end."""
     if response.content_type == "application/json" and not _is_framed(response):
         try:

@@ -2,7 +2,7 @@
 
 import asyncio
 import socket
-from typing import Any
+from typing import Any, cast
 
 import aiohttp
 
@@ -59,7 +59,7 @@ class WorkerClient:
 
     async def post(
         self, address: str, path: str, body: bytes, headers: dict[str, str]
-    ) -> aiohttp.ClientResponse:
+    ) -> BoundedResponse:
         """Send a request; returns the response, whose body is not read yet.
 
         Raises:
@@ -67,13 +67,14 @@ class WorkerClient:
             WorkerLostError: the worker disconnected before it responded.
         """
         try:
-            return await self._open_session().post(
+            response = await self._open_session().post(
                 f"{address}{path}",
                 data=body,
                 headers=headers,
                 skip_auto_headers=("Content-Type", "User-Agent"),
                 allow_redirects=False,
             )
+            return cast(BoundedResponse, response)
         except (
             aiohttp.ClientConnectorError,
             aiohttp.ConnectionTimeoutError,
@@ -85,14 +86,14 @@ class WorkerClient:
             text = f"the worker {address} disconnected: {_escaped(error)}"
             raise WorkerLostError(text) from error
 
-    async def read(self, response: aiohttp.ClientResponse) -> bytes:
+    async def read(self, response: BoundedResponse) -> bytes:
         """Read the next bytes of a response; empty: it is complete.
 
         Raises:
             WorkerLostError: the worker disconnected before the end.
         """
         try:
-            return await response.content.readany()
+            return await response.read_chunk()
         except (aiohttp.ClientError, OSError, ValueError) as error:
             raise WorkerLostError(f"the worker disconnected: {_escaped(error)}") from error
 
@@ -120,7 +121,7 @@ class WorkerClient:
         except MGMError as error:
             raise MGMError(f"the status of the worker {address} is malformed: {error}") from error
 
-    async def _read_all(self, response: aiohttp.ClientResponse, limit: int) -> bytes:
+    async def _read_all(self, response: BoundedResponse, limit: int) -> bytes:
         content = bytearray()
         while chunk := await self.read(response):
             content += chunk

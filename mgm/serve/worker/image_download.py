@@ -5,7 +5,7 @@ import socket
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from ipaddress import ip_address
-from typing import Any
+from typing import Any, cast
 
 import aiohttp
 import anyio
@@ -26,10 +26,6 @@ MAX_DOWNLOADING_REQUESTS = 64
 MAX_REDIRECTS = 5
 MAX_LOOKUPS = 64  # DNS look-ups at the same time, each in a thread, since the resolver blocks
 MAX_ADDRESSES = 4  # IP addresses of a host to try
-# Above this number of chunks of a response, their mean size must be at least `MIN_CHUNK_BYTES`. A
-# chunk costs about 3 us, whether it has one byte or 64 KiB: tiny ones could block the event loop.
-MAX_CHUNKS = 4096
-MIN_CHUNK_BYTES = 16
 _REDIRECTS = (301, 302, 303, 307, 308)
 _HEADERS = {
     # Some servers refuse the default agents of libraries.
@@ -183,7 +179,7 @@ class _RequestDownload:
             raise bad_image(f"{name}: is not a valid URL ({one_line(error)[:100]})") from error
         raise bad_image(f"{name}: redirects more than {MAX_REDIRECTS} times; give the final URL")
 
-    async def _get(self, url: URL, name: str) -> aiohttp.ClientResponse:
+    async def _get(self, url: URL, name: str) -> BoundedResponse:
         """Send a request to an IP address of the host that was checked."""
         host = url.raw_host or ""
         shown = f"[{host}]" if ":" in host else host
@@ -193,31 +189,28 @@ class _RequestDownload:
         failure: Exception = OSError("the host has no address")
         for address in await self._addresses(url, name):
             try:
-                return await self._session.get(
+                response = await self._session.get(
                     url.with_host(address),
                     headers=headers,
                     allow_redirects=False,
                     server_hostname=tls_name,
                 )
+                return cast(BoundedResponse, response)
             except (aiohttp.ClientConnectorError, aiohttp.ServerTimeoutError) as error:
                 failure = error
         raise failure
 
-    async def _read(self, response: aiohttp.ClientResponse, name: str) -> bytes:
+    async def _read(self, response: BoundedResponse, name: str) -> bytes:
         if not 200 <= response.status < 300:
             reason = f"{response.status} {one_line(response.reason or '')[:100]}".strip()
             raise bad_image(f"{name}: the server responded with {reason}; check the URL")
         content = bytearray()
         expected = response.content_length or 0
         self._check_size(expected, self._bytes_read + expected, name)
-        chunks = 0
-        async for part, ends_chunk in response.content.iter_chunks():
+        while part := await response.read_chunk():
             content += part
-            chunks += ends_chunk
             self._bytes_read += len(part)
             self._check_size(len(content), self._bytes_read, name)
-            if chunks > MAX_CHUNKS and len(content) < chunks * MIN_CHUNK_BYTES:
-                raise bad_image(f"{name}: comes in chunks of a few bytes; give another URL")
         return bytes(content)
 
     @staticmethod

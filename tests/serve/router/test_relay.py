@@ -123,6 +123,22 @@ def test_a_worker_that_sends_interim_responses_without_end_is_left(status):
         wait_for(lambda: worker.closed, 5)
 
 
+def test_a_worker_that_responds_in_tiny_chunks_is_left():
+    def tiny_chunks(connection: socket.socket, _: bytes) -> None:
+        head = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\n"
+        connection.sendall(head + b"Transfer-Encoding: chunked\r\n\r\n")
+        with suppress(OSError):
+            while True:
+                connection.sendall(b"1\r\nx\r\n" * 1000)
+        worker.closed.append(time.monotonic())
+
+    with fake_worker(tiny_chunks) as worker, controller_of(worker) as (controller, _):
+        response = chat(controller)
+        assert response[0] == 502
+        assert message(response) == "worker disconnected before finishing; retry"
+        wait_for(lambda: worker.closed, 5)
+
+
 def test_what_kills_one_worker_is_not_sent_to_the_next():
     with (
         fake_worker(break_off) as first,
