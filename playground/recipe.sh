@@ -52,32 +52,29 @@ encoders_and_data() {
     python -m playground.generate --out playground/data/held_out --split held_out --count 200 --seed 2
 }
 
-# Both stages into $1; $2 says whether stage 2 trains the ConvNeXt too; the rest are flags of stage 1.
+# Both stages, into $1.
 learn_jointly() {
-    local to=$1 convnext=$2
-    shift 2
+    local to=$1
     [ -f "$to/stage_1/config.json" ] || bash scripts/nano/train/stage_1.sh \
         --data_path "$data/captions.json" --image_folder "$data/images" \
         --model_name_or_path "$zoo/llama-nano" --vision_tower "$zoo/clip-vit-nano-patch14-168" \
-        --output_dir "$to/stage_1" --max_steps 300 "$@"
+        --vision_tower_aux "$zoo/convnext-nano-384" --output_dir "$to/stage_1" --max_steps 300
     [ -f "$to/stage_2/config.json" ] || bash scripts/nano/train/stage_2.sh \
         --data_path "$data/conversations.json" --image_folder "$data/images" \
         --model_name_or_path "$to/stage_1" --output_dir "$to/stage_2" --per_device_train_batch_size 16 \
         --save_strategy steps --save_steps 250 --save_total_limit 1 \
-        --optimize_vision_tower True --optimize_vision_tower_aux "$convnext"
+        --optimize_vision_tower True --optimize_vision_tower_aux True
 }
-with_mining() { learn_jointly "$out/with-mining" True --vision_tower_aux "$zoo/convnext-nano-384"; }
-without_mining() { learn_jointly "$out/without-mining" False --vision_tower_aux none; }
 
 [ -d "$out/tokenizer" ] || python -m playground.tokenizer --out "$out/tokenizer"
 side_by_side code_of_cells encoders_that_read
 side_by_side language_model encoders_and_data
-side_by_side without_mining with_mining  # what mining is worth: the same without it
+OMP_NUM_THREADS=$cores learn_jointly "$out/mgm-nano"
 python -m playground.evaluate --data playground/data/held_out --out "$out/evaluation" \
-    --model mgm-nano="$out/with-mining/stage_2" --model without-mining="$out/without-mining/stage_2"
+    --model mgm-nano="$out/mgm-nano/stage_2"
 
 for part in llama-nano clip-vit-nano-patch14-168 convnext-nano-384; do
     python -m playground.release "$zoo/$part" "$out/shipped/model_zoo/$part"
 done
-python -m playground.release "$out/with-mining/stage_2" "$out/shipped/mgm-nano" \
+python -m playground.release "$out/mgm-nano/stage_2" "$out/shipped/mgm-nano" \
     --card playground/model_card.md
