@@ -34,7 +34,7 @@ BAD = {
     "half a pair in an answer": (record(answer=f'"it is {HALF}"'), "message 1 has half of"),
     "the other half in a question": (
         record(question='"<image> \\ude00"'),
-        "message 0 has half of a surrogate pair (\\ude00) at position 8",
+        "message 0 has a lone surrogate (\\ude00) at position 8",
     ),
     "half a pair in a name": (record(image=f'"{HALF}.png"'), "the name of image 1 has half of"),
     "half a pair as role": (
@@ -58,7 +58,7 @@ BAD = {
     "a pipe": (record(image='"pipe.png"'), "is a pipe or a device"),
     "a device": (record(image='"/dev/zero"'), "is a pipe or a device"),
     "a link to itself": (record(image='"loop.png"'), "cannot be read (Too many levels"),
-    "no words": (record('""', '" \\t"', "null"), "has no words"),
+    "no words": (record('""', '" \\t"', "null"), "every message is empty"),
 }
 GOOD = {
     "a whole pair": record(answer='"it is \\ud83d\\ude00"'),

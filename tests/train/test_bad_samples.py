@@ -125,7 +125,7 @@ def test_nothing_usable_is_an_error(flags, tmp_path):
     path.write_text(json.dumps([1, 2]))
     with pytest.raises(
         MGMError,
-        match=r"no usable samples \(2 malformed\); fix them; the first: .*sample 0: ",
+        match=r"no usable samples \(2 malformed\); fix them; first error: .*sample 0: ",
     ):
         run_training(words(flags | {"data_path": path, "on_bad_sample": "skip"}))
     turns = [{"from": "human", "value": "<image>"}, {"from": "gpt", "value": "x"}]

@@ -101,8 +101,8 @@ def test_lists_are_no_mixtures(data, tmp_path):
 @pytest.mark.parametrize(
     ("content", "fault"),
     [
-        ({"datasets": []}, "is no mixture as it should be"),
-        ({"datasets": [{"path": "a"}], "more": 1}, "is no mixture as it should be"),
+        ({"datasets": []}, "is not a valid mixture"),
+        ({"datasets": [{"path": "a"}], "more": 1}, "is not a valid mixture"),
         ({"datasets": [{}]}, "dataset 0: has no path"),
         ({"datasets": [{"path": "a.json", "wieght": 1}]}, "unknown key 'wieght'"),
         ({"datasets": [{"path": "a.json", "weight": 0}]}, "weight is 0; give a number above 0"),

@@ -143,7 +143,7 @@ def test_a_short_run_of_bad_samples_alone(flags, data, tmp_path):
     path = written(tmp_path / "most.jsonl", [BAD["broken"]] * 9 + json.loads(data.read_text())[:1])
     more = {"data_path": path, "on_bad_sample": "skip", "max_steps": 1, "seed": 1}
     more |= {"per_device_train_batch_size": 1, "group_by_modality_length": False}
-    message = r"no usable samples \(\d broken image\); fix them; the first: "
+    message = r"no usable samples \(\d broken image\); fix them; first error: "
     with pytest.raises(MGMError, match=message):
         run_training(words(flags | more))
     assert not (flags["output_dir"] / "model.safetensors").exists()
@@ -232,5 +232,5 @@ def test_all_bad_in_two_processes(flags, tmp_path):
     flags |= {"data_path": path, "on_bad_sample": "skip", "max_steps": 900}
     done = train_in_processes(flags | {"group_by_modality_length": False})
     assert done.returncode != 0
-    message = f"error: {path}: no usable samples (4 broken image); fix them; the first: "
+    message = f"error: {path}: no usable samples (4 broken image); fix them; first error: "
     assert message in done.stderr

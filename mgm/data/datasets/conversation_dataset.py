@@ -18,7 +18,7 @@ from mgm.data.sources.bad_samples import (
     BadSamples,
     nothing_usable,
 )
-from mgm.data.sources.hf_table import TableFile, is_table, refuse_parts
+from mgm.data.sources.hf_table import TableFile, is_table, refuse_config_and_split
 from mgm.data.sources.json.json_index import SampleFile
 from mgm.data.sources.sample import Sample, SampleError
 from mgm.data.sources.shards import TARS
@@ -152,7 +152,7 @@ def _open_samples(path: str, config: str | None, split: str) -> SampleFile | Tab
         raise MGMError(f"{path}: is read as a stream; train with --streaming True --max_steps N")
     if is_table(path):
         return TableFile(path, config, split)
-    refuse_parts(path, config, split)
+    refuse_config_and_split(path, config, split)
     return SampleFile(Path(path))
 
 

@@ -9,7 +9,7 @@ from tempfile import TemporaryFile
 from threading import Lock
 from typing import Any, BinaryIO, Protocol, cast
 
-from mgm.data.sources.hf_table import TableRecords, is_table, refuse_parts
+from mgm.data.sources.hf_table import TableRecords, is_table, refuse_config_and_split
 from mgm.data.sources.json.json_file import JSON_ENDINGS, LINE_ENDINGS, read_json_records
 from mgm.data.sources.mixture_config import MixtureSource, read_mixture
 from mgm.data.sources.shards import (
@@ -72,11 +72,11 @@ def open_records(source: MixtureSource) -> DataRecords:
     if "://" in source.path:
         raise MGMError(f"{source.path}: is a URL; download the file, and examine that")
     if source.path.endswith(TARS):
-        refuse_parts(source.path, source.config, source.split)
+        refuse_config_and_split(source.path, source.config, source.split)
         return TarRecords(source.path)
     if is_table(source.path):
         return TableRecords(source.path, source.config, source.split)
-    refuse_parts(source.path, source.config, source.split)
+    refuse_config_and_split(source.path, source.config, source.split)
     return JSONRecords(Path(source.path))
 
 

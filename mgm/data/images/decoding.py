@@ -177,12 +177,16 @@ def _inner_pixels(image: Image.Image, content: bytes, name: str) -> int:
     if image.format == "AVIF":
         pixels = max_frame_pixels(content)
         if pixels is None:
-            raise MGMError(f"{name}: is an AVIF without a sequence header; get a whole copy")
+            raise MGMError(
+                f"{name}: is an AVIF without a sequence header; download or copy it again"
+            )
         return pixels
     if image.format == "TIFF":
         return tile_pixels(image)
     if image.info.get("progressive") and (scans := content.count(_START_OF_SCAN)) > MAX_SCANS:
-        raise MGMError(f"{name}: is a JPEG of {scans:,} scans, more than {MAX_SCANS}; save it anew")
+        raise MGMError(
+            f"{name}: is a JPEG of {scans:,} scans, more than {MAX_SCANS}; save it again"
+        )
     return 0
 
 
@@ -286,4 +290,4 @@ def _too_large(name: str, what: str, limits: ImageLimits) -> MGMError:
 def damaged(name: str, error: object) -> MGMError:
     """The MGMError for an image whose decoder raised `error`."""
     reason = one_line(getattr(error, "strerror", None) or error)[:200] or type(error).__name__
-    return MGMError(f"{name}: is truncated or damaged ({reason}); get a whole copy")
+    return MGMError(f"{name}: is truncated or damaged ({reason}); download or copy it again")

@@ -200,7 +200,7 @@ def _read_open(file: Any, label: str) -> bytes:
             file.seek(position)
     except (AttributeError, OSError, TypeError, ValueError) as error:
         raise MGMError(
-            f"{label}: the file cannot be read ({_reason(error)}); open it anew"
+            f"{label}: the file cannot be read ({_reason(error)}); open the file again"
         ) from error
     if not isinstance(content, bytes):
         raise MGMError(f"{label}: the file was opened as text; open it with mode 'rb'")

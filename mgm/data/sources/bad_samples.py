@@ -49,7 +49,7 @@ def nothing_usable(source: object, bad: Sequence[BadSample]) -> MGMError:
     """The error for data without usable samples: counts by kind, and the first bad sample."""
     first = min(bad, key=lambda entry: (entry.file, entry.sample)).reason
     return MGMError(
-        f"{source}: no usable samples ({count_kinds(bad)}); fix them; the first: {first}"
+        f"{source}: no usable samples ({count_kinds(bad)}); fix them; first error: {first}"
     )
 
 
@@ -109,8 +109,8 @@ class BadSamples:
                 content.write("".join(lines).encode("utf-8", "backslashreplace"))
         except OSError as error:
             raise MGMError(
-                f"{self.file}: cannot be written ({one_line(error.strerror or error)}); free some "
-                "disk space"
+                f"{self.file}: cannot be written ({one_line(error.strerror or error)}); check the "
+                "permissions of the folder and free disk space"
             ) from error
 
     def entries(self, files: Iterable[str] | None = None) -> list[BadSample]:

@@ -1,4 +1,4 @@
-"""Detects the kind of a file by its first bytes, for errors about a file of another kind."""
+"""Detects the type of a file by its first bytes (magic numbers), for errors about wrong files."""
 
 import codecs
 import io
@@ -8,32 +8,35 @@ from typing import Any, BinaryIO
 HEAD_BYTES = 4096  # read for detection
 
 _KINDS = (
-    (b"\x1f\x8b", "a gzip archive; unpack it (gunzip)"),
-    (b"PK\x03\x04", "a zip archive (or a spreadsheet); unpack it"),
-    (b"\x28\xb5\x2f\xfd", "a zstd archive; unpack it (unzstd)"),
-    (b"BZh", "a bzip2 archive; unpack it (bunzip2)"),
-    (b"\xfd7zXZ\x00", "an xz archive; unpack it (unxz)"),
-    (b"7z\xbc\xaf\x27\x1c", "a 7z archive; unpack it"),
-    (b"PAR1", "a parquet table; let its name end in .parquet"),
-    (b"ARROW1", "an arrow table; let its name end in .arrow"),
-    (b"\xff\xff\xff\xff", "an arrow stream; let its name end in .arrow"),
-    (b"version https://git-lfs", "a pointer of Git LFS, not the data; fetch it (git lfs pull)"),
-    (b"\xff\xd8\xff", "a JPEG image; name a data file"),
-    (b"\x89PNG", "a PNG image; name a data file"),
-    (b"GIF8", "a GIF image; name a data file"),
+    (b"\x1f\x8b", "a gzip archive; decompress it (gunzip)"),
+    (b"PK\x03\x04", "a zip archive or a spreadsheet; extract it"),
+    (b"\x28\xb5\x2f\xfd", "a zstd archive; decompress it (unzstd)"),
+    (b"BZh", "a bzip2 archive; decompress it (bunzip2)"),
+    (b"\xfd7zXZ\x00", "an xz archive; decompress it (unxz)"),
+    (b"7z\xbc\xaf\x27\x1c", "a 7z archive; extract it"),
+    (b"PAR1", "a parquet table; rename it to end in .parquet"),
+    (b"ARROW1", "an arrow table; rename it to end in .arrow"),
+    (b"\xff\xff\xff\xff", "an arrow stream; rename it to end in .arrow"),
+    (
+        b"version https://git-lfs",
+        "a Git LFS pointer, not the data; download the data (git lfs pull)",
+    ),
+    (b"\xff\xd8\xff", "a JPEG image; give a data file"),
+    (b"\x89PNG", "a PNG image; give a data file"),
+    (b"GIF8", "a GIF image; give a data file"),
     (b"%PDF", "a PDF; give a data file"),
-    (b"SQLite format 3", "a SQLite database; export its rows as JSON lines"),
+    (b"SQLite format 3", "a SQLite database; export its rows to JSONL"),
     (b"\x93NUMPY", "a numpy array; give a data file"),
-    (b"\x89HDF", "an HDF5 file; export its samples as JSON lines"),
-    (b"\x80\x04", "a Python pickle, which is never opened; write it as JSON lines"),
+    (b"\x89HDF", "an HDF5 file; export its samples to JSONL"),
+    (b"\x80\x04", "a Python pickle, which is never loaded; export its samples to JSONL"),
 )
-_MARKS = (  # byte order marks, longer ones first: that of UTF-32 starts with that of UTF-16
+_BYTE_ORDER_MARKS = (  # longer ones first: that of UTF-32 starts with that of UTF-16
     (codecs.BOM_UTF32_LE, "UTF-32"),
     (codecs.BOM_UTF32_BE, "UTF-32"),
     (codecs.BOM_UTF16_LE, "UTF-16"),
     (codecs.BOM_UTF16_BE, "UTF-16"),
 )
-_WIDE = ("GBK, Big5 or Shift JIS", "GBK")  # likely encodings, and the one for iconv
+_EAST_ASIAN = ("GBK, Big5 or Shift JIS", "GBK")  # likely encodings, and the one for iconv
 _EUROPEAN = ("Latin-1 or Windows-1252", "WINDOWS-1252")
 _TAR_MAGIC = slice(257, 262)
 _MARKUP = (b"<!doctype", b"<html", b"<?xml", b"<head", b"<body")
@@ -64,31 +67,33 @@ def read_head(file: Path) -> bytes:
 
 
 def foreign_kind(head: bytes) -> str | None:
-    """The kind of a file that is not UTF-8 text, and how to fix it; None: it may be UTF-8 text.
+    """The kind of a file that is not UTF-8 text, with a remedy; None: it may be UTF-8 text.
 
     Args:
         head: its first bytes.
     """
     if not head:
-        return "empty; get a whole copy"
-    for mark, name in _MARKS:
+        return "empty; download or copy it again"
+    for mark, name in _BYTE_ORDER_MARKS:
         if head.startswith(mark):
-            return f"text in {name}; save it in UTF-8 (iconv -f {name} -t UTF-8 FILE > NEW)"
+            return f"{name} text; save it in UTF-8 (iconv -f {name} -t UTF-8 FILE > NEW)"
     for magic, kind in _KINDS:
         if head.startswith(magic):
             return kind
     if head[_TAR_MAGIC] == b"ustar":
-        return "a tar; let its name end in .tar, and train with --streaming True --max_steps N"
+        return (
+            "a tar archive; rename it to end in .tar, and train with --streaming True --max_steps N"
+        )
     if head.lstrip(codecs.BOM_UTF8 + b" \t\r\n")[:9].lower().startswith(_MARKUP):
-        return "a page of HTML or XML, perhaps of a failed download; get the file anew"
+        return "an HTML or XML page, perhaps of a failed download; download the file again"
     if b"\0" in head:
         if not head.strip(b"\0"):
-            return "NUL bytes alone, as a broken download or disk leaves; get a whole copy"
+            return "all NUL bytes, as after a failed download; download or copy it again"
         if head[:1] == b"\0" or head[1:2] == b"\0":
-            return "text in UTF-16 without its mark; save it in UTF-8 (iconv -f UTF-16LE -t UTF-8)"
+            return "UTF-16 text without a byte order mark; save it in UTF-8 (iconv -f UTF-16LE)"
         if head[:1] in (b"[", b"{"):
             return None  # damaged JSON
-        return "binary: it holds NUL bytes; get a whole copy, or give a data file"
+        return "binary (it contains NUL bytes); give a data file, or download it again"
     return None
 
 
@@ -102,14 +107,13 @@ def encoding_error(error: UnicodeDecodeError, offset: int = 0) -> str:
     if "end of data" in error.reason:
         names, name = _EUROPEAN
         return (
-            f"ends within a character, at byte {offset + error.start:,}; get a whole copy, or, if "
-            f"it is {names}, save it in UTF-8 (iconv -f {name} -t UTF-8 FILE > NEW)"
+            f"ends within a UTF-8 character, at byte {offset + error.start:,}; copy it again or, "
+            f"if it is {names}, save it in UTF-8 (iconv -f {name} -t UTF-8 FILE > NEW)"
         )
     first, after = error.object[error.start], error.object[error.start + 1 : error.start + 2]
     # European letters stand between ASCII ones; East Asian characters have two non-ASCII bytes.
-    wide = not after.isascii()
-    names, name = _WIDE if wide else _EUROPEAN
+    names, name = _EUROPEAN if after.isascii() else _EAST_ASIAN
     return (
-        f"is not UTF-8 (byte 0x{first:02x} at {offset + error.start:,}), perhaps {names}; save it "
-        f"in UTF-8 (iconv -f {name} -t UTF-8 FILE > NEW)"
+        f"is not UTF-8 (byte 0x{first:02x} at {offset + error.start:,}) but perhaps {names}; save "
+        f"it in UTF-8 (iconv -f {name} -t UTF-8 FILE > NEW)"
     )

@@ -135,7 +135,7 @@ def _load(path: str, config: str | None, split: str) -> "datasets.Dataset":
     """Load the table as a data set in arrow format with at least one row."""
     rows = _load_dataset(path, config, split).with_format("arrow")
     if not len(rows):
-        raise MGMError(f"{path}: holds no row; give at least one")
+        raise MGMError(f"{path}: the table has no rows; give one with at least one")
     return rows
 
 
@@ -150,7 +150,7 @@ def _load_dataset(path: str, config: str | None, split: str) -> "datasets.Datase
         )
         if files is None:
             return datasets.load_dataset(path, config, split=split)
-        refuse_parts(path, config, split)
+        refuse_config_and_split(path, config, split)
         for file in files:
             check_table(Path(file))
         builder = BUILDERS[Path(files[0]).suffix]
@@ -170,7 +170,7 @@ def is_saved(folder: Path) -> bool:
     return any((folder / name).is_file() for name in _SAVED)
 
 
-def refuse_parts(path: str, config: str | None, split: str = DEFAULT_SPLIT) -> None:
+def refuse_config_and_split(path: str, config: str | None, split: str = DEFAULT_SPLIT) -> None:
     """Refuse a config or split for data that has none and would ignore it.
 
     Raises:
@@ -179,7 +179,7 @@ def refuse_parts(path: str, config: str | None, split: str = DEFAULT_SPLIT) -> N
     for name, value, default in (("config", config, None), ("split", split, DEFAULT_SPLIT)):
         if value not in (default, ""):
             raise MGMError(
-                f"{path}: has no {name} {value!r}, for it is read whole; leave out {name}"
+                f"{path}: has no {name} {value!r}: files are read whole; omit the {name}"
             )
 
 
@@ -193,11 +193,11 @@ def load_saved(
     """
     loaded = datasets.load_from_disk(path)
     has_splits = isinstance(loaded, Mapping)
-    refuse_parts(path, config, DEFAULT_SPLIT if has_splits else split)
+    refuse_config_and_split(path, config, DEFAULT_SPLIT if has_splits else split)
     if not has_splits:
         return loaded
     if split not in loaded:
-        raise MGMError(f"{path}: has no split {split!r}; choose from {', '.join(loaded)}")
+        raise MGMError(f"{path}: has no split {split!r}; valid: {', '.join(loaded)}")
     return loaded[split]
 
 
@@ -217,10 +217,10 @@ def check_table(file: Path) -> None:
         raise MGMError(f"{file}: cannot be read ({reason}); check the path") from error
     expected = _MAGIC[file.suffix]
     if not head.startswith(expected):
-        kind = foreign_kind(head) or "text, perhaps JSON, whose name ends in .json or .jsonl"
-        raise MGMError(f"{file}: is no {BUILDERS[file.suffix]} table; it is {kind}")
+        kind = foreign_kind(head) or "text; if it is JSON, rename it to end in .json or .jsonl"
+        raise MGMError(f"{file}: is not a table in {BUILDERS[file.suffix]} format but {kind}")
     if head.startswith(_PARQUET) and tail != _PARQUET:
-        raise MGMError(f"{file}: is truncated: a parquet table ends in PAR1; get a whole copy")
+        raise MGMError(f"{file}: is truncated (no PAR1 at its end); download or copy it again")
 
 
 def import_datasets(path: str) -> Any:
@@ -232,7 +232,9 @@ def import_datasets(path: str) -> Any:
     try:
         import datasets
     except ImportError as error:
-        raise MGMError(f"{path}: needs the package datasets; pip install -e '.[train]'") from error
+        raise MGMError(
+            f"{path}: reading it needs the package datasets; pip install -e '.[train]'"
+        ) from error
     return datasets
 
 
@@ -278,8 +280,8 @@ def _without_bytes(column: "pyarrow.ChunkedArray | pyarrow.Array") -> list[Any]:
         valid = pc.is_valid(column).to_pylist()
         rows = zip(*inner, strict=True) if inner else [()] * len(column)
         return [
-            dict(zip(names, row, strict=True)) if there else None
-            for there, row in zip(valid, rows, strict=True)
+            dict(zip(names, row, strict=True)) if is_valid else None
+            for is_valid, row in zip(valid, rows, strict=True)
         ]
     if pa.types.is_list(kind) or pa.types.is_large_list(kind):
         flat = iter(_without_bytes(pc.list_flatten(column)))

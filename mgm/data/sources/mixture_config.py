@@ -56,17 +56,17 @@ def read_mixture(file: Path) -> list[MixtureSource] | None:
             return None
         values = json.loads(file.read_text(encoding="utf-8-sig"))
     except RecursionError as error:
-        raise MGMError(f"{file}: is nested too deeply; write {MIXTURE_FORM}") from error
+        raise MGMError(f"{file}: is nested too deeply; a mixture is {MIXTURE_FORM}") from error
     except OSError:
         return None  # reported by the reader of samples
     except UnicodeDecodeError as error:
         raise MGMError(f"{file}: {encoding_error(error)}") from error
     except ValueError as error:
-        raise MGMError(f"{file}: is not valid JSON ({one_line(error)}); fix it there") from error
+        raise MGMError(f"{file}: is not valid JSON ({one_line(error)}); fix the syntax") from error
     entries = values.get("datasets")
     if not isinstance(entries, list) or not entries or values.keys() != {"datasets"}:
         raise MGMError(
-            f"{file}: is no mixture as it should be; write {MIXTURE_FORM} and no other key"
+            f"{file}: is not a valid mixture; expected {MIXTURE_FORM} without other keys"
         )
     sources = [
         _source(entry, f"{file}: dataset {n}", file.parent) for n, entry in enumerate(entries)
@@ -74,14 +74,17 @@ def read_mixture(file: Path) -> list[MixtureSource] | None:
     names = [source.name for source in sources]
     for name in names:
         if names.count(name) > 1:
-            raise MGMError(f"{file}: two datasets are called {name!r}; give them a 'name' each")
+            raise MGMError(
+                f"{file}: two datasets have the name {name!r}; give each a unique 'name'"
+            )
     return sources
 
 
 def _source(entry: Any, where: str, folder: Path) -> MixtureSource:
     if not isinstance(entry, dict) or not isinstance(entry.get("path"), str):
         raise MGMError(
-            f"{where}: has no path; give an object with {', '.join(map(repr, SOURCE_KEYS))}"
+            f"{where}: has no path; expected an object with the keys "
+            f"{', '.join(map(repr, SOURCE_KEYS))}, of which only 'path' is required"
         )
     if unknown := entry.keys() - set(SOURCE_KEYS):
         raise MGMError(
@@ -91,26 +94,28 @@ def _source(entry: Any, where: str, folder: Path) -> MixtureSource:
     weight = entry.get("weight", 1)
     if isinstance(weight, bool) or not isinstance(weight, int | float) or not 0 < weight < 1e6:
         raise MGMError(
-            f"{where}: weight is {weight!r:.40}; give a number above 0 and below a million"
+            f"{where}: weight is {weight!r:.40}; expected a number above 0 and below 1,000,000"
         )
     for key in ("path", "image_folder", "config", "split", "name"):
         value = entry.get(key, "")
         if not isinstance(value, str):
-            raise MGMError(f"{where}: {key} is {value!r:.40}; give a text")
+            raise MGMError(f"{where}: {key} is {value!r:.40}; expected a string")
         if fault := text_fault(value):
             raise MGMError(f"{where}: {key} {fault}")
         if "\0" in value:
-            raise MGMError(f"{where}: {key} has a NUL character; take it out")
+            raise MGMError(f"{where}: {key} contains a NUL character; remove it")
     path = entry["path"]
     try:
-        is_there = (folder / path).exists()
+        exists = (folder / path).exists()
     except OSError as error:  # longer than paths may be
-        raise MGMError(f"{where}: path cannot be read ({error.strerror}); check it") from error
-    local = is_there or not ("://" in path or is_hub_name(path))
+        raise MGMError(
+            f"{where}: path {path!r:.80} cannot be read ({error.strerror}); fix the path"
+        ) from error
+    local = exists or not ("://" in path or is_hub_name(path))
     path = str(folder / path) if local else path
     name = entry.get("name", Path(path).stem or Path(path).resolve().name)
     if not name.strip():
-        raise MGMError(f"{where}: name is {name!r}; give a text")
+        raise MGMError(f"{where}: name is {name!r}; expected a non-empty string")
     images = entry.get("image_folder")
     options = {key: entry[key] for key in ("config", "split") if key in entry}
     return MixtureSource(

@@ -113,7 +113,7 @@ def checked_sample(sample: Sample, where: str) -> Sample:
     if not all(map(str.isascii, (*messages, *system, *names))):  # fast path of most samples
         _check_characters(sample, messages, where)
     if not sample.images and not any(text.split() for text in messages):
-        raise SampleError(f"{where}: has no words in any message; take it out", "no answer")
+        raise SampleError(f"{where}: every message is empty; remove the sample", "no answer")
     return sample
 
 
@@ -137,7 +137,7 @@ def _check_characters(sample: Sample, messages: list[str], where: str) -> None:
 
 def value_kind(value: Any) -> str:
     """The JSON type of a value with its article, such as "an object"."""
-    for kind, name in ((bool, "boolean"), (int | float, "number"), (str, "text"), (list, "list")):
+    for kind, name in ((bool, "boolean"), (int | float, "number"), (str, "string"), (list, "list")):
         if isinstance(value, kind):
             return f"an empty {name}" if value in ("", []) else f"a {name}"
     if isinstance(value, dict):

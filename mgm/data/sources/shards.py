@@ -22,7 +22,7 @@ from mgm.data.sources.hf_table import (
     is_saved,
     load_saved,
     reading_errors,
-    refuse_parts,
+    refuse_config_and_split,
     table_files,
 )
 from mgm.data.sources.json.json_file import JSON_ENDINGS, elements
@@ -61,7 +61,7 @@ class TarShard:
                 if number >= start:
                     yield reader.record(members, f"{self.name}: sample {number}")
         if number < 0:
-            raise MGMError(f"{self.name}: holds no sample; give at least one")
+            raise MGMError(f"{self.name}: contains no samples; give a tar with at least one")
 
 
 @dataclass(frozen=True)
@@ -131,15 +131,15 @@ def shards_of(path: str, config: str | None = None, split: str = "train") -> lis
     """
     names = expanded_names(path)
     if all(name.endswith(TARS) for name in names):
-        refuse_parts(path, config, split)
+        refuse_config_and_split(path, config, split)
         return [TarShard(name) for name in names]
     if all(name.endswith(JSON_ENDINGS) or _is_other_file(name) for name in names):
-        refuse_parts(path, config, split)
+        refuse_config_and_split(path, config, split)
         return [JSONShard(name) for name in names]
     if any(name.endswith((*TARS, *JSON_ENDINGS)) for name in names):
         raise MGMError(
-            f"{path}: names files of several kinds; give {', '.join(TARS)} files, .jsonl or .json "
-            "files, tables, or the name of a data set on the hub"
+            f"{path}: matches files of several types; give only {', '.join(TARS)} files, only "
+            ".jsonl or .json files, only tables, or the name of a data set on the hub"
         )
     return list(_tables(path, names, config, split))
 
@@ -176,8 +176,8 @@ def records_of(shard: Shard, start: int) -> Iterator[ShardRecord]:
                 reason = getattr(error, "strerror", None) or error or type(error).__name__
                 after = f" after sample {done - 1}" if done else ""
                 raise MGMError(
-                    f"{shard.name}: cannot be read{after} ({one_line(reason)}); get the file "
-                    "anew, or leave it out"
+                    f"{shard.name}: cannot be read{after} ({one_line(reason)}); download or copy "
+                    "the file again, or remove it from the data"
                 ) from error
             time.sleep(SHARD_RETRY_DELAY * 2 ** (failed - 1))
 
@@ -189,7 +189,7 @@ def _tables(path: str, names: Sequence[str], config: str | None, split: str) -> 
         (kind for ending, kind in BUILDERS.items() if all(n.endswith(ending) for n in names)), None
     )
     if builder is not None:
-        refuse_parts(path, config, split)
+        refuse_config_and_split(path, config, split)
     try:
         for name in names if builder is not None else ():
             if not _is_url(name):
@@ -232,7 +232,7 @@ def expanded_names(path: str) -> list[str]:
         return [path]
     names = sorted(glob.glob(path))  # noqa: PTH207  absolute patterns too
     if not names:
-        raise MGMError(f"{path}: there is no such file; check the path")
+        raise MGMError(f"{path}: no file matches this pattern; check the path")
     return names
 
 
@@ -249,6 +249,6 @@ def _open(name: str) -> Any:
         return fsspec.open(name, "rb").open()
     except ImportError as error:
         raise MGMError(
-            f"{name}: {one_line(error)}; install what it names (pip install -e '.[train]' brings "
-            "what http and https need)"
+            f"{name}: {one_line(error)}; install that package (for http and https: pip install -e "
+            "'.[train]')"
         ) from error

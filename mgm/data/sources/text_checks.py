@@ -1,24 +1,24 @@
-"""Checks for lone surrogates, which JSON allows and UTF-8 does not; JSON with long integers."""
+"""Finds lone surrogates, which JSON allows and UTF-8 does not; a JSON decoder for long integers."""
 
 import json
 import re
 from typing import Any
 
-_HALF_PAIR = re.compile("[\ud800-\udfff]")
+_LONE_SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 def text_fault(text: str) -> str | None:
-    """The fault of a text with a lone surrogate, as text after its name; None: valid Unicode.
+    """Describe the first lone surrogate of a text, to follow its name in an error; None: no such.
 
     JSON can contain a lone surrogate (`"\\ud83d"`), such as half an emoji that a program split. It
     is not a character: neither UTF-8 nor a tokenizer can encode it.
     """
-    half = _HALF_PAIR.search(text)
-    if half is None:
+    match = _LONE_SURROGATE.search(text)
+    if match is None:
         return None
     return (
-        f"has half of a surrogate pair (\\u{ord(half[0]):04x}) at position {half.start()}; write "
-        "the whole character, or take it out"
+        f"has a lone surrogate (\\u{ord(match[0]):04x}) at position {match.start()}, which UTF-8 "
+        "cannot encode; write the whole character, or remove it"
     )
 
 
@@ -28,12 +28,12 @@ def dump_json(value: Any) -> str:
     return text.encode("utf-8", "backslashreplace").decode()
 
 
-def _whole_number(digits: str) -> int | float:
+def _integer(digits: str) -> int | float:
     try:
         return int(digits)
-    except ValueError:  # Python limits the digits of integers in text
+    except ValueError:  # more digits than Python converts (sys.set_int_max_str_digits)
         return float(digits)
 
 
-# The decoder of json.loads, without a limit for digits.
-JSON = json.JSONDecoder(parse_int=_whole_number)
+# json.loads fails for integers of over 4300 digits; here they become floats.
+JSON = json.JSONDecoder(parse_int=_integer)

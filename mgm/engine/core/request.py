@@ -197,7 +197,7 @@ class Request:
                     text.encode()
                 except UnicodeEncodeError as error:
                     raise RequestError(
-                        f"{name} holds half a surrogate pair ({text[error.start]!r} at character "
+                        f"{name} has a lone surrogate ({text[error.start]!r} at character "
                         f"{error.start}), which is not a character; leave it out",
                         name,
                     ) from error

@@ -72,9 +72,7 @@ class StructuredOutput:
         try:
             self.key.encode()
         except UnicodeEncodeError as error:
-            raise _error(
-                f".{given[0]} holds half a surrogate pair, which is not a character"
-            ) from error
+            raise _error(f".{given[0]} has a lone surrogate, which is not a character") from error
 
     @property
     def key(self) -> str:

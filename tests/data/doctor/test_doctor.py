@@ -262,7 +262,7 @@ def test_other_dialects_and_what_they_hold(folder, tmp_path, capsys):
     assert places(report, "unsupported") == [4, 5]
     assert report["usable"] == 2
     told = capsys.readouterr().out
-    assert "4: sample 4: field 'videos' holds media" in told
+    assert "4: sample 4: field 'videos' has media" in told
     assert "sample 1, image 1" in told
     assert all(len(line) < 300 for line in told.splitlines())
     model, page = build(tmp_path / "model"), folder / "page.html"
@@ -307,7 +307,7 @@ def test_a_tar_has_the_faults_of_the_same_data_as_a_file(folder, tmp_path, name,
 
 def test_what_a_tar_of_another_kind_is(tmp_path):
     (tmp_path / "a.tar").write_bytes(b"PAR1")
-    with pytest.raises(MGMError, match=r"a\.tar: is no tar; it is a parquet table"):
+    with pytest.raises(MGMError, match=r"a\.tar: is not a tar archive but a parquet table"):
         doctor.main([str(tmp_path / "a.tar")])
 
 
@@ -344,7 +344,7 @@ def test_a_mixture_and_a_pattern(folder, capsys):
         with pytest.raises(MGMError, match=r"mixture\.json names 3 data files; give one of them"):
             doctor.main([str(mixture), *options])
     mixture.write_text(json.dumps({"name": "all", "datasets": sources}))
-    with pytest.raises(MGMError, match="is no mixture as it should be; its name ends in"):
+    with pytest.raises(MGMError, match="is not a valid mixture, which is a "):
         doctor.main([str(mixture)])
     mixture.write_text(json.dumps({"datasets": [{"path": "https://example.org/a.tar"}]}))
     with pytest.raises(MGMError, match="is a URL; download the file"):

@@ -111,7 +111,7 @@ def test_splits(rows, tmp_path):
     both = datasets.DatasetDict({"train": rows, "other": rows.select([2])})
     both.save_to_disk(tmp_path / "both")
     assert len(TableFile(str(tmp_path / "both"), split="other")) == 1
-    with pytest.raises(MGMError, match="no split 'test'; choose from train, other"):
+    with pytest.raises(MGMError, match="no split 'test'; valid: train, other"):
         TableFile(str(tmp_path / "both"), split="test")
 
 
@@ -126,7 +126,7 @@ def test_a_part_of_what_is_read_whole(rows, tmp_path, part, fault):
     for name in ("saved", "rows.parquet"):
         path = str(tmp_path / name)
         assert len(TableFile(path, "", "train")) == len(TableFile(path))
-        with pytest.raises(MGMError, match=f"{name}: has {fault}, for it is read whole; leave out"):
+        with pytest.raises(MGMError, match=f"{name}: has {fault}: files are read whole; omit"):
             TableFile(path, **part)
 
 

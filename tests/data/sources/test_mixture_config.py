@@ -25,7 +25,7 @@ def test_one_that_is_nested_too_deeply(tmp_path):
     ("value", "words"),
     [
         ("a\0b", "has a NUL character"),
-        (f"a{HALF}", r"has half of a surrogate pair \(.ud83d\) at position 1"),
+        (f"a{HALF}", r"has a lone surrogate \(.ud83d\) at position 1"),
         (3, "is 3; give a text"),
         ([["a"]], r"is \[\['a'\]\]; give a text"),
     ],

@@ -140,7 +140,7 @@ def test_a_missing_file_of_a_server_is_named(tmp_path):
     [
         (b"<!DOCTYPE html><html>", "is no tar; it is a page of HTML"),
         (b'[{"messages": []}]', "is no tar; it is JSON"),
-        (b"PAR1", "is no tar; it is a parquet table"),
+        (b"PAR1", "is not a tar archive but a parquet table"),
         (b"PK\x03\x04", "is no tar; it is a zip archive"),
         (b"version https://git-lfs.github.com/spec/v1", "it is a pointer of Git LFS"),
         (b"", "cannot be read"),
@@ -164,7 +164,10 @@ def test_a_tar_that_is_packed_under_its_bare_name(tar, tmp_path):
 def test_a_member_that_is_not_utf_8(tmp_path):
     file = write_tar(tmp_path / "a.tar", [("0.txt", "caf\u00e9".encode("latin-1"))])
     (fault,) = records_of(TarShard(str(file)), 0)
-    assert "sample 0: 0.txt ends within a character, at byte 3; get a whole copy, or" in str(fault)
+    assert (
+        "sample 0: 0.txt ends within a character, at byte 3; download or copy it again, or"
+        in str(fault)
+    )
     assert "if it is Latin-1 or Windows-1252, save it in UTF-8" in str(fault)
 
 
@@ -242,7 +245,7 @@ def test_a_part_of_a_file(tmp_path, name):
     path = str(tmp_path / name)
     assert len(shards_of(path, None, "train")) == 1
     for part in ({"config": "c"}, {"split": "test"}):
-        with pytest.raises(MGMError, match=f"{name}: has no .*, for it is read whole; leave out"):
+        with pytest.raises(MGMError, match=f"{name}: has no .*: files are read whole; omit"):
             shards_of(path, **part)
 
 
@@ -253,4 +256,4 @@ def test_it_is_said_once_how_a_file_is_read(tmp_path, caplog):
     for _ in range(3):
         assert len(list(records_of(shard, 0))) == 2
     (message,) = caplog.messages
-    assert message == f"{file}: holds JSON lines, not a list, and is read as such"
+    assert message == f"{file}: contains JSON lines, not a JSON list; it is read as JSON lines"

@@ -20,7 +20,7 @@ from mgm.engine.core.structured_output import StructuredOutput
         ({"choice": ["a", ""]}, "choice is"),
         ({"json_object": 1}, "json_object is 1; give True or False"),
         ({"regex": "a" * 70000}, "regex has 70000 characters"),
-        ({"regex": "\ud800"}, "regex holds half a surrogate pair"),
+        ({"regex": "\ud800"}, "regex has a lone surrogate"),
     ],
 )
 def test_wrong_forms(form, message):

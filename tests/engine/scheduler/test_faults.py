@@ -352,5 +352,5 @@ def test_an_empty_prompt_is_refused(engine, monkeypatch, raw):
 def test_half_surrogates_are_refused(field):
     half = "a\ud83d"
     value = {"stop": [half], "history": [(half, "b")]}.get(field, half)
-    with pytest.raises(MGMError, match=f"{field} holds half a surrogate"):
+    with pytest.raises(MGMError, match=f"{field} has a lone surrogate"):
         Request(**{"prompt": "hi"} | {field: value})

@@ -36,7 +36,7 @@ def read_images(value: Any, field: str, where: str) -> list[str | bytes]:
     values = list(value) if isinstance(value, list | tuple) else [value]
     if not isinstance(value, str | bytes | dict | list | tuple):
         raise SampleError(
-            f"{where}: has {value_kind(value)} as {field!r}; give a path or a list of paths"
+            f"{where}: {field!r} is {value_kind(value)}; expected a path or a list of paths"
         )
     return [
         read_image(one, f"{where}: has", f"as image {number} of {len(values)} in {field!r}")
@@ -60,7 +60,9 @@ def read_image(value: Any, subject: str, which: str) -> str | bytes:
         return _from_text(value, subject, which)
     if isinstance(value, bytes):
         if not value:
-            raise SampleError(f"{subject} no bytes {which}; give an image file", BROKEN)
+            raise SampleError(
+                f"{subject} no bytes {which}; expected the bytes of an image file", BROKEN
+            )
         return value
     if isinstance(value, dict):
         if value.get("bytes") is not None:
@@ -71,14 +73,14 @@ def read_image(value: Any, subject: str, which: str) -> str | bytes:
                 if key in _CONTENT_KEYS and isinstance(inner, str):
                     return _from_base64(inner, subject, which)
                 return read_image(inner, subject, which)
-    raise SampleError(f"{subject} {value_kind(value)} {which}; give a path, a URL or bytes")
+    raise SampleError(f"{subject} {value_kind(value)} {which}; expected a path, a URL or bytes")
 
 
 def _from_text(text: str, subject: str, which: str) -> str | bytes:
     if len(text) < MIN_BASE64 and ":" not in text and "\0" not in text and text[-1:] not in "/":
         return text  # fast path of most records
     if not text:
-        raise SampleError(f"{subject} an empty text {which}; give a path")
+        raise SampleError(f"{subject} an empty string {which}; expected a path")
     if _INLINE.match(text):
         text = text.strip()  # URLs contain no spaces; paths may
     scheme = text[:8].lower()
@@ -92,16 +94,16 @@ def _from_text(text: str, subject: str, which: str) -> str | bytes:
         text = _file_url_path(text, subject, which)
     elif "://" in text[:16]:
         raise SampleError(
-            f"{subject} a URL of another kind than http(s) {which} ({text:.80}); save the image "
-            "and give its path"
+            f"{subject} a URL of an unsupported scheme {which} ({text:.80}); give an http(s) URL, "
+            "or download the image and give its path"
         )
     if text.endswith("/"):
-        raise SampleError(f"{subject} a folder {which} ({text:.80}); give the path of a file")
-    what = "with a NUL character" if "\0" in text else "longer than a path can be"
+        raise SampleError(f"{subject} a folder {which} ({text:.80}); expected the path of a file")
+    problem = "with a NUL character" if "\0" in text else "too long for a path"
     if "\0" in text or len(text) > MAX_PATH or max(map(len, text.split("/"))) > MAX_NAME_CHARACTERS:
         raise SampleError(
-            f"{subject} a text of {len(text):,} characters {which}, {what}, and no URL or base64; "
-            "give one of them",
+            f"{subject} a string of {len(text):,} characters {which}, {problem}, and neither a URL "
+            "nor base64; give a path, a URL or base64",
             BROKEN,
         )
     return text
@@ -112,12 +114,12 @@ def _file_url_path(text: str, subject: str, which: str) -> str:
         url = urllib.parse.urlsplit(text)
     except ValueError as error:
         raise SampleError(
-            f"{subject} a broken file URL {which} ({text:.80}); give a path", BROKEN
+            f"{subject} an invalid file URL {which} ({text:.80}); give a path", BROKEN
         ) from error
     if url.netloc.lower() not in ("", "localhost"):
         raise SampleError(
             f"{subject} a file URL of another machine {which} ({text:.80}); give a path, or "
-            "file:/// and an absolute one"
+            "file:/// and an absolute path"
         )
     return urllib.request.url2pathname(url.path)
 
@@ -129,7 +131,9 @@ def _from_data_url(text: str, subject: str, which: str) -> bytes:
         reason = str(error).removeprefix(": ")
         raise SampleError(f"{subject} a data URL {which} that {reason}", BROKEN) from error
     if not content:
-        raise SampleError(f"{subject} no bytes {which}; give an image file", BROKEN)
+        raise SampleError(
+            f"{subject} no bytes {which}; expected the bytes of an image file", BROKEN
+        )
     return content
 
 
@@ -139,15 +143,17 @@ def _from_base64(text: str, subject: str, which: str) -> bytes:
             return decode_data_url(text, "")
         except MGMError as error:
             raise SampleError(
-                f"{subject} a broken data URL {which}; copy it again", BROKEN
+                f"{subject} an invalid data URL {which}; encode the file again", BROKEN
             ) from error
     try:
         content = decode_base64(text, "")
     except MGMError as error:
         raise SampleError(
-            f"{subject} broken base64 {which} ({len(text):,} characters); encode the file again",
+            f"{subject} invalid base64 {which} ({len(text):,} characters); encode the file again",
             BROKEN,
         ) from error
     if not content:
-        raise SampleError(f"{subject} no bytes {which}; give an image file", BROKEN)
+        raise SampleError(
+            f"{subject} no bytes {which}; expected the bytes of an image file", BROKEN
+        )
     return content

@@ -53,7 +53,7 @@ def listed_images(record: Mapping[str, Any], where: str) -> ListedImages:
         return ListedImages("image")
     first, *others = [read_images(record[field], field, where) for field in fields]
     if others and others != [first]:
-        raise SampleError(f"{where}: 'image' and 'images' name different images; keep one of them")
+        raise SampleError(f"{where}: 'image' and 'images' differ; keep one of them")
     return ListedImages(fields[0], first, _image_names(record[fields[0]]))
 
 
@@ -81,8 +81,8 @@ def _members(
         names = _image_names(record[field])
         if None in names and read_images(record[field], field, where) != images:
             raise SampleError(
-                f"{where}: {field!r} and the members {label} hold different images; keep one of "
-                "them"
+                f"{where}: the images in {field!r} and in the members {label} differ; keep one of "
+                "the two"
             )
         order = order_by_name(names, members, where)
         if order is not None:
@@ -105,7 +105,7 @@ def _by_numbers(files: Sequence[str]) -> list[str] | None:
     return sorted(files, key=numbers.__getitem__)
 
 
-def refuse_any_order(listed: ListedImages, where: str) -> None:
+def refuse_undefined_order(listed: ListedImages, where: str) -> None:
     """Refuse images whose order would be the arbitrary one of members in a tar.
 
     Raises:
@@ -113,8 +113,8 @@ def refuse_any_order(listed: ListedImages, where: str) -> None:
     """
     if not listed.has_order:
         raise SampleError(
-            f"{where}: its images {listed.field} are in no order that means anything; number them "
-            "alike (0.png, 1.png), or name them in 'image'",
+            f"{where}: the order of its images ({listed.field}) is not defined; number them "
+            "(0.png, 1.png), or list their names in 'image'",
             "markers",
         )
 
@@ -164,9 +164,10 @@ def order_by_name(
     available = ", ".join(str(name) for name in listed.names)
     missing = next((n for n, index in zip(names, order, strict=True) if index < 0), None)
     raise SampleError(
-        f"{where}: names some of the images in {listed.field!r} ({available:.100}) and not others"
-        + ("" if missing is None else f" ({missing:.80})")
-        + "; name each of them once, or none"
+        f"{where}: its image names match only some of the images in {listed.field!r} "
+        f"({available:.100})"
+        + ("" if missing is None else f", {missing:.80} matches none")
+        + "; name each image once, or none of them"
     )
 
 
@@ -207,31 +208,31 @@ def own_or_listed(
         if own_images == list(listed.images):
             return tuple(own_images)
         # Images in a list or a tar, and parts that name them.
-        held = all(isinstance(one, bytes) for one in listed.images)
-        if held and all(isinstance(one, str) and not is_url(one) for one in own_images):
+        embedded = all(isinstance(one, bytes) for one in listed.images)
+        if embedded and all(isinstance(one, str) and not is_url(one) for one in own_images):
             order = order_by_name([_image_name(one) for one in own_images], listed, where)
             if order is not None:
                 return tuple(listed.images[index] for index in order)
             if len(own_images) == len(listed.images):
-                refuse_any_order(listed, where)
+                refuse_undefined_order(listed, where)
                 return tuple(listed.images)
         raise SampleError(
-            f"{where}: its messages and field {listed.field!r} name different images; keep one of "
-            "them"
+            f"{where}: the images in its messages and in field {listed.field!r} differ; keep one "
+            "of the two"
         )
     if missing != len(listed.images):
         count = len(listed.images)
         raise SampleError(
-            f"{where}: {missing} image part{'s' * (missing != 1)} without a name but {count} "
-            f"image{'s' * (count != 1)} in field {listed.field!r}; give one for each",
+            f"{where}: {missing} image part{'s' * (missing != 1)} without a source but {count} "
+            f"image{'s' * (count != 1)} in field {listed.field!r}; give one image for each part",
             "markers",
         )
     names = [one if isinstance(one, str) else None for one in own_images]
     if missing and own_images and order_by_name(names, listed, where) is not None:
         raise SampleError(
-            f"{where}: its messages name images of field {listed.field!r} in some parts and not in "
-            "others; name all, or none"
+            f"{where}: only some of its image parts name images of field {listed.field!r}; name "
+            "the image in every part, or in none"
         )
-    refuse_any_order(listed, where)
+    refuse_undefined_order(listed, where)
     rest = iter(listed.images)
     return tuple(own[n] if n in own else next(rest) for n in range(len(parts)))

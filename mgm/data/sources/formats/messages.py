@@ -83,11 +83,11 @@ def read_messages(
     """
     if is_caption:
         if not isinstance(content, str) or not content.strip():
-            raise SampleError(f"{where}: has no text in {layout!r}", "no answer")
+            raise SampleError(f"{where}: {layout!r} has no text; add the caption", "no answer")
         return [RawMessage(ASSISTANT, content, _markers(content), is_caption=True)]
     if not _is_list(content) or not content:
         raise SampleError(
-            f"{where}: has {value_kind(content)} as {layout}; give a list of messages"
+            f"{where}: {layout!r} is {value_kind(content)}; expected a list of messages"
         )
     if layout == "texts":
         pairs = [_pair(entry, number, where) for number, entry in enumerate(content)]
@@ -112,10 +112,10 @@ def _published(entry: Any, number: int) -> RawMessage | None:
 def _pair(entry: Any, number: int, where: str) -> list[RawMessage]:
     if not isinstance(entry, dict):
         raise SampleError(
-            f"{where}: entry {number} of 'texts' is {value_kind(entry)}; give an object with "
-            "'user' and 'assistant'"
+            f"{where}: entry {number} of 'texts' is {value_kind(entry)}; expected an object "
+            "with 'user' and 'assistant'"
         )
-    refuse_message_fields(entry, f"{where}: entry {number} of 'texts'", learned=True)
+    refuse_message_fields(entry, f"{where}: entry {number} of 'texts'", supervised=True)
     messages = []
     for role in (USER, ASSISTANT):
         text = _text_of(entry.get(role), role in entry, f"entry {number} of 'texts'", role, where)
@@ -127,8 +127,8 @@ def _pair(entry: Any, number: int, where: str) -> list[RawMessage]:
 def _message(entry: Any, number: int, where: str) -> RawMessage:
     if not isinstance(entry, dict):
         raise SampleError(
-            f"{where}: message {number} is {value_kind(entry)}; give an object with 'from' and "
-            "'value', or 'role' and 'content'"
+            f"{where}: message {number} is {value_kind(entry)}; expected an object with 'from' "
+            "and 'value', or 'role' and 'content'"
         )
     openai = entry.get("from") is None and ("role" in entry or "content" in entry)
     role_key, content_key = ("role", "content") if openai else ("from", "value")
@@ -142,8 +142,8 @@ def _message(entry: Any, number: int, where: str) -> RawMessage:
                 f"{where}: {label} has {name!r} as {role_key!r}; {NO_TOOLS}", "unsupported"
             )
         raise SampleError(
-            f"{where}: {label} is from {name!r}; choose {names[0]!r} or {names[1]!r}, or "
-            f"{SYSTEM!r} for the first",
+            f"{where}: {label} has the unknown role {name!r}; valid: {names[0]!r}, {names[1]!r}, "
+            f"and {SYSTEM!r} for the first message",
             "roles",
         )
     refuse_message_fields(entry, f"{where}: {label}", role == ASSISTANT, role, name)
@@ -160,11 +160,12 @@ def _markers(text: str) -> tuple[ImageReference, ...]:
     return (NEXT_IMAGE,) * text.count(IMAGE_MARKER)
 
 
-def _text_of(value: Any, is_there: bool, label: str, field: str, where: str) -> str:
+def _text_of(value: Any, is_present: bool, label: str, field: str, where: str) -> str:
     if isinstance(value, str):
         return value
-    actual = f"{value_kind(value)} as" if is_there else "no"
-    raise SampleError(f"{where}: {label} has {actual} {field!r}; give a text")
+    if not is_present:
+        raise SampleError(f"{where}: {label} has no {field!r}; add it, as a string")
+    raise SampleError(f"{where}: {label} has {value_kind(value)} as {field!r}; expected a string")
 
 
 def _parts(content: Sequence[Any], where: str) -> tuple[str, tuple[ImageReference, ...]]:
@@ -175,15 +176,15 @@ def _parts(content: Sequence[Any], where: str) -> tuple[str, tuple[ImageReferenc
         if isinstance(part, str):
             part = {"type": "text", "text": part}
         if not isinstance(part, dict):
-            raise SampleError(f"{where}: part {number} is {value_kind(part)}; give an object")
+            raise SampleError(f"{where}: part {number} is {value_kind(part)}; expected an object")
         label = f"{where}: part {number}"
         kind = part.get("type") or _kind_of(part)
         if kind in _TEXT_PARTS:
             text = part.get("text")
             if not isinstance(text, str):
-                raise SampleError(f"{label} has {value_kind(text)} as 'text'; give a text")
-            if any(_names_something(part.get(key)) for key in _IMAGE_PARTS):
-                raise SampleError(f"{label} is a text and names an image; make two parts of it")
+                raise SampleError(f"{label} has {value_kind(text)} as 'text'; expected a string")
+            if any(_is_set(part.get(key)) for key in _IMAGE_PARTS):
+                raise SampleError(f"{label} has both text and an image; split it into two parts")
             texts.append(text)
             images += _markers(text)
         elif kind in _IMAGE_PARTS:
@@ -191,8 +192,8 @@ def _parts(content: Sequence[Any], where: str) -> tuple[str, tuple[ImageReferenc
             images.append(_image_part(part, label))
         else:
             raise SampleError(
-                f"{label} is of type {kind!r}, which the model cannot read; leave the sample out, "
-                "or give text and image parts",
+                f"{label} has the unsupported type {kind!r}; only text and images can be trained "
+                "on, so remove the sample or the part",
                 "unsupported",
             )
     return join_parts(texts), tuple(images)
@@ -207,24 +208,24 @@ def _kind_of(part: Mapping[str, Any]) -> str | None:
 
 def _image_part(part: Mapping[str, Any], where: str) -> ImageReference:
     if isinstance(part.get("text"), str) and part["text"].strip():
-        raise SampleError(f"{where} is an image and holds a text too; make two parts of it")
-    sources = {key: part[key] for key in _IMAGE_KEYS if _names_something(part.get(key))}
+        raise SampleError(f"{where} has both an image and text; split it into two parts")
+    sources = {key: part[key] for key in _IMAGE_KEYS if _is_set(part.get(key))}
     if not sources:
         index = part.get("index")
         return ImageReference(None, index if type(index) is int else None)
     if len(sources) > 1 and not {"bytes", "path"} >= sources.keys():
         names = " and ".join(map(repr, list(sources)[:2]))
-        raise SampleError(f"{where} names its image in {names}; keep one of them")
+        raise SampleError(f"{where} has an image in both {names}; keep one of them")
     if sources.keys() <= {"bytes", "path"}:
         return ImageReference(sources)
     ((_, source),) = sources.items()
     return ImageReference(source)
 
 
-def _names_something(value: Any) -> bool:
+def _is_set(value: Any) -> bool:
     """Whether a value is not null, nor an object with only null fields, as in rows of tables."""
     if isinstance(value, dict):
-        return any(map(_names_something, value.values()))
+        return any(map(_is_set, value.values()))
     return value is not None and not (isinstance(value, str) and not value)
 
 

@@ -20,7 +20,7 @@ from mgm.data.sources.formats.listed_images import (
     ListedImages,
     listed_images,
     own_or_listed,
-    refuse_any_order,
+    refuse_undefined_order,
 )
 from mgm.data.sources.formats.messages import (
     ASSISTANT,
@@ -44,7 +44,7 @@ from mgm.data.text.templates import IMAGE_MARKER
 
 CAPTIONS = ("caption", "txt", "text")
 CHATS = ("conversations", "messages", "texts")
-# Fields of a question, beside which a text is an answer and not a caption.
+# Fields of question answering; in a record that has one, `text` is an answer, not a caption.
 _QUESTION_FIELDS = (
     "question", "questions", "question_id", "answer", "answers", "instruction", "response",
     "responses", "query", "output", "input",
@@ -61,26 +61,28 @@ def parse_sample(record: Any, where: str) -> Sample:
 
     Raises:
         SampleError: there is no conversation, roles do not alternate, there is no answer to
-            learn, the numbers of markers and images differ, or the record has a field that
+            train on, the numbers of markers and images differ, or the record has a field that
             training cannot use and must not ignore.
     """
     if isinstance(record, SampleError):
         raise record
     if isinstance(record, UnicodeDecodeError):
         raise SampleError(
-            f"{where}: has a text that is not UTF-8 ({record}); fix it, or remove the row"
+            f"{where}: contains text that is not UTF-8 ({record}); fix it, or remove the row"
         ) from record
     try:
         return _parse(record, where)
     except RecursionError as error:
-        raise SampleError(f"{where}: is nested too deeply; leave out the field that is") from error
+        raise SampleError(f"{where}: is nested too deeply; remove the nested field") from error
 
 
 def _parse(record: Any, where: str) -> Sample:
     if isinstance(record, dict) and isinstance(record.get("json"), dict):
         record = {**record["json"], **{k: v for k, v in record.items() if k != "json"}}
     if not isinstance(record, dict):
-        raise SampleError(f"{where}: is {value_kind(record)}; give an object with 'conversations'")
+        raise SampleError(
+            f"{where}: is {value_kind(record)}; expected an object with 'conversations'"
+        )
     refuse_fields(record, where)
     layout = _layout(record, where)
     messages = read_messages(record[layout], layout, where, layout in CAPTIONS)
@@ -98,7 +100,7 @@ def _parse(record: Any, where: str) -> Sample:
     names = listed.names if listed.names and not listed.are_members else images
     refuse_unread_images(record, names, where)
     if messages[0].is_caption and not images:
-        raise SampleError(f"{where}: has no image for its {layout!r}; add one", "no answer")
+        raise SampleError(f"{where}: has a {layout!r} but no image; add the image", "no answer")
     texts = [message.text for message in messages]  # texts with image markers
     first = texts.pop(0) if messages[0].role == ASSISTANT else None
     answers: list[str | None] = [*texts[1::2], None]
@@ -114,7 +116,7 @@ def _layout(record: Mapping[str, Any], where: str) -> str:
     filled = [name for name in given if not is_empty(record[name])]
     if len(filled) > 1:
         raise SampleError(
-            f"{where}: has both {filled[0]!r} and {filled[1]!r}; keep the conversation to learn"
+            f"{where}: has conversations in both {filled[0]!r} and {filled[1]!r}; keep one of them"
         )
     if filled:
         return filled[0]
@@ -125,8 +127,8 @@ def _layout(record: Mapping[str, Any], where: str) -> str:
         return given[0]
     names = ", ".join(map(str, record))[:200] or "nothing"
     raise SampleError(
-        f"{where}: has none of {', '.join((*CHATS, *CAPTIONS))} (found: {names}); name its "
-        "conversation so"
+        f"{where}: has no conversation; expected one of the fields "
+        f"{', '.join((*CHATS, *CAPTIONS))}, found: {names}"
     )
 
 
@@ -140,14 +142,14 @@ def _caption_layout(record: Mapping[str, Any], captions: Sequence[str], where: s
     for name in record:
         if name.lower() in _QUESTION_FIELDS and not is_empty(record[name]):
             raise SampleError(
-                f"{where}: has {name!r} beside {first!r}, which is no caption then; write what is "
-                "to be learned as 'conversations'",
+                f"{where}: has a {name!r}, so that {first!r} may not be a caption; write the "
+                "conversation to learn as 'conversations'",
                 UNSUPPORTED_KIND,
             )
     for name in others:
         if str(record[name]).strip() != str(record[first]).strip():
             raise SampleError(
-                f"{where}: {first!r} and {name!r} are two captions that differ; keep one",
+                f"{where}: {first!r} and {name!r} are different captions; keep one of them",
                 UNSUPPORTED_KIND,
             )
     return first
@@ -166,12 +168,12 @@ def _system_text(
         if not is_system_field(field) or is_empty(value):
             continue
         if not isinstance(value, str):
-            raise SampleError(f"{where}: has {value_kind(value)} as {field!r}; give a text")
+            raise SampleError(f"{where}: {field!r} is {value_kind(value)}; expected a string")
         system_texts.append((f"field {field!r}", value))
     if messages and messages[0].role == SYSTEM:
         if messages[0].images:
             raise SampleError(
-                f"{where}: message 0, the system's, holds an image; put it into a question",
+                f"{where}: message 0, the system prompt, has an image; move it to a question",
                 "markers",
             )
         if not is_empty(messages[0].text):
@@ -180,14 +182,15 @@ def _system_text(
     for field, text in system_texts:
         if IMAGE_MARKER in text:
             raise SampleError(
-                f"{where}: {field}, the system text, holds an {IMAGE_MARKER} marker; put it into a "
-                "question",
+                f"{where}: {field}, the system prompt, contains {IMAGE_MARKER}; move the marker to "
+                "a question",
                 "markers",
             )
         refuse_tags(text, f"{where}: {field}", has_markers=False, earlier=None)
     if len({text for _, text in system_texts}) > 1:
         raise SampleError(
-            f"{where}: {system_texts[0][0]} and {system_texts[1][0]} are two system texts; keep one"
+            f"{where}: {system_texts[0][0]} and {system_texts[1][0]} are different system prompts; "
+            "keep one of them"
         )
     _check_roles(messages, where)
     return (system_texts[0][1] if system_texts else None), messages
@@ -218,18 +221,22 @@ def _check_roles(messages: Sequence[RawMessage], where: str) -> None:
     starts_with_assistant = bool(messages) and messages[0].role == ASSISTANT
     if starts_with_assistant and messages[0].images:
         raise SampleError(
-            f"{where}: message {messages[0].number}, before the first question, holds an "
-            f"{IMAGE_MARKER} marker; put it into a question",
+            f"{where}: message {messages[0].number}, before the first question, contains "
+            f"{IMAGE_MARKER}; move the marker to a question",
             "markers",
         )
     for count, message in enumerate(messages[starts_with_assistant:]):
         expected = (USER, ASSISTANT)[count % 2]
         if message.role != expected:
             name = message.names[expected == ASSISTANT]
-            rule = "a system text comes first" if message.role == SYSTEM else "roles alternate"
+            rule = (
+                "a system prompt must be the first message"
+                if message.role == SYSTEM
+                else "roles must alternate"
+            )
             raise SampleError(
-                f"{where}: message {message.number} is from {message.name!r} where {name!r} comes "
-                f"next; {rule}",
+                f"{where}: message {message.number} is from {message.name!r}, expected {name!r}; "
+                f"{rule}",
                 "roles",
             )
     if len(messages) - starts_with_assistant < 2 and not (
@@ -237,7 +244,7 @@ def _check_roles(messages: Sequence[RawMessage], where: str) -> None:
     ):
         name = messages[0].names[1] if messages else "assistant"
         raise SampleError(
-            f"{where}: has no answer to learn; add a message from {name!r}", "no answer"
+            f"{where}: has no answer to train on; add a message from {name!r}", "no answer"
         )
 
 
@@ -273,14 +280,14 @@ def _images_of(
             "marker",
             "markers",
         )
-    refuse_any_order(listed, where)
+    refuse_undefined_order(listed, where)
     order = [part.index for part in parts]
     if all(index is None for index in order):
         return tuple(images)
     if sorted(order, key=lambda index: -1 if index is None else index) != list(range(len(images))):
         raise SampleError(
-            f"{where}: its image parts have the indices {order}; name each of its {len(images)} "
-            "images once, from 0",
+            f"{where}: its image parts have the indices {order}; expected each index from 0 to "
+            f"{len(images) - 1} once",
             "markers",
         )
     return tuple(images[index] for index in order if index is not None)

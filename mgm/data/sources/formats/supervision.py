@@ -13,7 +13,7 @@ _OFF = ("false", "no", "off", "0")
 _TEXTS = ("instruction", "input")
 
 
-def refuse_loss_fields(record: Mapping[str, Any], learned: Sequence[bool], where: str) -> None:
+def refuse_loss_fields(record: Mapping[str, Any], supervised: Sequence[bool], where: str) -> None:
     """Refuse a record with a loss mask, or a field that excludes it from the loss.
 
     A mask that selects all answers and nothing else is accepted: a true value, a list with a true
@@ -21,7 +21,7 @@ def refuse_loss_fields(record: Mapping[str, Any], learned: Sequence[bool], where
 
     Args:
         record: raw record.
-        learned: for each message except the system's, whether it is an answer.
+        supervised: for each message except the system's, whether it is an answer.
         where: prefix of errors.
 
     Raises:
@@ -32,22 +32,23 @@ def refuse_loss_fields(record: Mapping[str, Any], learned: Sequence[bool], where
         refused = plain == _LABEL and value is False
         if plain in _MASKS and not is_empty(value):
             # A number in `loss` is a recorded loss value.
-            is_figure = plain == "loss" and type(value) in (int, float)
-            refused = not is_figure and not _learns_answers(value, learned)
+            is_recorded_loss = plain == "loss" and type(value) in (int, float)
+            refused = not is_recorded_loss and not _selects_answers(value, supervised)
         if refused:
             raise SampleError(
-                f"{where}: field {name!r} is {value!r:.40}, and all answers are learned and no "
-                "question is; leave the sample out, divide it, or remove the field",
+                f"{where}: field {name!r} is {value!r:.40}, but the loss covers all answers and no "
+                "question; split or remove the sample, or remove the field",
                 UNSUPPORTED_KIND,
             )
 
 
-def _learns_answers(value: Any, learned: Sequence[bool]) -> bool:
+def _selects_answers(value: Any, supervised: Sequence[bool]) -> bool:
     """Whether a loss mask selects all answers and nothing else."""
     if isinstance(value, list | tuple):
         given = list(value)
-        answers = [True] * sum(learned)
-        return given in (answers, list(learned), [False, *learned])  # with the system message
+        answers = [True] * sum(supervised)
+        # The last one also has a value for the system message.
+        return given in (answers, list(supervised), [False, *supervised])
     if isinstance(value, str):
         return value.strip().lower() not in _OFF
     return not isinstance(value, int | float) or value == 1
@@ -69,11 +70,11 @@ def refuse_unread_texts(record: Mapping[str, Any], texts: Sequence[str], where: 
     for name, value in record.items():
         if plain_name(name) not in _TEXTS or not isinstance(value, str) or is_empty(value):
             continue
-        wanted = _words(value)
-        if not any(wanted in _words(text) for text in texts):
+        words = _words(value)
+        if not any(words in _words(text) for text in texts):
             raise SampleError(
-                f"{where}: field {name!r} holds a text that no message does; write it into the "
-                "question, or remove it",
+                f"{where}: the text of field {name!r} is in no message; add it to the question, or "
+                "remove the field",
                 UNSUPPORTED_KIND,
             )
 

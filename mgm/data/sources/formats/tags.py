@@ -99,8 +99,8 @@ def refuse_tags(
         return  # fast path of most texts
     if "data:" in text and (match := _DATA_URL.search(text)):
         raise SampleError(
-            f"{where} holds an image as a data URL in its text ({match[0]!r:.60}); put it into "
-            "'image', and <image> into the text",
+            f"{where} contains an image as a data URL ({match[0]!r:.60}); move it to 'image', and "
+            "write <image> in the text",
             UNSUPPORTED_KIND,
         )
     if "<" not in text and "[IMG" not in text:
@@ -108,8 +108,8 @@ def refuse_tags(
     tag = _placeholder(text.partition("```")[0], has_markers, earlier)
     if tag is not None:
         raise SampleError(
-            f"{where} holds {tag!r:.80}, another framework's tag; write <image> for an image, and "
-            "leave out samples with other media",
+            f"{where} contains {tag!r:.80}, a placeholder of another framework; write <image> for "
+            "an image, and remove samples with other media",
             UNSUPPORTED_KIND,
         )
 
@@ -154,7 +154,7 @@ def refuse_grounding(record: Mapping[str, Any], texts: list[str], where: str) ->
     for tag in _GROUNDING:
         if any(tag in text for text in texts):
             raise SampleError(
-                f"{where}: field 'objects' holds what {tag!r} stands for, and it is not filled in; "
-                "write it into the text",
+                f"{where}: {tag!r} in its text refers to field 'objects', which is not supported; "
+                "write the text of the object instead",
                 UNSUPPORTED_KIND,
             )

@@ -10,7 +10,7 @@ from mgm.data.images.extensions import IMAGE_EXTENSIONS
 from mgm.data.sources.sample import SampleError, is_url
 
 UNSUPPORTED_KIND = "unsupported"
-NO_TOOLS = "conversations with tools cannot be learned; leave the sample out"
+NO_TOOLS = "tool calls are not supported; remove the sample"
 TOOL_ROLES = frozenset(
     ("tool", "tools", "function", "function_call", "function_response", "observation", "ipython",
      "tool_call", "tool_response", "tool_result")
@@ -20,29 +20,29 @@ MEDIA_ENDINGS = (
     "wav", "mp3", "flac", "ogg", "oga", "opus", "m4a", "aac", "wma", "aiff", "amr",
 )  # fmt: skip
 
-_MEDIA = "holds media, and the model reads images alone; leave the sample out, or give its frames"
-_TOOLS = f"holds tools; {NO_TOOLS}"
-_PREFERENCE = "holds a preference, and every answer is learned; keep the chosen answers alone"
-_WEIGHT = "weighs the sample, and all count alike; remove it, or repeat the sample"
-_SYSTEM = "may be a system text; call it 'system', or remove it"
-_HISTORY = "holds turns that are not read; put them into the conversation"
+_MEDIA = "has media other than images, which the model cannot read; remove the sample"
+_TOOLS = f"has tool definitions; {NO_TOOLS}"
+_PREFERENCE = "is preference data, but every answer is trained on; keep only chosen answers"
+_WEIGHT = "is a loss weight, which is not supported; remove it, or repeat the sample"
+_SYSTEM = "may be a system prompt; rename it to 'system', or remove it"
+_HISTORY = "has earlier turns, which are not read; move them to the conversation"
 _MESSAGE_FIELDS = {
-    **dict.fromkeys(("tool_calls", "function_call", "tool_call_id"), f"is set; {NO_TOOLS}"),
+    **dict.fromkeys(("tool_calls", "function_call", "tool_call_id"), f"is set, but {NO_TOOLS}"),
     **dict.fromkeys(
         ("reasoning_content", "reasoning", "thinking", "refusal"),
-        "is no part of what is learned; put it into the text, or remove it",
+        "is not trained on; move it to the text, or remove it",
     ),
     **dict.fromkeys(("audio", "video", "videos", "image", "images"),
-                    "is not read in a message; make it a part of the content, or an image of the "
-                    "sample"),
+                    "is not read in a message; make it a part of the message's content, or move it "
+                    "to 'images' of the sample"),
 }  # fmt: skip
 _LOSS_FIELDS = ("weight", "loss", "train", "trainable", "loss_mask", "loss_scale")
-_NAME = "names who speaks, which templates cannot write; put it into the text"
-_OWN_NAMES = ("user", "human", "assistant", "gpt", "system", "")
+_NAME = "is a speaker's name, which conversation templates do not support; move it to the text"
+_ROLE_NAMES = ("user", "human", "assistant", "gpt", "system", "")
 
 _MEDIA_NAME = re.compile(rf"[^\n]{{1,4000}}\.(?:{'|'.join(MEDIA_ENDINGS)})", re.IGNORECASE)
 _IMAGE_NAME = re.compile(rf"[^\n]{{1,4000}}\.(?:{'|'.join(IMAGE_EXTENSIONS)})", re.IGNORECASE)
-_NOTHING = ("none", "null", "nan", "false", "no", "n/a", "0")
+_NO_VALUE = ("none", "null", "nan", "false", "no", "n/a", "0")
 
 
 def is_empty(value: Any) -> bool:
@@ -79,7 +79,7 @@ def _is_media(value: Any) -> bool:
     """Whether a field with the name of media has any: bytes, audio samples, a name or an id."""
     if isinstance(value, str):
         text = value.strip()
-        is_name = text.lower() not in _NOTHING and len(text.split()) == 1
+        is_name = text.lower() not in _NO_VALUE and len(text.split()) == 1
         return is_name or _names_a_file(text, _MEDIA_NAME)
     if isinstance(value, list | tuple):
         return any(map(_is_media, value))
@@ -176,14 +176,14 @@ def refuse_fields(record: Mapping[str, Any], where: str) -> None:
 
 
 def refuse_message_fields(
-    message: Mapping[str, Any], where: str, learned: bool, role: str = "", name: str = ""
+    message: Mapping[str, Any], where: str, supervised: bool, role: str = "", name: str = ""
 ) -> None:
     """Refuse a message with a field that training cannot use and must not ignore.
 
     Args:
         message: raw message.
         where: prefix of errors.
-        learned: whether it is an answer.
+        supervised: whether it is an answer, which the loss covers.
         role: role of the message.
         name: name of that role in the record.
 
@@ -199,15 +199,15 @@ def refuse_message_fields(
                 f"{where}: field {field!r} {_MESSAGE_FIELDS[field]}", UNSUPPORTED_KIND
             )
         if field in _LOSS_FIELDS and not is_empty(value):
-            # Questions are never learned, answers always.
-            usual = value == 1 if learned else value == 0 or field == "weight"
+            # Answers are always in the loss, questions never.
+            usual = value == 1 if supervised else value == 0 or field == "weight"
             if not usual:
                 raise SampleError(
-                    f"{where}: field {field!r} is {value!r:.40}, and all answers are learned and "
-                    "no question is; leave the sample out, or divide it",
+                    f"{where}: field {field!r} is {value!r:.40}, but the loss covers all answers "
+                    "and no question; split or remove the sample",
                     UNSUPPORTED_KIND,
                 )
-        if field == "name" and str(value).lower() not in (*_OWN_NAMES, role, name.lower()):
+        if field == "name" and str(value).lower() not in (*_ROLE_NAMES, role, name.lower()):
             raise SampleError(f"{where}: field 'name' {_NAME}", UNSUPPORTED_KIND)
 
 
@@ -231,7 +231,7 @@ def refuse_unread_images(
     for name, value in record.items():
         if not names and isinstance(value, bytes) and _ARRAY.fullmatch(name):
             raise SampleError(
-                f"{where}: {name!r} holds an array, which is not read; write it as an image file, "
+                f"{where}: {name!r} is an array file, which is not read; save it as an image file, "
                 "or remove it",
                 UNSUPPORTED_KIND,
             )
@@ -243,20 +243,22 @@ def refuse_unread_images(
         read_names = [_base(one) if isinstance(one, str) else None for one in names]
         number, form = match.groupdict().get("number"), match.groupdict().get("form")
         is_file = form is not None and _FILE_FORM.search(form) is not None
-        held = [one for one in _leaves(value) if _is_image(one, is_file)]
+        unread = [one for one in _leaves(value) if _is_image(one, is_file)]
         if read_names:
-            held = [one for one in held if not isinstance(one, str) or _base(one) not in read_names]
+            unread = [
+                one for one in unread if not isinstance(one, str) or _base(one) not in read_names
+            ]
         if read_names and not number:
             comparable = form is not None and "name" not in form and None not in read_names
-            held = [one for one in held if comparable and _names_a_path(one)]
-        if held:
+            unread = [one for one in unread if comparable and _names_a_path(one)]
+        if unread:
             raise _unread(name, where)
 
 
 def _unread(name: str, where: str) -> SampleError:
     return SampleError(
-        f"{where}: field {name!r} holds an image that is not read; call it 'image' or 'images', "
-        "with a marker for each, or remove it",
+        f"{where}: field {name!r} has an image that is not read; move it to 'image' or 'images', "
+        "with a marker for each, or remove the field",
         UNSUPPORTED_KIND,
     )
 

@@ -1,6 +1,6 @@
-"""Reads JSON data files: a list of records, or one per line, independent of the file name.
+"""Reads JSON and JSONL data files; the content, not the file name, decides which it is.
 
-They are read in chunks; memory is limited by the size of a chunk or of the longest record.
+Files are read in chunks, so that memory is limited by the chunk size or the longest record.
 """
 
 import codecs
@@ -38,7 +38,7 @@ def read_samples(
         MGMError: the file cannot be read or a sample is malformed; names the file and the sample.
     """
     samples: dict[int, Sample] = {}
-    first: SampleError | None = None
+    first_error: SampleError | None = None
     records = read_json_records(path)
     for index, record in enumerate(records):
         try:
@@ -46,11 +46,12 @@ def read_samples(
         except SampleError as fault:
             if on_fault is None:
                 raise
-            first = first or fault
+            first_error = first_error or fault
             on_fault(index, fault)
     if not samples:
         raise MGMError(
-            f"{Path(path)}: no usable samples among {len(records)}; fix them; the first: {first}"
+            f"{Path(path)}: none of its {len(records)} samples is usable; fix them; first error: "
+            f"{first_error}"
         )
     return samples
 
@@ -87,7 +88,7 @@ def file_elements(file: Path) -> Iterator[Element]:
 def unreadable(file: Path, error: OSError | ValueError) -> MGMError:
     """The error for a file that cannot be read."""
     reason = one_line(getattr(error, "strerror", None) or error)
-    advice = "name a file in it" if file.is_dir() else "give a JSON file with samples"
+    advice = "give a file in it" if file.is_dir() else "give a JSON or JSONL file of samples"
     return MGMError(f"{file}: cannot be read ({reason}); {advice}")
 
 
@@ -117,13 +118,13 @@ def elements(
     expects_lines = name.endswith(LINE_ENDINGS)
     if first == b"[":
         if expects_lines:
-            warn(f"{name}: holds a list, not lines, and is read as one")
+            warn(f"{name}: contains a JSON list, not JSON lines; it is read as a list")
         records = _list(whole, name)
     elif first != b"{" and not (expects_lines and first):
         raise MGMError(f"{name}: {_no_records(first, name)}")
     elif _is_lines(head, expects_lines):
         if not expects_lines:
-            warn(f"{name}: holds JSON lines, not a list, and is read as such")
+            warn(f"{name}: contains JSON lines, not a JSON list; it is read as JSON lines")
         records = _lines(whole, name, start)
     else:
         records = _objects(whole, name, warn)
@@ -132,7 +133,7 @@ def elements(
         if count > start:
             yield element
     if not count:
-        raise MGMError(f"{name}: holds no sample; give at least one")
+        raise MGMError(f"{name}: contains no samples; give a file with at least one")
 
 
 def decode_json(text: str, where: str) -> Any:
@@ -141,18 +142,18 @@ def decode_json(text: str, where: str) -> Any:
         return JSON.decode(text)
     except (ValueError, RecursionError) as error:
         raise SampleError(
-            f"{where}: is not valid JSON ({one_line(error)}); fix it there, or write it again"
+            f"{where}: is not valid JSON ({one_line(error)}); fix the syntax or write it again"
         ) from error
 
 
 def _no_records(first: bytes, name: str) -> str:
     if first == b"":
-        return "is not valid JSON: it holds nothing but blanks; get a whole copy"
+        return "is not valid JSON: it contains only whitespace; download or copy it again"
     if name.endswith((".yaml", ".yml")):
-        return f"is YAML; a mixture is JSON: {MIXTURE_FORM}"
+        return f"is YAML; write a mixture as JSON: {MIXTURE_FORM}"
     if name.endswith((".csv", ".tsv")):
-        return "is a table of texts (CSV); write a JSON object with 'conversations' for each row"
-    return "is not valid JSON, which begins with [ or {; give a list of samples, or JSON lines"
+        return "is CSV; convert each row to a JSON object with 'conversations'"
+    return "is not valid JSON, which starts with [ or {; give a list of samples, or JSON lines"
 
 
 def _is_lines(head: bytes, expects_lines: bool) -> bool:
@@ -170,7 +171,7 @@ def _is_lines(head: bytes, expects_lines: bool) -> bool:
     except UnicodeDecodeError:
         return True  # other lines may be valid
     except RecursionError:
-        return True  # so deeply nested a value is a whole line
+        return True  # a value nested this deeply is on one line
     except ValueError:  # a broken line, or the first of a value that spans several
         return lines[1].lstrip().startswith(b"{") if len(lines) > 1 else expects_lines
     return len(lines) > 1 or _is_record(value) or (expects_lines and _inner_list(value) is None)
@@ -207,7 +208,7 @@ def _objects(content: BinaryIO, name: str, warn: Callable[[str], None]) -> Itera
     text.peek()
     first = text.take()
     if text.peek():
-        warn(f"{name}: holds objects one after the other, and is read as such")
+        warn(f"{name}: contains concatenated JSON objects, not a list; each is read as a sample")
     elif not _is_record(first[2]):
         raise MGMError(f"{name}: {_one_object(first[2])}")
     yield first
@@ -228,17 +229,17 @@ def _one_object(value: Any) -> str:
     key = _inner_list(value)
     if key == "datasets":
         return (
-            f"is no mixture as it should be; its name ends in .json, it holds {MIXTURE_FORM}, "
-            "and no other key"
+            f"is not a valid mixture, which is a .json file with {MIXTURE_FORM} and no "
+            "other keys; fix it"
         )
     if key is not None:
         return (
-            f"holds an object with a list under {key!r:.60}, not a list of samples; write that "
-            f"list alone (jq .{key:.60} FILE > NEW)"
+            f"is an object with a list in {key!r:.60}, not a list of samples; extract that list "
+            f"(jq .{key:.60} FILE > NEW)"
         )
     return (
-        f"holds {value_kind(value)}, not a list of samples; put the samples between [ and ], one "
-        f"in each line, or give a mixture: {MIXTURE_FORM}"
+        f"is {value_kind(value)}, not a list of samples; write the samples as a JSON list or as "
+        f"JSON lines, or give a mixture: {MIXTURE_FORM}"
     )
 
 
@@ -250,7 +251,7 @@ def _list(content: BinaryIO, name: str) -> Iterator[Element]:
     if text.peek() == "]":
         text.skip(1)
         if text.peek():
-            raise text.error("more follows the list")
+            raise text.error("data after the end of the list")
         return
     while True:
         yield text.take()
@@ -258,8 +259,8 @@ def _list(content: BinaryIO, name: str) -> Iterator[Element]:
         text.skip(1)
         if after == "]":
             if text.peek():
-                raise text.error("more follows the list")
+                raise text.error("data after the end of the list")
             return
         if after != ",":
-            raise text.error("the file ends within the list" if not after else "a comma is missing")
+            raise text.error("end of file within the list" if not after else "missing comma")
         text.peek()

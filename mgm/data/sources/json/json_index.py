@@ -1,8 +1,8 @@
 """Index of a JSON data file for random access: byte offsets, lengths and images of its samples.
 
-A published instruction file is 1.7 GB of JSON; parsing it in each process of a run takes minutes
-and many gigabytes of memory. Here it is read once, in chunks. The index of a large file is saved
-beside the file, or in the user's cache folder if that is not writable.
+A published instruction file is 1.7 GB of JSON; parsing it in each process of a run would take
+minutes and many gigabytes of memory. The index is built once, reading the file in chunks; that of a
+large file is saved beside it, or in the user's cache folder if the data folder is not writable.
 """
 
 import hashlib

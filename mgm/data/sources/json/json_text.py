@@ -58,7 +58,7 @@ class JSONText:
             try:
                 value, end = self.decode(self.text, self.at)
             except RecursionError as error:
-                raise self.error("it is nested too deeply") from error
+                raise self.error("nested too deeply") from error
             except json.JSONDecodeError as error:
                 cut = error.msg.startswith("Unterminated") or error.pos + _TAIL >= len(self.text)
                 if self.ended or not cut:
@@ -77,7 +77,7 @@ class JSONText:
         """The error for invalid JSON at the current position."""
         return MGMError(
             f"{self.name}: is not valid JSON at sample {self.taken}, byte {self.byte:,} "
-            f"({one_line(reason)}); fix it there, or get a whole copy"
+            f"({one_line(reason)}); fix the syntax, or download or copy the file again"
         )
 
     def _more(self) -> None:

@@ -1,7 +1,7 @@
 """Reads WebDataset tars: files with the same name except the extension are one record.
 
-`tarfile` takes any invalid header, and the end of a file truncated between two members, for the end
-of the archive. Here a tar must end with the block of zeros that all writers append.
+`tarfile` takes an invalid header, or the end of a file that is truncated between two members, for
+the end of the archive. This reader requires the block of zeros that all writers append.
 """
 
 import bz2
@@ -31,7 +31,7 @@ Member = tuple[str, str, tarfile.TarInfo]  # name of its sample, extension, and 
 
 
 class TruncatedTarError(MGMError):
-    """A tar without its end-of-archive block: it is truncated."""
+    """A truncated tar: its end-of-archive block is missing."""
 
 
 class TarReader:
@@ -65,7 +65,7 @@ class TarReader:
             MGMError: the tar is truncated or damaged, or data follows its end.
             tarfile.ReadError: it ends within a member.
         """
-        last = "its beginning"
+        last = "the start of the file"
         for member in self.archive:
             self.archive.members = []  # ty: ignore[missing-attribute]  saves memory
             last = member.name
@@ -104,7 +104,7 @@ class TarReader:
             other = stored.get(field)
             if isinstance(text, str) and other is not None and other != text:
                 return SampleError(
-                    f"{where}: its text file and its JSON differ in {field!r}; keep one of them"
+                    f"{where}: {field!r} differs between its text file and its JSON; keep one"
                 )
         return stored | row
 
@@ -120,20 +120,20 @@ class TarReader:
         block = self._blocks.last_read
         if len(block) < BLOCK_BYTES:
             raise TruncatedTarError(
-                f"{self.name}: ends without the mark of its end, after {last!r:.80}; get a whole "
-                "copy"
+                f"{self.name}: is truncated after {last!r:.80} (no end-of-archive block); download "
+                "or copy it again"
             )
         at = self._blocks.tell() - BLOCK_BYTES
         if block.strip(b"\0"):
             raise MGMError(
-                f"{self.name}: is damaged after {last!r:.80}: byte {at:,} begins no member; get a "
-                "whole copy"
+                f"{self.name}: is damaged after {last!r:.80} (no member header at byte {at:,}); "
+                "download or copy it again"
             )
         while chunk := self._blocks.read(CHUNK_BYTES):
             if chunk.strip(b"\0"):
                 raise MGMError(
-                    f"{self.name}: holds more after the mark of its end (byte {at:,}), as tars do "
-                    "that were joined with cat; give each tar by itself, or pack them anew"
+                    f"{self.name}: has data after its end-of-archive block (byte {at:,}), like "
+                    "tars joined with cat; give each tar as a file of its own"
                 )
 
 
@@ -177,14 +177,16 @@ def _check_kind(head: bytes, name: str) -> None:
         MGMError: names the kind of another file.
     """
     if not head:
-        raise MGMError(f"{name}: cannot be read (it is empty); get a whole copy")
+        raise MGMError(f"{name}: is empty; download or copy it again")
     if any(head.startswith(magic) for magic, _ in _PACKED) or _begins_tar(head):
         return
     kind = foreign_kind(head)
     if kind is not None and head.strip(b"\0"):
-        raise MGMError(f"{name}: is no tar; it is {kind}")
+        raise MGMError(f"{name}: is not a tar archive but {kind}")
     if head[:1] in (b"{", b"["):
-        raise MGMError(f"{name}: is no tar; it is JSON, whose name ends in .json or .jsonl")
+        raise MGMError(
+            f"{name}: is not a tar archive but JSON; rename it to end in .json or .jsonl"
+        )
 
 
 def _begins_tar(head: bytes) -> bool:

@@ -64,7 +64,7 @@ def test_blanks_around_a_url_are_no_part_of_it(blanks):
     assert read(f"{blanks}file:///a/b.png") == "/a/b.png"
     assert read(" a.png") == " a.png"
     talk = [{"from": "human", "value": "what?"}, TALK[1]]
-    with pytest.raises(SampleError, match="field 'thing' holds an image"):
+    with pytest.raises(SampleError, match="field 'thing' has an image that is not"):
         parse_sample({"conversations": talk, "thing": f" {url}"}, "")
 
 
@@ -74,16 +74,16 @@ PNG = base64.b64encode(encoded("PNG") * 40).decode()
 @pytest.mark.parametrize(
     ("image", "words"),
     [
-        (PNG[:300] + "!" + PNG[300:], "broken base64 as image 1 of 1 in 'image'"),
-        (PNG[:301], "broken base64"),
+        (PNG[:300] + "!" + PNG[300:], "invalid base64 as image 1 of 1 in 'image'"),
+        (PNG[:301], "invalid base64"),
         ("data:image/png;base64," + PNG[:301] + "é", "a data URL as image 1 of 1"),
         ("data:image/png", "a data URL as image 1 of 1 in 'image' that is not a valid data URL"),
         ("data:image/png;base64,", "no bytes as image 1"),
-        ({"base64": "???"}, "broken base64"),
+        ({"base64": "???"}, "invalid base64"),
         ("é" + PNG, "a text of"),
         ("a\0b.png", "a NUL character"),
-        ("file://[x", "a broken file URL as image 1 of 1"),
-        ("file://[x/a.png", "a broken file URL"),
+        ("file://[x", "an invalid file URL as image 1 of 1"),
+        ("file://[x/a.png", "an invalid file URL"),
         ("file://host/a.png", "a file URL of another machine as image 1 of 1"),
         ("a.png/", "a folder as image 1 of 1"),
         ("s3://bucket/a.png", "a URL of another kind"),
@@ -103,7 +103,7 @@ def test_faults(image, words):
 def test_two_fields():
     same = {"image": "a.png", "images": ["a.png"], "conversations": TALK}
     assert parse_sample(same, "").images == ("a.png",)
-    with pytest.raises(SampleError, match="'image' and 'images' name different images"):
+    with pytest.raises(SampleError, match="'image' and 'images' differ"):
         parse_sample(same | {"images": ["b.png"]}, "")
 
 

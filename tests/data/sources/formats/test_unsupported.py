@@ -41,15 +41,15 @@ def test_fields(field, value):
     ("record", "words"),
     [
         ({"conversations": TEXT, "kto_tag": False}, "field 'kto_tag'"),
-        *(({"conversations": TEXT, name: '[{"name": "f"}]'}, f"field '{name}' holds tools")
+        *(({"conversations": TEXT, name: '[{"name": "f"}]'}, f"field '{name}' has tool definitions")
           for name in ("tools", "functions")),
-        ({"conversations": TEXT, "tools": [{"name": "f"}]}, "field 'tools' holds tools"),
+        ({"conversations": TEXT, "tools": [{"name": "f"}]}, "field 'tools' has tool definitions"),
         ({"conversations": TEXT, "weight": 0.2}, "field 'weight' weighs"),
         *(({"conversations": TEXT, name: "S"}, f"field '{name}' may be a system text")
           for name in ("meta_instruction", "custom_instruction")),
-        ({"conversations": TEXT, "history": [["q", "a"]]}, "field 'history' holds turns"),
+        ({"conversations": TEXT, "history": [["q", "a"]]}, "field 'history' has earlier turns"),
         # Media under names that say less.
-        *(({"conversations": TEXT, name: value}, f"field '{name}' holds media")
+        *(({"conversations": TEXT, name: value}, f"field '{name}' has media")
           for name in ("clip", "media", "attachments", "Files", "speech", "frames", "vision")
           for value in ("x/a.mp4", ["a.WAV"], [{"path": "a.mov"}], "https://a.b/c.webm?d=e",
                         {"bytes": b"a", "path": None})),
@@ -59,8 +59,8 @@ def test_fields(field, value):
                               ("label", False), ("train", False), ("train", 0), ("train", "no"),
                               ("trainable", False), ("loss_scale", 0.5), ("loss_scale", [1.0, 2.0]),
                               ("loss", False), ("loss", [False]), ("lossMask", [1, 1]))),
-        ({"conversations": TEXT, "instruction": "Be short."}, "field 'instruction' holds a text"),
-        ({"messages": messages()["messages"], "input": "some text"}, "field 'input' holds a text"),
+        ({"conversations": TEXT, "instruction": "Be short."}, "is in no message; add it"),
+        ({"messages": messages()["messages"], "input": "some text"}, "is in no message; add it"),
         (turns("human", "tool", "gpt"), "message 1 has 'tool' as 'from'"),
         (turns("human", "function_call", "observation", "gpt"), "'function_call' as 'from'"),
         ({"messages": [{"role": "ipython", "content": "x"}]}, "message 0 has 'ipython' as 'role'"),
@@ -77,7 +77,7 @@ def test_fields(field, value):
         (messages(("content", [{"video": "a.mp4"}, {"text": "what?"}])), "of type 'video'"),
         (messages(("content", [{"type": "text", "text": "a", "image": "b.png"}])), "two parts"),
         # An image under a name that is not read.
-        ({"conversations": TEXT, "image_path": "a"}, "field 'image_path' holds an image"),
+        ({"conversations": TEXT, "image_path": "a"}, "field 'image_path' has an image that is not"),
         ({"conversations": TEXT, "img": "a.png"}, "field 'img'"),
         ({"conversations": TEXT, "Image": "a.png"}, "field 'Image'"),
         ({"conversations": TEXT, "image_url": "https://a.b/c"}, "field 'image_url'"),

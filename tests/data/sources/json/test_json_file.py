@@ -34,8 +34,8 @@ def test_lists_and_lines(write_samples):
         ("", "is empty"),
         ("[{]", "is not valid JSON"),
         ("[" * 100_000, "is not valid JSON"),
-        ("{}", "holds an object, not a list of samples"),
-        ("[]", "holds no sample"),
+        ("{}", "is an object, not a list of samples"),
+        ("[]", "contains no samples"),
         ('[{"conversations": 1}]', "data.json: sample 0: has a number as conversations"),
     ],
 )
@@ -54,7 +54,7 @@ def test_files_that_cannot_be_read(tmp_path, write_samples):
     with pytest.raises(MGMError, match="cannot be read"):
         read_samples(tmp_path)
     (tmp_path / "bytes.json").write_bytes(b"\xff\xfe\x00")
-    with pytest.raises(MGMError, match=r"bytes.json: is text in UTF-16"):
+    with pytest.raises(MGMError, match=r"bytes.json: is UTF-16 text"):
         read_samples(tmp_path / "bytes.json")
     with pytest.raises(MGMError, match="line 2: is not valid JSON"):
         read_samples(
@@ -118,28 +118,30 @@ def test_it_is_said(tmp_path, caplog):
         (tmp_path / name).write_text(content)
         read_samples(tmp_path / name)
     first, second = caplog.messages
-    assert first.endswith("lines.json: holds JSON lines, not a list, and is read as such")
-    assert second.endswith("list.jsonl: holds a list, not lines, and is read as one")
+    assert first.endswith(
+        "lines.json: contains JSON lines, not a JSON list; it is read as JSON lines"
+    )
+    assert second.endswith("list.jsonl: contains a JSON list, not JSON lines; it is read as a list")
 
 
 @pytest.mark.parametrize("name", ["data.json", "data.jsonl", "data.yaml", "data"])
 @pytest.mark.parametrize(
     ("content", "words"),
     [
-        (b"", "is empty; get a whole copy"),
-        (b" \n \n", "is not valid JSON: it holds nothing but blanks"),
-        (gzip.compress(LISTED.encode(), mtime=0), "is a gzip archive; unpack it"),
+        (b"", "is empty; download or copy it again"),
+        (b" \n \n", "is not valid JSON: it contains only whitespace"),
+        (gzip.compress(LISTED.encode(), mtime=0), "is a gzip archive; decompress it"),
         (b"PK\x03\x04 and more", "is a zip archive"),
         (b"PAR1 and more", "is a parquet table"),
         (b"ARROW1\0\0", "is an arrow table"),
         (b"<!DOCTYPE html><html>", "is a page of HTML or XML"),
         (b"\n<?xml version='1.0'?>", "is a page of HTML or XML"),
         (b"version https://git-lfs.github.com/spec/v1\noid sha256:0", "is a pointer of Git LFS"),
-        (LISTED.encode("utf-16"), "is text in UTF-16; save it in UTF-8"),
-        (LISTED.encode("utf-32"), "is text in UTF-32"),
-        (LISTED.encode("utf-16-le"), "is text in UTF-16 without its mark"),
-        (LISTED.encode("utf-16-be"), "is text in UTF-16 without its mark"),
-        (bytes(5000), "is NUL bytes alone"),
+        (LISTED.encode("utf-16"), "is UTF-16 text; save it in UTF-8"),
+        (LISTED.encode("utf-32"), "is UTF-32 text"),
+        (LISTED.encode("utf-16-le"), "is UTF-16 text without a byte order mark"),
+        (LISTED.encode("utf-16-be"), "is UTF-16 text without a byte order mark"),
+        (bytes(5000), "is all NUL bytes"),
         (b"abc\0\0", "is binary"),
         (b"\x89PNG\r\n\x1a\n", "is a PNG image"),
         (b"\x80\x04\x95", "is a Python pickle"),
@@ -149,11 +151,11 @@ def test_it_is_said(tmp_path, caplog):
         (LISTED[:-1].encode(), "at sample 3, byte "),
         (f"{LISTED} {LISTED}".encode(), "more follows the list"),
         ("\u4f60\u597d".join(("[", LISTED)).encode("gbk"), "perhaps GBK, Big5 or Shift JIS"),
-        (f'{{"name": "all", "datasets": {LISTED}}}'.encode(), "is no mixture as it should be; its"),
+        (f'{{"name": "all", "datasets": {LISTED}}}'.encode(), "is not a valid mixture"),
         (f'{{"data": {LISTED}}}'.encode(), "a list under 'data', not a list of samples"),
         (f'{{\n"info": {{}},\n"annotations": {LISTED}}}'.encode(), "a list under 'annotations'"),
-        (b"{}", "holds an object"),
-        (f"[{LINE} {LINE}]".encode(), "a comma is missing"),
+        (b"{}", "is an object"),
+        (f"[{LINE} {LINE}]".encode(), "missing comma"),
         (f"[{LINE},]".encode(), "is not valid JSON at sample 1"),
     ],
     ids=lambda value: None if isinstance(value, bytes) else value[:30],
