@@ -46,19 +46,19 @@ class ChartQA(Benchmark):
     def score_one(self, response: Response, protocol: str, judge: Judge) -> float:
         """Relaxed correctness: a number within 5 %, or an equal text."""
         text = response.text.strip()
-        return float(any(is_near(text, answer) for answer in response.question.target))
+        return float(any(is_near(text, target) for target in response.question.target))
 
 
-def is_near(text: str, answer: str) -> bool:
+def is_near(text: str, target: str) -> bool:
     """Whether a number has a relative error of at most 5 %; other texts have to be equal but case.
 
     A target of 0 is compared as text. Source: Masry et al., "ChartQA" (2022), section 5.1;
     relaxed_correctness of both harnesses.
     """
-    number, right = _number(text), _number(answer)
-    if number is None or not right:
-        return text.lower() == answer.lower()
-    return abs(number - right) / abs(right) <= TOLERANCE
+    number, expected = _number(text), _number(target)
+    if number is None or not expected:
+        return text.lower() == target.lower()
+    return abs(number - expected) / abs(expected) <= TOLERANCE
 
 
 def _number(text: str) -> float | None:

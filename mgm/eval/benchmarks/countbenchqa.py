@@ -39,8 +39,8 @@ class CountBenchQA(Benchmark):
 
     def score_one(self, response: Response, protocol: str, judge: Judge) -> float:
         """Exact match in lmms-eval; VLMEvalKit looks for the target in the response."""
-        text, answer = response.text, response.question.target
-        return float(text.strip() == answer if protocol == LMMS_EVAL else answer in text)
+        text, target = response.text, response.question.target
+        return float(text.strip() == target if protocol == LMMS_EVAL else target in text)
 
 
 def _lmms_eval_prompt(row: dict[str, Any]) -> str:

@@ -104,10 +104,10 @@ class GQA(Benchmark):
 
     def score_one(self, response: Response, protocol: str, judge: Judge) -> float:
         """Exact match; lmms-eval ignores case and punctuation."""
-        text, answer = response.text, response.question.target
+        text, target = response.text, response.question.target
         if protocol == LMMS_EVAL:
-            return float(_normalize(text.strip()) == _normalize(answer))
-        return float(official_answer(text) == answer)
+            return float(_normalize(text.strip()) == _normalize(target))
+        return float(official_answer(text) == target)
 
     def submission(self, responses: Sequence[Response], folder: Path, split: str) -> list[Path]:
         """LLaVA's answers file, and the predictions file of GQA's evaluator."""

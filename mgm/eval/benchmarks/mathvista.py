@@ -212,9 +212,11 @@ def is_vlmevalkit_match(response: Response, problem: Mapping[str, Any], judge: J
         MGMError: the judge does not reply.
     """
     text = as_stored(response.text)
-    answer = _literal_answer(text, problem)
-    is_zero = problem["question_type"] != MULTI_CHOICE and answer is not None and not float(answer)
-    if answer is None or is_zero:  # Compat: 0 is falsy, so that the judge extracts
+    literal = _literal_answer(text, problem)
+    is_zero = (
+        problem["question_type"] != MULTI_CHOICE and literal is not None and not float(literal)
+    )
+    if literal is None or is_zero:  # Compat: 0 is falsy, so that the judge extracts
         if judge.is_model:
             prompt = extraction_prompt(response.question.text, text)
             replies = (
@@ -224,9 +226,9 @@ def is_vlmevalkit_match(response: Response, problem: Mapping[str, Any], judge: J
             text = as_stored(next(filter(None, replies), ""))
         else:
             text = rule_extraction(text, problem)
-        answer = _literal_answer(text, problem)
+        literal = _literal_answer(text, problem)
     target_field = "answer_option" if problem["question_type"] == MULTI_CHOICE else "answer"
-    return answer is not None and answer == problem[target_field]
+    return literal is not None and literal == problem[target_field]
 
 
 def _literal_answer(text: str, problem: Mapping[str, Any]) -> str | None:

@@ -53,7 +53,7 @@ class MME(Benchmark):
     ) -> Iterator[Question | SkippedQuestion]:
         """Prompts of LLaVA's question file; targets of the text files beside the images."""
         release = require_file(folder / "MME_Benchmark_release_version")
-        answers_by_file: dict[Path, dict[str, str]] = {}
+        targets_by_file: dict[Path, dict[str, str]] = {}
         file = folder / "llava_mme.jsonl"
 
         def make(record: dict[str, Any], index: int) -> Question:
@@ -61,9 +61,9 @@ class MME(Benchmark):
             name, text = (str(require_field(record, key, where)) for key in ("question_id", "text"))
             image = release / str(require_field(record, "image", where))
             official = text.replace(SHORT_ANSWER_SUFFIX, OFFICIAL_SUFFIX).strip()
-            answers = _answers(image, answers_by_file)
-            answer = answers.get(_strip_suffix(official))
-            if answer is None:
+            targets = _targets(image, targets_by_file)
+            target = targets.get(_strip_suffix(official))
+            if target is None:
                 raise MGMError(f"{image}: no target beside it for {official!r:.100}")
             bare = official.removesuffix(OFFICIAL_SUFFIX)
             prompt = official if protocol == VLMEVALKIT else bare + SHORT_ANSWER_SUFFIX
@@ -74,7 +74,7 @@ class MME(Benchmark):
                 id=f"{name}: {bare}",
                 text=text if protocol == PAPER else prompt,
                 images=(image,),
-                target=answer,
+                target=target,
                 group=name,
                 category=kind,
                 max_new_tokens=16 if protocol == LMMS_EVAL else 128,
@@ -208,21 +208,21 @@ MME_PARSERS: Mapping[str, Callable[[str], str]] = {
 }
 
 
-def _answers(image: Path, answers_by_file: dict[Path, dict[str, str]]) -> dict[str, str]:
+def _targets(image: Path, targets_by_file: dict[Path, dict[str, str]]) -> dict[str, str]:
     """Targets by question of an image, in the text file beside it or in its category's folder."""
     default = image.with_suffix(".txt")
     path = default if default.is_file() else None
     if path is None and image.parent.name == "images":
         path = image.parent.parent / "questions_answers_YN" / f"{image.stem}.txt"
     path = require_file(path or default)
-    if path not in answers_by_file:
-        answers_by_file.clear()  # questions about an image are consecutive
+    if path not in targets_by_file:
+        targets_by_file.clear()  # questions about an image are consecutive
         lines = path.read_text(encoding="utf-8").splitlines()
         pairs = [line.rstrip().rsplit("\t", 1) for line in lines if "\t" in line]
-        answers_by_file[path] = {
-            _strip_suffix(question): answer.strip().lower() for question, answer in pairs
+        targets_by_file[path] = {
+            _strip_suffix(question): target.strip().lower() for question, target in pairs
         }
-    return answers_by_file[path]
+    return targets_by_file[path]
 
 
 def _strip_suffix(question: str) -> str:

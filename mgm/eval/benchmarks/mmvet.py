@@ -153,13 +153,13 @@ def _instructions(protocol: str) -> str:
     return text.replace("\n\nQuestion", "\ngpt_query_prompt") if protocol == LMMS_EVAL else text
 
 
-def grading_prompt(question: str, truth: str, answer: str, protocol: str = PAPER) -> str:
+def grading_prompt(question: str, target: str, text: str, protocol: str = PAPER) -> str:
     """The judge's prompt: few-shot examples, and a row to complete.
 
     Source: MM-Vet's mm-vet_evaluator.py, and the utils of both harnesses.
     """
-    truth = truth.replace("<AND>", " <AND> ").replace("<OR>", " <OR> ")
-    row = " | ".join((question, truth, answer, ""))
+    target = target.replace("<AND>", " <AND> ").replace("<OR>", " <OR> ")
+    row = " | ".join((question, target, text, ""))
     return f"{_instructions(protocol)}\n{row.rstrip(' ') if protocol == LMMS_EVAL else row}"
 
 
@@ -178,11 +178,11 @@ def parse_grade(reply: str, protocol: str = PAPER) -> float | None:
     return number if 0 <= number <= 1 else None
 
 
-def contained_share(text: str, truth: str) -> float:
+def contained_share(text: str, target: str) -> float:
     """The share of a target's <AND> elements in a response, of the best <OR> alternative."""
     low = " ".join(text.lower().split())
     shares = []
-    for alternative in truth.lower().split("<or>"):
+    for alternative in target.lower().split("<or>"):
         elements = [" ".join(one.split()) for one in alternative.split("<and>")]
         shares.append(sum(one in low for one in elements) / len(elements))
     return max(shares)

@@ -40,18 +40,18 @@ class MMVP(LetterBenchmark):
         pair = str((number - 1) // 2)
         if protocol == VLMEVALKIT:
             question = choice_question(row, images)
-            text, answer, metadata = question.text, question.target, question.metadata
+            text, target, metadata = question.text, question.target, question.metadata
         else:
             question_text, choices = _first(row, "Question"), _first(row, "Options")
             if isinstance(choices, str):
                 choices = parsed_options(choices)
             text = f"{question_text}\n{format_choices(choices)}\n{LETTER_PROMPT}"
-            answer, metadata = target_letter(_first(row, "Correct Answer", "answer")), {}
+            target, metadata = target_letter(_first(row, "Correct Answer", "answer")), {}
         return Question(
             id=str(number - 1),
             text=text,
             images=images,
-            target=answer,
+            target=target,
             group=pair,
             max_new_tokens=16 if protocol == LMMS_EVAL else 1024,
             metadata={**metadata, "question_id": row_id(row, number)},

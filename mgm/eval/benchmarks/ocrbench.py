@@ -56,7 +56,7 @@ class OCRBench(Benchmark):
         else:
             form = _folded if protocol == LMMS_EVAL else _low
         text = form(response.text)
-        return float(any(form(answer) in text for answer in question.target))
+        return float(any(form(target) in text for target in question.target))
 
 
 def _without_blanks(text: str) -> str:

@@ -137,14 +137,14 @@ def parse_scienceqa_letter(text: str) -> str:
     return letters[0] if len(letters) == 1 else "FAILED"
 
 
-def is_lmms_eval_match(text: str, answer: str) -> bool:
+def is_lmms_eval_match(text: str, target: str) -> bool:
     """Whether a response is the target, or starts with it as a capital letter and a period.
 
     Source: `sqa_process_results` of lmms-eval's scienceqa, utils.py.
     """
-    text, right = text.strip(), answer.lower()
+    text, expected = text.strip(), target.lower()
     with_stop = text[:1].isupper() and text[1:2] == "."
-    return text.lower() == right or (with_stop and text[0].lower() == right)
+    return text.lower() == expected or (with_stop and text[0].lower() == expected)
 
 
 def predicted_index(letter: str, choices: Sequence[str]) -> int:

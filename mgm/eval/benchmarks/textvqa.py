@@ -49,26 +49,26 @@ class TextVQA(Benchmark):
         self, folder: Path, split: str, protocol: str
     ) -> Iterator[Question | SkippedQuestion]:
         """Prompts of LLaVA's question file, with OCR tokens; ten human answers of TextVQA."""
-        answers = {
+        targets = {
             (one["image_id"], one["question"].lower()): one["answers"]
             for one in load_json(folder / ANSWERS_FILE)["data"]
         }
 
-        def answer(record: dict) -> list[str]:
+        def target_of(record: dict) -> list[str]:
             key = (record["question_id"], question_of_prompt(record["text"]).lower())
-            if key not in answers:
+            if key not in targets:
                 raise MGMError(
                     f"{folder / ANSWERS_FILE}: no answers to {key[1]!r:.100} about {key[0]}; "
                     "use version 0.5.1 of both files"
                 )
-            return answers[key]
+            return targets[key]
 
         yield from llava_questions(
             folder / QUESTIONS_FILE,
             folder / "train_images",
             prompt=partial(self.prompt, protocol),
             transform=_with_unique_id,
-            target=answer,
+            target=target_of,
         )
 
     def prompt(self, protocol: str, published: str) -> str:

@@ -14,7 +14,7 @@ def edit_distance(first: str, second: str) -> int:
     return row[-1]
 
 
-def anls(text: str, answer: str) -> float:
+def anls(text: str, target: str) -> float:
     """Normalised similarity of a response to a target, from 0 to 1 (Biten et al. 2019).
 
     Runs of whitespace count as one space, but not in the length of the denominator.
@@ -23,9 +23,9 @@ def anls(text: str, answer: str) -> float:
     it (https://rrc.cvc.uab.es/?ch=17), and after it `anls` of lmms-eval and `anls_compute` of
     VLMEvalKit.
     """
-    first, second = (" ".join(one.lower().split()) for one in (text, answer))
+    first, second = (" ".join(one.lower().split()) for one in (text, target))
     # Compat: the length is that in upper case, which in a few languages has more characters.
-    length = max(len(text.upper()), len(answer.upper()))
+    length = max(len(text.upper()), len(target.upper()))
     if length and 1 - abs(len(first) - len(second)) / length < MIN_SIMILARITY:
         return 0.0  # a bound by length, which keeps long responses fast
     similarity = 1 - edit_distance(first, second) / length if length else 1.0

@@ -46,15 +46,15 @@ _MMVP_FORMS = (
 )
 
 
-def mmbench_letter(answer: str, choices: Mapping[str, str]) -> str | None:
+def mmbench_letter(text: str, choices: Mapping[str, str]) -> str | None:
     """MMBench: the letter in a response, or of the choice that it contains; None: neither.
 
     Compat: five letters are valid, however many choices there are; "A" in more than three words is
     an article. Source: `can_infer` of mmbench_evals.py.
     """
-    if _FAILED in answer:
-        return contained_choice(answer, choices)
-    words = answer.split()
+    if _FAILED in text:
+        return contained_choice(text, choices)
+    words = text.split()
     letters = LETTERS[:5]
     stated = [letter for letter in letters if letter in words]
     if len(stated) == 1 and not ("A" in words and len(words) > 3):
@@ -63,24 +63,24 @@ def mmbench_letter(answer: str, choices: Mapping[str, str]) -> str | None:
         stated = [letter for letter in letters if f"{before}{letter}{after}" in words]
         if len(stated) == 1:
             return stated[0]
-    return contained_choice(answer, choices)
+    return contained_choice(text, choices)
 
 
-def hrbench_letter(answer: str, choices: Mapping[str, str]) -> str | None:
+def hrbench_letter(text: str, choices: Mapping[str, str]) -> str | None:
     """HR-Bench: the letter in a response, "Z" for a refusal, or of the choice that it contains.
 
     Source: `can_infer` of lmms-eval's hrbench, hrbench_evals.py.
     """
-    if _FAILED not in answer:
-        if any(refusal in answer for refusal in REFUSALS):
+    if _FAILED not in text:
+        if any(refusal in text for refusal in REFUSALS):
             return REFUSAL_LETTER
-        words = answer.translate(PUNCTUATION_TO_BLANKS).split()
+        words = text.translate(PUNCTUATION_TO_BLANKS).split()
         stated = [letter for letter in choices if letter in words]
         if len(stated) == 1:
             return stated[0]
         if not stated and REFUSAL_LETTER in words:
             return REFUSAL_LETTER
-    return contained_choice(answer, choices)
+    return contained_choice(text, choices)
 
 
 def vstar_letter(text: str) -> str | None:
@@ -124,12 +124,12 @@ def lmms_eval_choice(text: str, choices: Choices) -> str | None:
     return parse_choice(text, choices, (("({})", "({})"), ("{} ", " {} "), ("{}.", " {} ")))
 
 
-def mcq_letter(answer: str, letters: Sequence[str]) -> str:
+def mcq_letter(text: str, letters: Sequence[str]) -> str:
     """The letter in the form of the highest weight, the last of several; empty: none.
 
     Source: `extract_mcq_answer` of _task_utils/mcq_extract.py.
     """
-    text = answer.strip()
+    text = text.strip()
     if not text:
         return ""
     for mark in ",.!?;:'\"":
@@ -159,11 +159,11 @@ def mcq_letter(answer: str, letters: Sequence[str]) -> str:
     return max(candidates, key=lambda one: one[:2])[2] if candidates else ""
 
 
-def exact_match(answer: str, target: str) -> bool:
+def exact_match(text: str, target: str) -> bool:
     """Whether two texts are equal, ignoring case and ASCII punctuation.
 
     Source: `exact_match_hf_evaluate` of api/metrics.py.
     """
     marks = str.maketrans("", "", string.punctuation)
-    first, second = (one.lower().translate(marks) for one in (answer, target))
+    first, second = (one.lower().translate(marks) for one in (text, target))
     return first == second

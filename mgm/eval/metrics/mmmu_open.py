@@ -53,18 +53,18 @@ def parse_open(text: str) -> list[str | float]:
     return list(dict.fromkeys(one for part in candidates for one in normalize_open(part)))
 
 
-def is_open_right(answer: object, predictions: Sequence[str | float]) -> bool:
+def is_open_right(target: object, candidates: Sequence[str | float]) -> bool:
     """Whether a candidate answer is a target, or contains it. Source: `eval_open`."""
-    targets = [one for part in as_list(answer) for one in normalize_open(str(part))]
-    for prediction in predictions:
-        if isinstance(prediction, str):
-            if any(isinstance(one, str) and one in prediction for one in targets):
+    targets = [one for part in as_list(target) for one in normalize_open(str(part))]
+    for candidate in candidates:
+        if isinstance(candidate, str):
+            if any(isinstance(one, str) and one in candidate for one in targets):
                 return True
-        elif prediction in targets:
+        elif candidate in targets:
             return True
     return False
 
 
-def as_list(answer: object) -> list[Any]:
+def as_list(target: object) -> list[Any]:
     """The targets of a question, which may be a single one."""
-    return list(answer) if isinstance(answer, list | tuple) else [answer]
+    return list(target) if isinstance(target, list | tuple) else [target]

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 Choices = Sequence[str] | Mapping[str, str]  # a list in order, or a mapping by letter
 GUESS_SEED = 42  # seed of random guesses in the published evaluator
-LONG_ANSWER = 5  # words; a longer response may contain the text of a choice
+LONG_RESPONSE = 5  # words; a longer response may contain the text of a choice
 # Forms of a letter in MMMU's parser, each with the form by which the last of several is found.
 OFFICIAL_FORMS = (("({})", "({})"), (" {} ", " {} "))
 
@@ -25,25 +25,25 @@ def format_choices(choices: Choices, form: str = "{letter}. {text}") -> str:
     return "\n".join(form.format(letter=letter, text=text) for letter, text in pairs)
 
 
-def chosen_letter(answer: str, count: int) -> str | None:
+def chosen_letter(text: str, count: int) -> str | None:
     """The letter that a response starts with, or the only one in it; None: neither.
 
     Args:
-        answer: the response, such as "B", "(B)", "B. a dog" or "The answer is B."
+        text: the response, such as "B", "(B)", "B. a dog" or "The answer is B."
         count: number of choices.
     """
     valid = LETTERS[:count]
-    text = answer.strip()
-    if text and text[0] in valid and not text[1:2].isalnum():
-        return text[0]
-    matches = re.findall(rf"\(([{valid}])\)|\b([{valid}])\b(?![’'])", text)
+    stripped = text.strip()
+    if stripped and stripped[0] in valid and not stripped[1:2].isalnum():
+        return stripped[0]
+    matches = re.findall(rf"\(([{valid}])\)|\b([{valid}])\b(?![’'])", stripped)
     letters = {first or second for first, second in matches}
     return letters.pop() if len(letters) == 1 else None
 
 
-def contained_choice(answer: str, choices: Choices) -> str | None:
+def contained_choice(text: str, choices: Choices) -> str | None:
     """The letter of the only choice whose text a response contains; None: none or several."""
-    low = answer.lower()
+    low = text.lower()
     letters = [
         letter for letter, choice in choices_by_letter(choices).items() if choice.lower() in low
     ]
@@ -71,7 +71,7 @@ def parse_choice(
         stated = [letter for letter in by_letter if form.format(letter) in text]
         if stated:
             return max(stated, key=lambda letter: text.rfind(order.format(letter)))
-    if len(text.split()) > LONG_ANSWER:
+    if len(text.split()) > LONG_RESPONSE:
         low = text.lower()
         stated = [letter for letter, name in by_letter.items() if name.lower() in low]
         if stated:

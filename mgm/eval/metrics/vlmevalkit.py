@@ -83,12 +83,12 @@ def as_multiple_choice(question: Question) -> Question:
     Compat: choices from C on remain. Source: `MMMU_preproc` and `mcq_vanilla_eval` of
     multiple_choice.py.
     """
-    choices, answer = question.metadata["choices"], question.target
+    choices, target = question.metadata["choices"], question.target
     if "A" not in choices:
         others = {letter: text for letter, text in choices.items() if letter > "B"}
-        choices = {"A": answer, "B": OTHER_ANSWERS} | others
-    answer = answer if answer in tuple(LETTERS) else "A"
-    return replace(question, target=answer, metadata={**question.metadata, "choices": choices})
+        choices = {"A": target, "B": OTHER_ANSWERS} | others
+    target = target if target in tuple(LETTERS) else "A"
+    return replace(question, target=target, metadata={**question.metadata, "choices": choices})
 
 
 def score_multiple_choice(response: Response, judge: Judge) -> float:
@@ -151,47 +151,47 @@ def letter_of_judge(
     return None
 
 
-def infer_letter(answer: str, choices: Mapping[str, str]) -> str | None:
+def infer_letter(text: str, choices: Mapping[str, str]) -> str | None:
     """The letter in a response, or of the choice that it contains; None: neither.
 
     Source: `can_infer` of matching_util.py.
     """
-    return _infer_letter(answer, dict(choices))
+    return _infer_letter(text, dict(choices))
 
 
-def _infer_letter(answer: str, choices: dict[str, str]) -> str | None:
+def _infer_letter(response: str, choices: dict[str, str]) -> str | None:
     """The letter of `infer_letter`; may change `choices` to lower case.
 
     Compat: matching by text changes `choices` in place, so that later attempts compare lengths in
     lower case, which differ for letters like İ (`can_infer_text`).
     """
-    letter = _stated_letter(answer, choices)
+    letter = _stated_letter(response, choices)
     if letter is not None:
         return letter
-    if len(answer.lower()) > 2 * sum(map(len, choices.values())):
+    if len(response.lower()) > 2 * sum(map(len, choices.values())):
         return None
-    choices.update({name: text.lower() for name, text in choices.items()})
-    return contained_choice(answer, choices)
+    choices.update({name: choice.lower() for name, choice in choices.items()})
+    return contained_choice(response, choices)
 
 
-def _stated_letter(answer: str, choices: Mapping[str, str]) -> str | None:
+def _stated_letter(text: str, choices: Mapping[str, str]) -> str | None:
     """The letter in a response. Source: `can_infer_option` of matching_util.py."""
-    if FAILED in answer:
+    if FAILED in text:
         return None
-    if any(refusal in answer for refusal in REFUSALS):
+    if any(refusal in text for refusal in REFUSALS):
         return REFUSAL_LETTER
-    words = answer.translate(PUNCTUATION_TO_BLANKS).split()
+    words = text.translate(PUNCTUATION_TO_BLANKS).split()
     stated = [letter for letter in choices if letter in words]
     if len(stated) == 1 and words.index(stated[0]) > len(words) - NEAR_THE_END:
         return stated[0]
     if not stated and REFUSAL_LETTER in words:
         return REFUSAL_LETTER
     # Compat: the article in "the answer is a cat" counts as the letter A.
-    match = _ANSWER_IS.search(answer)
+    match = _ANSWER_IS.search(text)
     return match[1].upper() if match and match[1].upper() in choices else None
 
 
-def choice_judge_prompt(question: str, choices: Mapping[str, str], answer: str) -> str:
+def choice_judge_prompt(question: str, choices: Mapping[str, str], text: str) -> str:
     """The judge's prompt: the task is that of both harnesses, the wording is ours."""
     return (
         "A question has several choices, and somebody has answered it in their own words. Say "
@@ -199,5 +199,5 @@ def choice_judge_prompt(question: str, choices: Mapping[str, str], answer: str) 
         "Reply with the choice's letter and nothing else; reply Z if the answer means none of "
         "them, or several.\n\n"
         f"Question: {question}\nChoices:\n{format_choices(choices)}\n"
-        f"Answer: {answer}\nLetter:"
+        f"Answer: {text}\nLetter:"
     )

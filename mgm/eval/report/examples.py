@@ -111,7 +111,9 @@ def breakdowns(score: Score, samples: Sequence[SampleRecord]) -> dict[str, list[
     Rows have `name`, `value`, `low`, `high` and `questions`; low and high are None for small rows.
     """
     bins: dict[str, Callable[[SampleRecord], tuple[int, str] | None]] = {
-        "length of the answer": lambda one: _bin(len(one["answer"].split()), LENGTH_BINS, "words"),
+        "length of the response": lambda one: _bin(
+            len(one["answer"].split()), LENGTH_BINS, "words"
+        ),
         "size of the image": lambda one: _bin(one["image_side"], IMAGE_SIZE_BINS, "pixels"),
         "size of the text": lambda one: text_size_bin(one["text_size"]),
     }

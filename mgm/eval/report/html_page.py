@@ -220,7 +220,7 @@ def _examples(examples: Sequence[ReportFields]) -> str:
     shown = "".join(map(_example, examples))
     return (
         f"<section class=examples><details><summary>Examples: <span class=shown>"
-        f"{len(examples)}</span> of {len(examples)} answers</summary>"
+        f"{len(examples)}</span> of {len(examples)} responses</summary>"
         f"<div class=filters>{filters}<label>search <input name=search type=search></label></div>"
         f"{shown}</details></section>"
     )
@@ -229,7 +229,7 @@ def _examples(examples: Sequence[ReportFields]) -> str:
 def _select(name: str, values: Sequence[str]) -> str:
     if not values:
         return ""
-    label = {"result": "answers", "size": "text size"}.get(name, name)
+    label = {"result": "responses", "size": "text size"}.get(name, name)
     options = "".join(f"<option value='{_value(one)}'>{text(one)}" for one in values)
     return f"<label>{label} <select name={name}><option value=''>all{options}</select></label>"
 
@@ -243,16 +243,16 @@ def _example(one: ReportFields) -> str:
     flags = "".join(f"<span class=flag>{name}</span>" for name in states[1:])
     fields = [
         ("question", one["question"]),
-        ("answer", one["answer"] or "(empty)"),
-        ("read as", {None: None, "": "(nothing)"}.get(one["parsed"], one["parsed"])),
-        ("right", one["target"]),
+        ("response", one["answer"] or "(empty)"),
+        ("parsed as", {None: None, "": "(nothing)"}.get(one["parsed"], one["parsed"])),
+        ("target", one["target"]),
         ("credit", None if credit is None else f"{credit:.2f}"),
         ("category", one["category"] or None),
         ("text size", size and f"{one['text_size']:g} pixels"),
         ("id", one["id"]),
     ]
     lines = "".join(
-        f"<dt>{name}<dd>{text(str(value))}{flags if name == 'answer' else ''}"
+        f"<dt>{name}<dd>{text(str(value))}{flags if name == 'response' else ''}"
         for name, value in fields if value is not None
     )  # fmt: skip
     images = "".join(f"<img alt='' loading=lazy src='{_value(image)}'>" for image in

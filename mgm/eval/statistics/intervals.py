@@ -100,7 +100,7 @@ def effective_sample(sizes: np.ndarray, correlation: float) -> EffectiveSample:
 
     Args:
         sizes: numbers of questions of the clusters (clusters,).
-        correlation: intra-cluster correlation of answers, from 0 to 1.
+        correlation: intra-cluster correlation of credits, from 0 to 1.
 
     Source: Kish, "Survey Sampling" (1965), section 5.4, for both sizes; Satterthwaite, "An
     approximate distribution of estimates of variance components" (1946), for the freedom.

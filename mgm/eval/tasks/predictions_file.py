@@ -100,11 +100,11 @@ def match_predictions(
             mismatched.append((prediction, questions[candidates[0]]))
         else:
             by_candidates[tuple(with_prompt or consistent)].append(prediction)
-    for candidates, answers in by_candidates.items():
-        if len(candidates) > 1 and len(answers) % len(candidates):
-            match.ambiguous += [prediction.id for prediction in answers]
+    for candidates, same_question in by_candidates.items():
+        if len(candidates) > 1 and len(same_question) % len(candidates):
+            match.ambiguous += [prediction.id for prediction in same_question]
             continue
-        for number, prediction in enumerate(answers):  # the file may repeat them in order
+        for number, prediction in enumerate(same_question):  # the file may repeat them in order
             texts_by_index[candidates[number % len(candidates)]].append(prediction.text)
     harness = Counter(prediction.harness for prediction in predictions).most_common(1)
     advice = _advice(benchmark, harness[0][0] if harness else "", protocol)

@@ -82,7 +82,7 @@ def test_credit_by_length_and_sizes(responses, tmp_path):
         for title, rows in found.items()
     }
     assert rows == {
-        "length of the answer": {
+        "length of the response": {
             "below 2 words": (0, 1), "2 to 4 words": (100, 1), "5 to 19 words": (50, 2),
         },
         "size of the image": {
