@@ -1,1 +1,1 @@
-"""Data: chat templates, tokenizers, images, processor, data sources, datasets, data doctor."""
+"""Conversation templates, tokenizers, images, processor, data sources, datasets, data doctor."""

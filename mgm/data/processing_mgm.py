@@ -1,4 +1,4 @@
-"""`MGMProcessor`: tokenizer, image processor, chat template and image token expansion."""
+"""`MGMProcessor`: tokenizer, image processor, conversation template and image token expansion."""
 
 import os
 from collections.abc import Sequence
@@ -27,16 +27,17 @@ from mgm.errors import MGMError
 
 
 class MGMProcessor(ProcessorMixin):
-    """transformers processor of one model: tokenizer, image processor and chat template.
+    """transformers processor of one model: tokenizer, image processor and conversation template.
 
     Args:
         image_processor: preprocesses images.
         tokenizer: tokenizer from `load_tokenizer`; the token `<image>` is added if missing.
-        conversation: name of the chat template, see `mgm.data.text.templates`.
+        conversation: name of the conversation template, see `mgm.data.text.templates`.
         image_token_id: the token id at image positions; default: that of `<image>`.
         patch_size: ViT patch size in pixels; each patch is one image position.
         wrap_images: whether prompts have `<im_start>` and `<im_end>` around images.
-        chat_template: Jinja source; default: generated from the template.
+        chat_template: Jinja source of the chat template; default: generated from the conversation
+            template.
         padding_side: side on which calls pad shorter texts: "left", as generation needs, or
             "right". It sets the tokenizer's `padding_side`, which may be changed later.
 
@@ -132,7 +133,7 @@ class MGMProcessor(ProcessorMixin):
 
         Args:
             images: the images in the order of their markers, in one list or in a list per text.
-            text: prompts with the chat template applied, with `<image>` markers.
+            text: prompts with the conversation template applied, with `<image>` markers.
             return_tensors: "pt" for torch tensors, "np" for arrays, None for lists of token ids
                 (images are tensors).
             padding: True or "longest": shorter texts are padded to the longest; "max_length": all
@@ -213,7 +214,7 @@ class MGMProcessor(ProcessorMixin):
         system: str | None = None,
         conversation: str | None = None,
     ) -> str:
-        """The prompt for `question`, with the chat template applied.
+        """The prompt for `question`, with the conversation template applied.
 
         Image markers in `history` and `question` keep their positions; without any, all images
         precede the first question, on one line each. Two or more images are numbered if the
@@ -224,7 +225,7 @@ class MGMProcessor(ProcessorMixin):
             history: earlier questions with their answers.
             images: number of images; None: the number of markers.
             system: replaces the template's system prompt.
-            conversation: name of another chat template to use.
+            conversation: name of another conversation template to use.
 
         Raises:
             MGMError: the numbers of markers and images differ.

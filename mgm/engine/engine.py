@@ -8,7 +8,7 @@ from typing import Any
 
 from mgm.data.processing_mgm import MGMProcessor
 from mgm.data.processor_match import check_match
-from mgm.data.text.templates import Template
+from mgm.data.text.templates import ConversationTemplate
 from mgm.engine import saving
 from mgm.engine.core.request import Answer, Request
 from mgm.engine.core.sequence import Chunk, Sequence
@@ -195,7 +195,7 @@ class Engine:
         self._preparer.prompts.use_template(name)
 
     @property
-    def template(self) -> Template:
+    def template(self) -> ConversationTemplate:
         """The conversation template of prompts."""
         return self._preparer.prompts.template
 

@@ -14,7 +14,7 @@ from transformers import PreTrainedTokenizerBase
 
 from mgm.data.text.conversation import Segment
 from mgm.data.text.encoding import encode
-from mgm.data.text.templates import IMAGE_MARKER, Template
+from mgm.data.text.templates import IMAGE_MARKER, ConversationTemplate
 from mgm.data.text.tokenizer import leading_ids
 
 PUBLISHED_IMAGE = -200  # the id at image markers in the golden records
@@ -54,17 +54,19 @@ SPLITTINGS = {
 }
 
 
-def is_caption(template: Template) -> bool:
+def is_caption(template: ConversationTemplate) -> bool:
     """Whether published training has its code for captions take this template."""
     return template.training is not None and template.training.drops_questions
 
 
-def has_turn_separator(template: Template) -> bool:
+def has_turn_separator(template: ConversationTemplate) -> bool:
     """Whether published training writes `###` separators, having no code for this template."""
     return template.training is not None and bool(template.training.turn_separator)
 
 
-def text_cause(template: Template, messages: Sequence[Message], pads: bool) -> str | None:
+def text_cause(
+    template: ConversationTemplate, messages: Sequence[Message], pads: bool
+) -> str | None:
     """Why published training has other ids for a conversation, or none; None: it has ours.
 
     Args:
@@ -131,7 +133,7 @@ def published_correction(splitting: Splitting, legacy: bool) -> int:
 
 
 def mask_cause(
-    template: Template,
+    template: ConversationTemplate,
     text: str,
     open_question: bool,
     tokenizer: PreTrainedTokenizerBase,

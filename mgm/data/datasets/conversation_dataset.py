@@ -22,7 +22,7 @@ from mgm.data.sources.hf_table import TableFile, is_table, refuse_config_and_spl
 from mgm.data.sources.json.json_index import SampleFile
 from mgm.data.sources.sample import Sample, SampleError
 from mgm.data.sources.shards import TARS
-from mgm.data.text.templates import Template, get_template
+from mgm.data.text.templates import ConversationTemplate, get_template
 from mgm.errors import MGMError
 from mgm.model.labels import IGNORE_INDEX
 
@@ -38,7 +38,7 @@ class ConversationDataset(Dataset[dict[str, Tensor]]):
             (`mgm.data.sources.hf_table.is_table`).
         processor: the model's processor.
         image_folder: folder that image paths are relative to; default: the folder of `path`.
-        conversation: name of the chat template; default: the processor's.
+        conversation: name of the conversation template; default: the processor's.
         bad_samples: list of malformed samples, which are skipped; None: they raise.
         config: configuration of a data set of the hub.
         split: split of a data set.
@@ -164,7 +164,7 @@ def needs_streaming(path: str) -> bool:
 def sample_tensors(
     sample: Sample,
     processor: MGMProcessor,
-    template: Template,
+    template: ConversationTemplate,
     image_folder: Path,
     where: str,
     encoded: tuple[list[int], list[int]] | None = None,
@@ -175,7 +175,7 @@ def sample_tensors(
     Args:
         sample: a conversation with its images.
         processor: the model's processor.
-        template: chat template of the conversation.
+        template: conversation template.
         image_folder: folder that image paths are relative to.
         where: prefix of errors.
         encoded: its token ids and labels, if they are already computed.

@@ -6,7 +6,7 @@ from itertools import groupby
 from typing import TYPE_CHECKING
 
 from mgm.data.sources.sample import Sample
-from mgm.data.text.templates import Template
+from mgm.data.text.templates import ConversationTemplate
 from mgm.model.labels import IGNORE_INDEX
 
 if TYPE_CHECKING:
@@ -26,7 +26,7 @@ img { height: 12rem; margin: 0 1rem 1rem 0 }
 
 def sample_page(
     sample: Sample,
-    template: Template,
+    template: ConversationTemplate,
     processor: "MGMProcessor",
     addresses: Sequence[str],
     title: str,
@@ -35,7 +35,7 @@ def sample_page(
 
     Args:
         sample: a conversation with its images.
-        template: its chat template.
+        template: its conversation template.
         processor: processor of the model.
         addresses: URLs of its images.
         title: title of the page.

@@ -12,7 +12,7 @@ from mgm.data.text.conversation import (
     move_image_first,
     training_segments,
 )
-from mgm.data.text.templates import Template
+from mgm.data.text.templates import ConversationTemplate
 from mgm.errors import MGMError
 
 URL_SCHEMES = ("http://", "https://")  # schemes of downloaded images
@@ -82,8 +82,8 @@ class Sample:
             (arranged(question), answer and arranged(answer)) for question, answer in self.turns
         )
 
-    def segments(self, template: Template) -> list[Segment]:
-        """The training text of the sample in a chat template, as supervised and other segments."""
+    def segments(self, template: ConversationTemplate) -> list[Segment]:
+        """The training text in a conversation template, as supervised and other segments."""
         return training_segments(
             template, self.arranged_turns, self.initial_assistant_message, self.system
         )

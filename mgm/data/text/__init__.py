@@ -1,1 +1,1 @@
-"""Conversations to token ids and labels: chat templates, tokenizers, label masks, stop criteria."""
+"""Conversation templates, tokenizers, token ids and labels, stop criteria."""

@@ -1,9 +1,9 @@
-"""Applies chat templates: conversations to prompts, and to segments of training text."""
+"""Applies conversation templates: conversations to prompts, and to segments of training text."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from mgm.data.text.templates import IMAGE_MARKER, Layout, Template
+from mgm.data.text.templates import IMAGE_MARKER, ConversationTemplate, Layout
 from mgm.errors import MGMError
 
 Turn = tuple[str, str | None]  # a question and its answer; None: no answer (yet)
@@ -31,7 +31,7 @@ class Message:
 
 
 def chat_prompt(
-    template: Template,
+    template: ConversationTemplate,
     messages: Sequence[Message],
     add_generation_prompt: bool = True,
     continue_final_message: bool = False,
@@ -41,7 +41,7 @@ def chat_prompt(
     Messages whose order the template does not support are merged (`merge_messages`).
 
     Args:
-        template: chat template.
+        template: conversation template.
         messages: the conversation. A system message at the start replaces the template's system
             prompt.
         add_generation_prompt: whether to append the start of an assistant message.
@@ -93,11 +93,13 @@ def merge_messages(layout: Layout, messages: Sequence[Message]) -> list[Message]
     return merged
 
 
-def build_prompt(template: Template, turns: Sequence[Turn], system: str | None = None) -> str:
+def build_prompt(
+    template: ConversationTemplate, turns: Sequence[Turn], system: str | None = None
+) -> str:
     """The prompt for the last question of `turns`, whose answer is None.
 
     Args:
-        template: chat template.
+        template: conversation template.
         turns: questions with their answers and image markers.
         system: replaces the template's system prompt.
 
@@ -114,7 +116,7 @@ def build_prompt(template: Template, turns: Sequence[Turn], system: str | None =
 
 
 def training_segments(
-    template: Template,
+    template: ConversationTemplate,
     turns: Sequence[Turn],
     initial_assistant_message: str | None = None,
     system: str | None = None,
@@ -122,7 +124,7 @@ def training_segments(
     """The training text of `turns` as segments: answers are supervised, all other text is not.
 
     Args:
-        template: chat template.
+        template: conversation template.
         turns: questions with their answers and image markers; the last question may have no
             answer.
         initial_assistant_message: an assistant message before the first question.
@@ -223,7 +225,7 @@ def join_parts(parts: Sequence[str | None]) -> str:
     return text
 
 
-def introduce_image(template: Template, turns: Sequence[Turn]) -> list[Turn]:
+def introduce_image(template: ConversationTemplate, turns: Sequence[Turn]) -> list[Turn]:
     """Add the image at the start of `turns`, as the published web page does."""
     (question, answer), *rest = turns
     question = question.replace(IMAGE_MARKER, "").strip()

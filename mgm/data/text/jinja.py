@@ -1,4 +1,4 @@
-"""Generates the Jinja source of chat templates, for transformers and servers."""
+"""Generates chat templates (Jinja, as in transformers) from conversation templates."""
 
 import json
 import re
@@ -7,7 +7,7 @@ from pathlib import Path
 from jinja2 import Environment, TemplateSyntaxError
 
 from mgm.data.text.conversation import build_prompt
-from mgm.data.text.templates import IMAGE_MARKER, Template
+from mgm.data.text.templates import IMAGE_MARKER, ConversationTemplate
 from mgm.errors import MGMError, one_line
 
 # `merged` and `text` are namespaces, since variables set in a Jinja loop are local to it.
@@ -84,8 +84,8 @@ _BODY = """\
 """
 
 
-def chat_template(template: Template) -> str:
-    """Jinja source whose output equals `mgm.data.text.conversation.chat_prompt`.
+def chat_template(template: ConversationTemplate) -> str:
+    """Jinja source of a chat template that renders what `mgm.data.text.conversation.chat_prompt` does.
 
     Contents are text or lists of `{"type": "image"}` and `{"type": "text", "text": ...}`. A line
     break separates images from text; two or more images are numbered if the template numbers

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from transformers import GenerationConfig, PreTrainedTokenizerBase
 
-from mgm.data.text.templates import Template
+from mgm.data.text.templates import ConversationTemplate
 from mgm.data.text.tokenizer import check_vocabulary, vocabulary_size
 
 
@@ -17,7 +17,9 @@ class StopCriteria:
 
 
 def stop_criteria_of(
-    tokenizer: PreTrainedTokenizerBase, template: Template, *configured: int | list[int] | None
+    tokenizer: PreTrainedTokenizerBase,
+    template: ConversationTemplate,
+    *configured: int | list[int] | None,
 ) -> StopCriteria:
     """Stop token ids and stop strings of a model.
 
@@ -41,7 +43,7 @@ def stop_criteria_of(
 def sync_generation_config(
     generation: GenerationConfig,
     tokenizer: PreTrainedTokenizerBase,
-    template: Template,
+    template: ConversationTemplate,
     rows: int = 0,
 ) -> None:
     """Set the BOS, padding and EOS token ids of a generation config.

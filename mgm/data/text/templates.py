@@ -1,4 +1,4 @@
-"""Definitions of all chat templates: strings around system prompt, questions and answers.
+"""Definitions of all conversation templates: strings around system prompt, questions and answers.
 
 `TEMPLATES` has the published templates, `nano`, and those of later language models.
 `mgm.data.text.conversation` applies them.
@@ -49,8 +49,8 @@ class Layout:
 
 
 @dataclass(frozen=True)
-class Template:
-    """A chat template.
+class ConversationTemplate:
+    """A conversation template, as the published `conv_templates`.
 
     Attributes:
         layout: layout of prompts.
@@ -84,7 +84,7 @@ class Template:
         return list(dict.fromkeys(_TOKEN.findall("".join(texts))))
 
 
-def get_template(name: str, wrap_images: bool = False) -> Template:
+def get_template(name: str, wrap_images: bool = False) -> ConversationTemplate:
     """Look up a template by name.
 
     Args:
@@ -170,30 +170,30 @@ _CHATML = _headed(
     "<|im_end|>",
     "<|im_start|>system\n{}<|im_end|>",
 )
-_CAPTION = Template(
+_CAPTION = ConversationTemplate(
     Layout(question=("", "\n"), answer=("", "\n")),
     stop="\n",
     training=Layout(answer=("", "\n"), drops_questions=True),
 )
-_HUMAN_HASHES = Template(
+_HUMAN_HASHES = ConversationTemplate(
     _HASHES, HUMAN, stop="###", training=_SEPARATED, keeps_initial_assistant_message=True
 )
-_VICUNA_V1 = Template(_VICUNA, USER, stop="</s>")
+_VICUNA_V1 = ConversationTemplate(_VICUNA, USER, stop="</s>")
 _TAGS = "<Image><image></Image>"
 
-TEMPLATES: dict[str, Template] = {
+TEMPLATES: dict[str, ConversationTemplate] = {
     "default": replace(_HUMAN_HASHES, examples=(ENERGY,)),
     "v0": replace(_HUMAN_HASHES, examples=(ENERGY,)),
     "v1": _VICUNA_V1,
     "vicuna_v1": _VICUNA_V1,
-    "phi_2": Template(
+    "phi_2": ConversationTemplate(
         _colon("USER", "ASSISTANT", " ", "<|endoftext|>"),
         USER,
         stop="<|endoftext|>",
         training=_separated("USER", "ASSISTANT"),
         keeps_initial_assistant_message=True,
     ),
-    "gemma": Template(
+    "gemma": ConversationTemplate(
         Layout(
             question=("<start_of_turn>user\n", "<end_of_turn>\n"),
             answer_open="<start_of_turn>model\n",
@@ -201,8 +201,8 @@ TEMPLATES: dict[str, Template] = {
         ),
         stop="<end_of_turn>",
     ),
-    "llama_2": Template(_BRACKETS, LLAMA_2, stop="</s>"),
-    "llama_3": Template(
+    "llama_2": ConversationTemplate(_BRACKETS, LLAMA_2, stop="</s>"),
+    "llama_3": ConversationTemplate(
         _headed(
             "<|start_header_id|>user<|end_header_id|>\n\n",
             # Compat: the published checkpoint answers after the system header.
@@ -216,13 +216,13 @@ TEMPLATES: dict[str, Template] = {
     "imgsp_v1": replace(
         _VICUNA_V1, training=_separated("USER", "ASSISTANT"), keeps_initial_assistant_message=True
     ),
-    "mistral_instruct": Template(_BRACKETS, stop="</s>"),
-    "chatml_direct": Template(_CHATML, "Answer the questions.", stop="<|im_end|>"),
-    "mistral_direct": Template(_CHATML, "Answer the questions.", stop="<|im_end|>"),
+    "mistral_instruct": ConversationTemplate(_BRACKETS, stop="</s>"),
+    "chatml_direct": ConversationTemplate(_CHATML, "Answer the questions.", stop="<|im_end|>"),
+    "mistral_direct": ConversationTemplate(_CHATML, "Answer the questions.", stop="<|im_end|>"),
     "plain": _CAPTION,
     "v0_plain": _CAPTION,
     "llava_v0": _HUMAN_HASHES,
-    "v0_mmtag": Template(
+    "v0_mmtag": ConversationTemplate(
         _HASHES,
         TAGGED,
         stop="###",
@@ -230,21 +230,21 @@ TEMPLATES: dict[str, Template] = {
         training=replace(_SEPARATED, image=_TAGS),
         keeps_initial_assistant_message=True,
     ),
-    "llava_v1": Template(_VICUNA, HUMAN, stop="</s>"),
-    "v1_mmtag": Template(
+    "llava_v1": ConversationTemplate(_VICUNA, HUMAN, stop="</s>"),
+    "v1_mmtag": ConversationTemplate(
         _VICUNA,
         TAGGED,
         stop="</s>",
         image_exchange=_EXCHANGE,
         training=replace(_VICUNA, image=_TAGS),
     ),
-    "llava_llama_2": Template(_BRACKETS, VISION, stop="</s>"),
-    "mpt": Template(
+    "llava_llama_2": ConversationTemplate(_BRACKETS, VISION, stop="</s>"),
+    "mpt": ConversationTemplate(
         _CHATML,
         MPT,
         stop="<|im_end|>",
     ),
-    "nano": Template(
+    "nano": ConversationTemplate(
         Layout(
             first_question="<s><|user|>",
             question=("<|user|>", "<|end|>"),
@@ -254,7 +254,7 @@ TEMPLATES: dict[str, Template] = {
         stop="<|end|>",
         numbers_images=False,  # its training questions refer to "the first image"
     ),
-    "qwen_3": Template(
+    "qwen_3": ConversationTemplate(
         _headed(
             "<|im_start|>user\n",
             "<|im_start|>assistant\n",
@@ -264,7 +264,7 @@ TEMPLATES: dict[str, Template] = {
         stop="<|im_end|>",
     ),
     # The format of Phi-2's model card. Compat: prompts of "phi_2" differ from its training text.
-    "phi": Template(
+    "phi": ConversationTemplate(
         Layout(
             question=("Instruct: ", "\n"),
             answer_open="Output:",
@@ -272,7 +272,7 @@ TEMPLATES: dict[str, Template] = {
         ),
         stop="<|endoftext|>",
     ),
-    "phi_3": Template(
+    "phi_3": ConversationTemplate(
         _headed("<|user|>\n", "<|assistant|>\n", "<|end|>\n", "<|system|>\n{}<|end|>\n"),
         stop="<|end|>",
     ),

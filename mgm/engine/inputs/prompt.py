@@ -1,4 +1,4 @@
-"""Prompt builder: chat template, tokenization, and cache keys of token positions."""
+"""Prompt builder: conversation template, tokenization, and cache keys of token positions."""
 
 from collections.abc import Sequence
 

@@ -1,4 +1,4 @@
-"""Chat messages of the OpenAI API as pydantic models, and as input of chat templates."""
+"""Chat messages of the OpenAI API as pydantic models, and as input of conversation templates."""
 
 import json
 from collections.abc import Sequence
@@ -139,7 +139,7 @@ class ChatMessage(BaseModel):
 
 @dataclass(frozen=True)
 class ParsedChat:
-    """A chat as input of a chat template.
+    """A chat as input of a conversation template.
 
     Attributes:
         messages: roles and texts, with an image marker for each image.
@@ -160,7 +160,7 @@ class ParsedChat:
 
 
 def parse_chat(messages: Sequence[ChatMessage]) -> ParsedChat:
-    """Convert messages for chat templates.
+    """Convert messages for conversation templates.
 
     Results of tools become user messages, as in the templates of models with tool calling.
 

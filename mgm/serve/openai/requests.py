@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from mgm.data.text.conversation import chat_prompt
-from mgm.data.text.templates import Template
+from mgm.data.text.templates import ConversationTemplate
 from mgm.engine.core.errors import RequestError
 from mgm.engine.core.request import Request
 from mgm.engine.core.structured_output import StructuredOutput
@@ -93,13 +93,13 @@ class ImageGenerationRequest:
 
 
 def parse_chat_request(
-    body: ChatCompletionBody, template: Template, max_tokens: int
+    body: ChatCompletionBody, template: ConversationTemplate, max_tokens: int
 ) -> ParsedRequest:
     """Parse the body of a chat completion.
 
     Args:
         body: body of the request.
-        template: chat template of the model.
+        template: conversation template of the model.
         max_tokens: maximum tokens per response.
 
     Raises:
@@ -134,7 +134,7 @@ def parse_chat_request(
 
 
 def parse_attribution_request(
-    body: AttributionBody, template: Template
+    body: AttributionBody, template: ConversationTemplate
 ) -> tuple[ParsedRequest, str]:
     """Parse the body of an attribution: the request, and the answer to attribute.
 
@@ -199,7 +199,7 @@ def _size(value: str | None) -> tuple[int, int] | None:
 
 
 def _prompts_of(
-    chat: ParsedChat, template: Template, add_generation_prompt: bool, continued: bool
+    chat: ParsedChat, template: ConversationTemplate, add_generation_prompt: bool, continued: bool
 ) -> Callable[[str], Sequence[str]]:
     def write(suffix: str) -> Sequence[str]:
         messages = chat.with_suffix(suffix).messages

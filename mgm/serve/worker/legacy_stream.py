@@ -75,7 +75,7 @@ def _error_frame(error: MGMError) -> bytes:
 
 
 def _parse(body: LegacyBody, engine: Engine, max_tokens: int) -> ParsedRequest:
-    """Parse a published body, whose prompt has the chat template applied already.
+    """Parse a published body, whose prompt has the conversation template applied already.
 
     Raises:
         BadRequestError: the numbers of images and image markers differ.

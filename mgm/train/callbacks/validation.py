@@ -18,7 +18,7 @@ from mgm.data.datasets.training_dataset import TrainingDataset
 from mgm.data.sources.bad_samples import BadSample, nothing_usable
 from mgm.data.sources.sample import Sample
 from mgm.data.text.conversation import Message, merge_messages
-from mgm.data.text.templates import IMAGE_MARKER, Template
+from mgm.data.text.templates import IMAGE_MARKER, ConversationTemplate
 from mgm.engine.core.request import Request
 from mgm.engine.engine import Engine
 from mgm.errors import MGMError
@@ -179,7 +179,9 @@ def _collate_with_counts(
     return batch, sum(map(is_usable, samples)), labelled
 
 
-def first_question(sample: Sample, folder: Path, template: Template, orientation: str) -> Request:
+def first_question(
+    sample: Sample, folder: Path, template: ConversationTemplate, orientation: str
+) -> Request:
     """The request for the first question of a sample, with the images of that question.
 
     The prompt is the training text: the system prompt is merged into the question where the
