@@ -1,5 +1,5 @@
-"""Speed and memory side by side: `python -m benchmarks.vision`, `.loss`, `.preprocess`."""
+"""Speed and memory of mgm and the published implementation: `python -m benchmarks.vision`, ..."""
 
 import os
 
-os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # torch's profiler tells of every start and stop
+os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # no log line for each start of torch's profiler

@@ -1,11 +1,11 @@
-"""Tokens a second: ours, ours compiled, and transformers' loop with attention written out.
+"""Decode throughput in tokens per second: mgm, eager and compiled, and transformers' `generate`.
 
-    python -m benchmarks.decode [--device cuda]           MGM-7B's size, random weights
-    python -m benchmarks.decode --device cpu --nano       the nano model, to try the program itself
+    python -m benchmarks.decode [--device cuda]           random weights of MGM-7B's size
+    python -m benchmarks.decode --device cpu --nano       the nano model, to test the program
 
-Every form writes the same number of tokens after the same prompt of one image. The first token is
-timed from the bytes of a JPEG. The limit of a batch of one is the time that reading all weights
-takes, at a bandwidth measured here. Writes benchmarks/results/decode.json.
+All variants decode the same number of tokens after the same prompt with one image. Time to first
+token (TTFT) starts from the bytes of a JPEG. The upper limit at batch size 1 is the measured memory
+bandwidth over the bytes of the weights. Writes benchmarks/results/decode.json.
 """
 
 import argparse
@@ -35,34 +35,37 @@ ROOT = Path(__file__).parents[1]
 NANO = ROOT / "playground" / "mgm-nano"
 RESULTS = ROOT / "benchmarks" / "results" / "decode.json"
 VICUNA = ROOT / "scripts" / "llama" / "vicuna-7b.json"
-USERS = 16
+BATCH_SIZE = 16
 REPEATS = 3
 
 
 def main() -> None:
-    """Measure, print and write."""
-    parser = argparse.ArgumentParser(description="Tokens a second by several forms.")
+    """Run the benchmark; print and save the results."""
+    parser = argparse.ArgumentParser(description="Decode throughput, eager and compiled.")
     parser.add_argument("--device", default="cuda", choices=["cuda", "cpu"])
-    parser.add_argument("--nano", action="store_true", help="the nano model that ships")
-    parser.add_argument("--tokens", type=int, default=256, help="of every answer")
+    parser.add_argument("--nano", action="store_true", help="use the nano model of playground/")
+    parser.add_argument("--tokens", type=int, default=256, help="tokens decoded per sequence")
     options = parser.parse_args()
     if options.device == "cuda" and not torch.cuda.is_available():
-        parser.error("argument --device: torch finds no CUDA device here; choose cpu, with --nano")
-    # Without n-gram drafts: random weights repeat themselves, and would make all of them right.
+        parser.error("argument --device: no CUDA device; use --device cpu --nano")
+    # No speculative decoding: random weights repeat tokens, so that every n-gram draft is accepted.
     engine = mgm.load(NANO, device=options.device) if options.nano else large(options.device)
-    results: dict[str, Any] = {"tokens": options.tokens, "users": USERS}
+    results: dict[str, Any] = {"tokens": options.tokens, "users": BATCH_SIZE}
     results["limit_tokens_per_second"] = limit(engine.model)
-    results["first_token_seconds"] = middle(lambda: first_token(engine))
-    results["eager"] = {"alone": rate(lambda: loop(engine, options.tokens), options.tokens)}
+    results["first_token_seconds"] = median_time(lambda: first_token(engine))
+    results["eager"] = {
+        "alone": rate(lambda: generate_seconds(engine, options.tokens), options.tokens)
+    }
     for name in ("ours", "compiled"):
         if name == "compiled":
             start_time = time.perf_counter()
             engine.compile_decode()
             results["compile_seconds"] = time.perf_counter() - start_time
         results[name] = {
-            "alone": rate(lambda: written(engine, 1, options.tokens), options.tokens),
+            "alone": rate(lambda: decode_seconds(engine, 1, options.tokens), options.tokens),
             "together": rate(
-                lambda: written(engine, USERS, options.tokens), USERS * options.tokens
+                lambda: decode_seconds(engine, BATCH_SIZE, options.tokens),
+                BATCH_SIZE * options.tokens,
             ),
         }
         print(name, json.dumps(results[name]), flush=True)
@@ -77,7 +80,7 @@ def main() -> None:
 
 
 def large(device: str) -> Engine:
-    """A model of MGM-7B's size with random weights, made on the device; the nano model's words."""
+    """A model of MGM-7B's size with random weights, and the nano model's tokenizer."""
     sizes = json.loads(VICUNA.read_text(encoding="utf-8"))
     config = MGMConfig(text_config=sizes, vision_aux_config={}, image_token_id=31999)
     with torch.device(device):
@@ -86,11 +89,11 @@ def large(device: str) -> Engine:
             model = MGMForConditionalGeneration(config).eval()
         finally:
             torch.set_default_dtype(torch.float32)
-    words = MGMProcessor.from_pretrained(NANO)
+    nano = MGMProcessor.from_pretrained(NANO)
     processor = MGMProcessor(
-        type(words.image_processor)(image_size_aux=config.image_size_aux),
-        words.tokenizer,
-        conversation=words.conversation,
+        type(nano.image_processor)(image_size_aux=config.image_size_aux),
+        nano.tokenizer,
+        conversation=nano.conversation,
         image_token_id=config.image_token_id,
         patch_size=config.vision_config.patch_size,
     )
@@ -98,24 +101,26 @@ def large(device: str) -> Engine:
 
 
 def limit(model: MGMForConditionalGeneration) -> float:
-    """Tokens a second if nothing but reading the language model's weights took time."""
+    """Tokens per second at batch size 1 if only reading the weights of the LM took time."""
     device = model.device
     block = torch.ones(2**28 if device.type == "cuda" else 2**26, device=device)
 
-    def summed() -> float:
+    def read_block() -> float:
         start_time = time.perf_counter()
         block.sum().item()
         return time.perf_counter() - start_time
 
-    bandwidth = block.nbytes / middle(summed)
-    read = sum(parameter.nbytes for parameter in model.language_model.parameters())
-    if not model.config.text_config.tie_word_embeddings:  # a step looks up one row of them
-        read -= sum(parameter.nbytes for parameter in model.get_input_embeddings().parameters())
-    return bandwidth / read
+    bandwidth = block.nbytes / median_time(read_block)
+    weight_bytes = sum(parameter.nbytes for parameter in model.language_model.parameters())
+    if not model.config.text_config.tie_word_embeddings:  # a step reads one row of the embeddings
+        weight_bytes -= sum(
+            parameter.nbytes for parameter in model.get_input_embeddings().parameters()
+        )
+    return bandwidth / weight_bytes
 
 
 def sequences(engine: Engine, count: int, tokens: int) -> list[Sequence]:
-    """Sequences whose prompts are one image and some words; they have no stop tokens."""
+    """Sequences with one image and random prompt tokens, without stop tokens."""
     config, draw = engine.model.config, np.random.default_rng(0)
     width = config.text_config.hidden_size
     features = torch.zeros(
@@ -128,14 +133,14 @@ def sequences(engine: Engine, count: int, tokens: int) -> list[Sequence]:
         ids = [5] * 35 + [config.image_token_id] * len(features)
         ids += draw.integers(10, 600, 25).tolist()
         token_keys = np.array(ids)
-        token_keys[35 : 35 + len(features)] = -1 - number  # each has an image of its own
+        token_keys[35 : 35 + len(features)] = -1 - number  # a different image for each
         request = mgm.Request("x", max_new_tokens=tokens)
         made.append(Sequence(request, ids, token_keys, [features], vocabulary, stops, tokens))
     return made
 
 
-def written(engine: Engine, count: int, tokens: int) -> float:
-    """Seconds of decoding a batch of sequences, without prefill."""
+def decode_seconds(engine: Engine, count: int, tokens: int) -> float:
+    """Seconds to decode `tokens` tokens of each of `count` sequences, without prefill."""
     answers = sequences(engine, count, tokens)
     engine.scheduler.prefix_cache.capacity = 0
     for answer in answers:
@@ -143,18 +148,18 @@ def written(engine: Engine, count: int, tokens: int) -> float:
     while engine.scheduler.waiting or engine.scheduler.prefiller.prefilling:
         engine.scheduler.step()
     before = sum(len(answer.output_ids) for answer in answers)
-    wait(engine)
+    synchronize(engine)
     start_time = time.perf_counter()
     while engine.scheduler.busy:
         engine.scheduler.step()
-    wait(engine)
+    synchronize(engine)
     seconds = time.perf_counter() - start_time
     return seconds * count * tokens / (count * tokens - before)
 
 
 @torch.inference_mode()
-def loop(engine: Engine, tokens: int) -> float:
-    """Seconds that transformers' own loop takes for as many, attention written out."""
+def generate_seconds(engine: Engine, tokens: int) -> float:
+    """Seconds of transformers' `generate` for `tokens` tokens, with eager attention."""
     (answer,) = sequences(engine, 1, tokens)
     model: Any = engine.model
     settings: dict[str, Any] = {
@@ -165,20 +170,20 @@ def loop(engine: Engine, tokens: int) -> float:
     times = []
     with override_attention(model.language_model.config, "eager"):
         for count in (1, tokens + 1):
-            wait(engine)
+            synchronize(engine)
             start_time = time.perf_counter()
             model.generate(**settings, max_new_tokens=count, min_new_tokens=count)
-            wait(engine)
+            synchronize(engine)
             times.append(time.perf_counter() - start_time)
     return times[1] - times[0]
 
 
 def first_token(engine: Engine) -> float:
-    """Seconds from a JPEG's bytes to the first token."""
+    """Seconds from the bytes of a JPEG to the first token."""
     pixels = np.random.default_rng(time.perf_counter_ns()).integers(0, 255, (768, 1024, 3))
     file = io.BytesIO()
     Image.fromarray(pixels.astype(np.uint8)).save(file, "JPEG")
-    wait(engine)
+    synchronize(engine)
     start_time = time.perf_counter()
     features = engine.images.encode([file.getvalue()])
     (answer,) = sequences(engine, 1, 4)
@@ -192,18 +197,18 @@ def first_token(engine: Engine) -> float:
 
 
 def rate(run: Callable[[], float], tokens: int) -> float:
-    """Tokens a second of a run that tells its seconds."""
-    return tokens / middle(run)
+    """Tokens per second of a function that returns its seconds."""
+    return tokens / median_time(run)
 
 
-def middle(run: Callable[[], float]) -> float:
-    """The median of what some runs tell, after one that is not counted."""
+def median_time(run: Callable[[], float]) -> float:
+    """Median of the seconds that `run` returns, after one warm-up run."""
     run()
     return statistics.median(run() for _ in range(REPEATS))
 
 
-def wait(engine: Engine) -> None:
-    """Until the device has done what it was given."""
+def synchronize(engine: Engine) -> None:
+    """Wait until all kernels on the device have finished."""
     if engine.model.device.type == "cuda":
         torch.cuda.synchronize()
 

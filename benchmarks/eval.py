@@ -1,12 +1,12 @@
-"""Short-answer questions, several to an image, asked by our runner and by a published-shaped loop.
+"""Questions per second of mgm.eval's runner and of a loop that works as the published scripts do.
 
     python -m benchmarks.eval [--images 125] [--questions 4] [--batch-size 32]
                               [--num-speculative-tokens 8]
 
-The loop asks one question after the other, encodes its image each time, and writes attention out;
-CLIP and mining are as published. Both answer the same questions greedily. Where answers differ, the
-loop's own logits say how near the two best words were. Ours decodes without n-gram drafts unless
-`--num-speculative-tokens` says otherwise. Writes benchmarks/results/eval.json, which states it.
+The loop runs one question at a time, encodes the image again for each, and uses eager attention and
+the published forms of CLIP and mining. Both decode greedily. Where responses differ, the smallest
+difference of the two highest logits in the loop is printed. N-gram speculative decoding is off
+unless `--num-speculative-tokens` is given. Writes benchmarks/results/eval.json.
 """
 
 import argparse
@@ -39,20 +39,25 @@ RESULTS = ROOT / "benchmarks" / "results" / "eval.json"
 
 
 def main() -> None:
-    """Measure, print and write."""
-    parser = argparse.ArgumentParser(description="Questions about images, by two ways to ask.")
-    parser.add_argument("--images", type=int, default=125)
-    parser.add_argument("--questions", type=int, default=4, help="about each image")
-    parser.add_argument("--batch-size", type=int, default=32, help="of ours")
-    parser.add_argument(
-        "--num-speculative-tokens", type=int, default=0, help="of ours; default: %(default)s"
+    """Run the benchmark; print and save the results."""
+    parser = argparse.ArgumentParser(
+        description="Questions per second of mgm.eval and of a published-style loop."
     )
-    parser.add_argument("--device", default=None)
+    parser.add_argument("--images", type=int, default=125, help="number of images")
+    parser.add_argument("--questions", type=int, default=4, help="questions per image")
+    parser.add_argument("--batch-size", type=int, default=32, help="batch size of mgm")
+    parser.add_argument(
+        "--num-speculative-tokens",
+        type=int,
+        default=0,
+        help="drafted tokens of mgm per step; default: %(default)s",
+    )
+    parser.add_argument("--device", default=None, help="default: CUDA if available")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
-        questions = drawn(folder, options.images, options.questions)
-        published, seconds = loop(questions, options.device)
+        questions = nano_questions(folder, options.images, options.questions)
+        published, seconds = published_loop(questions, options.device)
         results: dict[str, Any] = {
             "questions": len(questions),
             "published": {"seconds": seconds, "questions_per_second": len(questions) / seconds},
@@ -64,7 +69,7 @@ def main() -> None:
             num_speculative_tokens=options.num_speculative_tokens,
             scheduler_config=SchedulerConfig.offline(options.batch_size),
         )
-        warm(engine, questions)
+        warm_up(engine, questions)
         start_time = time.perf_counter()
         cache = ResponseCache(folder / "answers", "nano")
         generate_responses(questions, EngineModel(engine, options.batch_size), cache)
@@ -82,32 +87,34 @@ def main() -> None:
         "threads": torch.get_num_threads(),
         "torch": torch.__version__,
     }
-    print(f"{results['ratio']:.1f} times as fast, {results['same']:.1%} the same")
+    print(f"{results['ratio']:.1f} times as fast, {results['same']:.1%} of the responses equal")
     for number in differ:
         print(f"  {published[number][0]!r}, ours {ours[number]!r}: {published[number][1]:.1e}")
     RESULTS.write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
 
 
-def drawn(folder: Path, images: int, count: int) -> list[Question]:
-    """Questions about pictures that are drawn, `count` to each."""
-    made = folder / "nano"
-    generate(made, "held_out", 2 * images, seed=3)
-    kept: dict[str, list[Question]] = {}
-    for question in BENCHMARKS["nano"].questions(made, "held_out", "paper"):
-        kept.setdefault(question.group, []).append(question)
-    full = [group[:count] for group in kept.values() if len(group) >= count][:images]
-    return [question for group in full for question in group]
+def nano_questions(folder: Path, images: int, count: int) -> list[Question]:
+    """Nano questions about generated images, `count` per image."""
+    data = folder / "nano"
+    generate(data, "held_out", 2 * images, seed=3)
+    by_image: dict[str, list[Question]] = {}
+    for question in BENCHMARKS["nano"].questions(data, "held_out", "paper"):
+        by_image.setdefault(question.group, []).append(question)
+    groups = [group[:count] for group in by_image.values() if len(group) >= count][:images]
+    return [question for group in groups for question in group]
 
 
 @torch.inference_mode()
-def loop(questions: list[Question], device: str | None) -> tuple[list[tuple[str, float]], float]:
-    """Answers one by one with their least margin between the two best words, and the seconds."""
+def published_loop(
+    questions: list[Question], device: str | None
+) -> tuple[list[tuple[str, float]], float]:
+    """Responses of a loop over single questions with their `min_margin`, and its seconds."""
     engine = eager_engine(NANO, device)
     model: Any = engine.model
     processor = engine.processor
     clip, views = eager_clip(model.vision_tower), ImageViews.of(model.config)
 
-    def ask(question: Question) -> tuple[str, float]:
+    def respond(question: Question) -> tuple[str, float]:
         opened = [open_image(one, "image") for one in question.images]
         pixels = processor.image_processor(opened, do_normalize=False)["pixel_values_aux"]
         high = views.normalise(pixels.to(model.device))
@@ -126,20 +133,20 @@ def loop(questions: list[Question], device: str | None) -> tuple[list[tuple[str,
         text = processor.tokenizer.decode(output.sequences[0, ids.shape[1] :], True)
         return text.strip(), min_margin(output.scores)
 
-    ask(questions[0])
+    respond(questions[0])
     start_time = time.perf_counter()
-    answers = [ask(question) for question in tqdm(questions, "published")]
-    return answers, time.perf_counter() - start_time
+    responses = [respond(question) for question in tqdm(questions, "published")]
+    return responses, time.perf_counter() - start_time
 
 
 def min_margin(scores: tuple[Tensor, ...]) -> float:
-    """Between the two best words of a step, the smallest of all steps."""
+    """The smallest difference of the two highest logits over all steps."""
     pairs = torch.cat(scores).float().topk(2).values
     return float((pairs[:, 0] - pairs[:, 1]).min())
 
 
-def warm(engine: mgm.Engine, questions: list[Question]) -> None:
-    """Do what is only done once, about an image that nobody asks for."""
+def warm_up(engine: mgm.Engine, questions: list[Question]) -> None:
+    """Warm up with an image that is in no question."""
     image = open_image(questions[0].images[0], "image").rotate(90)
     engine.answer([mgm.Request(questions[0].text, images=[image], max_new_tokens=4)])
 

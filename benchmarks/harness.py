@@ -1,6 +1,6 @@
-"""Several forms of one computation, measured in turn in one process.
+"""Compares variants of a computation: time, memory and FLOPs, run alternately in one process.
 
-What counts are ratios of medians: a machine's mood falls on all forms alike.
+Ratios of medians are compared, so that changes of the machine's speed affect all variants alike.
 """
 
 import argparse
@@ -31,13 +31,13 @@ class Case:
     """One computation.
 
     Attributes:
-        name: of the row of a table.
-        forms: what to run, by name; a `LIMIT` among them is what nobody can do without. They keep
-            nothing, since memory that an earlier run left would be released in the next.
-        difference: of what `OURS` computes from what `PUBLISHED` does, relative; None: unknown.
-        min_bytes: that any form has to read and write; with the operations they make the limit.
-            None: no limit is computed.
-        min_flops: operations that any form has to do; None: those counted in `OURS`.
+        name: name in tables and charts.
+        forms: the variants by name; `LIMIT` is the part of the work that no variant can avoid. They
+            return nothing that stays alive, or its release would be counted in the next run.
+        difference: relative difference of the results of `OURS` and `PUBLISHED`; None: unknown.
+        min_bytes: minimum of bytes that any variant reads and writes, for the roofline limit. None:
+            no limit is computed.
+        min_flops: minimum of operations, for the same; None: those counted in `OURS`.
     """
 
     name: str
@@ -49,18 +49,18 @@ class Case:
 
 @dataclass(frozen=True)
 class Figure:
-    """What one form of one case took.
+    """The measurements of one variant of one case.
 
     Attributes:
-        case: its name.
-        form: its name.
-        seconds: the median of all runs.
+        case: name of the case.
+        form: name of the variant.
+        seconds: median of all runs.
         fastest: seconds of the fastest run.
-        slowest: seconds of the slowest.
-        peak_bytes: most that was allocated at a time, beyond what was there before.
+        slowest: seconds of the slowest run.
+        peak_bytes: peak of memory allocated during the run.
         flops: operations of matrix products and convolutions.
-        times_faster: than the published form, by medians.
-        difference: of our form from the published one, relative.
+        times_faster: speed relative to the published variant, by medians.
+        difference: relative difference from the result of the published variant.
     """
 
     case: str
@@ -76,17 +76,17 @@ class Figure:
 
 @dataclass(frozen=True)
 class Settings:
-    """What the command line says.
+    """The options of the command line.
 
     Attributes:
         device: "cpu" or "cuda".
-        dtype: of weights and inputs.
-        repeats: runs of each form.
-        only: parts of names of cases; none: all cases.
-        small: whether sizes are tiny, to try the program itself.
-        images: in a batch.
+        dtype: dtype of weights and inputs.
+        repeats: runs of each variant.
+        only: substrings of the names of selected cases; empty: all cases.
+        small: whether sizes are tiny, for a quick test of the program.
+        images: images per batch.
         compile: whether `torch.compile` is measured too.
-        out: where results go, without suffix; None: nowhere.
+        out: path of the results without extension; None: they are not saved.
     """
 
     device: str
@@ -100,33 +100,37 @@ class Settings:
 
 
 def settings(description: str, arguments: Sequence[str] | None = None) -> Settings:
-    """Read the command line; sets the number of threads.
+    """Parse the command line, and set torch's number of threads.
 
     Args:
-        description: of the program.
-        arguments: instead of those of the process.
+        description: description of the program, for `--help`.
+        arguments: arguments; default: those of the process.
     """
     parser = argparse.ArgumentParser(
         description=description, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
     parser.add_argument("--dtype", default="float32", choices=["float32", "bfloat16", "float16"])
-    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument(
-        "--repeats", type=int, default=5, help="runs of each form; the median counts"
+        "--threads", type=int, default=torch.get_num_threads(), help="CPU threads of torch"
     )
-    parser.add_argument("--images", type=int, default=1, help="in a batch")
-    parser.add_argument("--compile", action="store_true", help="measure torch.compile, too")
-    parser.add_argument("--only", nargs="+", default=(), help="cases whose name holds one of these")
     parser.add_argument(
-        "--small", action="store_true", help="tiny sizes, to try the program itself"
+        "--repeats", type=int, default=5, help="runs of each variant; the median counts"
+    )
+    parser.add_argument("--images", type=int, default=1, help="images per batch")
+    parser.add_argument("--compile", action="store_true", help="also measure torch.compile")
+    parser.add_argument(
+        "--only", nargs="+", default=(), help="run only cases whose name contains one of these"
+    )
+    parser.add_argument(
+        "--small", action="store_true", help="tiny sizes, a quick test of the program"
     )
     parser.add_argument("--out", type=Path, help="write OUT.json and OUT.png")
     given = parser.parse_args(arguments)
     if given.device == "cuda" and not torch.cuda.is_available():
-        parser.error("argument --device: torch finds no CUDA device here; choose cpu")
+        parser.error("argument --device: no CUDA device; use --device cpu")
     if given.repeats < 1 or given.images < 1 or given.threads < 1:
-        parser.error("--repeats, --images and --threads start at 1")
+        parser.error("--repeats, --images and --threads must be at least 1")
     torch.set_num_threads(given.threads)
     return Settings(
         given.device,
@@ -141,15 +145,15 @@ def settings(description: str, arguments: Sequence[str] | None = None) -> Settin
 
 
 def report(title: str, cases: Iterable[Case], chosen: Settings) -> list[Figure]:
-    """Measure all chosen cases, print a table, and write the files that are asked for.
+    """Measure the cases, print a table, and save results and chart.
 
     Args:
-        title: of the chart.
-        cases: made one at a time, so that the tensors of only one are there.
-        chosen: of the command line.
+        title: title of the chart.
+        cases: generates the cases one at a time, so that only one is in memory.
+        chosen: options of the command line.
 
     Raises:
-        SystemExit: no case is of the chosen names.
+        SystemExit: no case matches `--only`.
     """
     properties = machine(chosen)
     print("  ".join(f"{name}: {value}" for name, value in properties.items()), flush=True)
@@ -162,30 +166,30 @@ def report(title: str, cases: Iterable[Case], chosen: Settings) -> list[Figure]:
         for figure in measure(case, chosen, properties):
             print(_row(figure), flush=True)
             figures.append(figure)
-        if chosen.out is not None:  # after every case, since the next may be the last straw
+        if chosen.out is not None:  # after every case, since the next one may fail
             chosen.out.parent.mkdir(parents=True, exist_ok=True)
             content = {"machine": properties, "figures": [asdict(figure) for figure in figures]}
             chosen.out.with_suffix(".json").write_text(json.dumps(content, indent=1) + "\n")
             draw(title, figures, properties, chosen.out.with_suffix(".png"))
     if not figures:
-        raise SystemExit(f"no case's name holds {' or '.join(chosen.only)}")
+        raise SystemExit(f"--only: no case's name contains {' or '.join(chosen.only)}")
     return figures
 
 
-def wanted(name: str, chosen: Settings) -> bool:
-    """Whether the command line asks for a case of this name."""
+def is_selected(name: str, chosen: Settings) -> bool:
+    """Whether `--only` selects a case of this name."""
     return not chosen.only or any(part in name for part in chosen.only)
 
 
 def measure(case: Case, chosen: Settings, properties: dict[str, Any]) -> list[Figure]:
-    """Run every form in turn, `chosen.repeats` times."""
-    flops = {name: _counted(run) for name, run in case.forms.items()}  # warms up, too
+    """Run the variants alternately, `chosen.repeats` times each."""
+    flops = {name: _count_flops(run) for name, run in case.forms.items()}  # also warms up
     peaks = {name: _peak_bytes(run, chosen.device) for name, run in case.forms.items()}
-    taken: dict[str, list[float]] = {name: [] for name in case.forms}
+    times_by_form: dict[str, list[float]] = {name: [] for name in case.forms}
     for _ in range(chosen.repeats):
         for name, run in case.forms.items():
-            taken[name].append(_seconds(run, chosen.device))
-    medians = {name: statistics.median(times) for name, times in taken.items()}
+            times_by_form[name].append(_seconds(run, chosen.device))
+    medians = {name: statistics.median(times) for name, times in times_by_form.items()}
     base = medians.get(PUBLISHED)
     figures = [
         Figure(
@@ -199,7 +203,7 @@ def measure(case: Case, chosen: Settings, properties: dict[str, Any]) -> list[Fi
             base and base / medians[name],
             case.difference if name == OURS else None,
         )
-        for name, times in taken.items()
+        for name, times in times_by_form.items()
     ]
     if case.min_bytes is not None:
         flop_count = flops[OURS] if case.min_flops is None else case.min_flops
@@ -212,7 +216,7 @@ def measure(case: Case, chosen: Settings, properties: dict[str, Any]) -> list[Fi
 
 
 def machine(chosen: Settings) -> dict[str, Any]:
-    """Properties of this machine, with the two rates of the roofline limit."""
+    """Hardware and versions, with the measured FLOP/s and bandwidth of the roofline limit."""
     device = torch.device(chosen.device)
     properties: dict[str, Any] = {
         "device": torch.cuda.get_device_name() if device.type == "cuda" else _processor(),
@@ -230,18 +234,18 @@ def machine(chosen: Settings) -> dict[str, Any]:
             properties[package] = "missing"
     side = 256 if chosen.small else 8192 if device.type == "cuda" else 2048
     matrix = torch.randn(side, side, device=device).to(chosen.dtype)
-    full = torch.empty((1 if chosen.small else 256) * 2**20, dtype=torch.uint8, device=device)
-    target = torch.zeros_like(full)
+    source = torch.empty((1 if chosen.small else 256) * 2**20, dtype=torch.uint8, device=device)
+    target = torch.zeros_like(source)
     product = min(_seconds(lambda: matrix @ matrix, device.type) for _ in range(5))
-    copy = min(_seconds(lambda: target.copy_(full), device.type) for _ in range(5))
+    copy = min(_seconds(lambda: target.copy_(source), device.type) for _ in range(5))
     properties["TFLOP/s"] = round(2 * side**3 / product / 1e12, 4)
-    properties["GB/s"] = round(2 * full.nbytes / copy / 1e9, 1)
+    properties["GB/s"] = round(2 * source.nbytes / copy / 1e9, 1)
     properties["commit"] = _commit()
     return properties
 
 
 def draw(title: str, figures: Sequence[Figure], properties: dict[str, Any], path: Path) -> None:
-    """A bar for every form of every case, on a logarithmic scale."""
+    """Plot a bar for every variant of every case, on a logarithmic scale."""
     import matplotlib as mpl
 
     mpl.use("Agg")
@@ -266,7 +270,9 @@ def draw(title: str, figures: Sequence[Figure], properties: dict[str, Any], path
     axes.invert_yaxis()
     axes.set_xscale("log")
     axes.margins(x=0.25)
-    axes.set_xlabel("milliseconds, median (less is better); × faster than the published form")
+    axes.set_xlabel(
+        "milliseconds, median (lower is better); × speed-up over the published implementation"
+    )
     axes.set_title(
         f"{title}\n{properties['device']}, {properties['threads']} threads, {properties['dtype']}"
     )
@@ -279,7 +285,7 @@ def draw(title: str, figures: Sequence[Figure], properties: dict[str, Any], path
 
 
 def relative_difference(ours: Iterable[Tensor], theirs: Iterable[Tensor]) -> float:
-    """The norm of the difference over that of `theirs`; of several tensors the largest."""
+    """Norm of the difference over the norm of `theirs`; the maximum over several tensors."""
     pairs = [(left.double(), right.double()) for left, right in zip(ours, theirs, strict=True)]
     return max(((left - right).norm() / right.norm()).item() for left, right in pairs)
 
@@ -294,15 +300,15 @@ def _seconds(run: Callable[[], object], device: str) -> float:
     return time.perf_counter() - start
 
 
-def _counted(run: Callable[[], object]) -> int:
-    known = {linear_pointwise(): _linear_operations}
-    with FlopCounterMode(display=False, custom_mapping=known) as counter:
+def _count_flops(run: Callable[[], object]) -> int:
+    custom = {linear_pointwise(): _linear_flops}
+    with FlopCounterMode(display=False, custom_mapping=custom) as counter:
         run()
     return counter.get_total_flops()
 
 
-def _linear_operations(shape: torch.Size, weight: torch.Size, *_: Any, **__: Any) -> int:
-    """Of a linear layer through oneDNN, which torch's counter does not know."""
+def _linear_flops(shape: torch.Size, weight: torch.Size, *_: Any, **__: Any) -> int:
+    """FLOPs of oneDNN's linear layer, which torch does not count."""
     return 2 * shape.numel() * weight[0]
 
 
@@ -317,17 +323,17 @@ def _peak_bytes(run: Callable[[], object], device: str) -> int:
     activities = [torch.profiler.ProfilerActivity.CPU]
     with torch.profiler.profile(activities=activities, profile_memory=True) as profile:
         run()
-    # Every allocation and every release is an event of its own.
+    # Each allocation and release is an event with the change in bytes.
     events: Any = profile.profiler
     changes = [
         (event.start_ns(), event.nbytes())
         for event in events.kineto_results.events()
         if event.name() == "[memory]"
     ]
-    held = peak = 0
+    allocated = peak = 0
     for _, change in sorted(changes, key=lambda entry: entry[0]):
-        held += change
-        peak = max(peak, held)
+        allocated += change
+        peak = max(peak, allocated)
     return peak
 
 
@@ -338,14 +344,14 @@ def _processor() -> str:
         return platform.processor() or platform.machine()
     names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
     flags = next((line for line in lines if line.startswith("flags")), "").split()
-    known = [name for name in ("avx2", "avx512f", "avx512_bf16", "amx_bf16") if name in flags]
-    return " ".join([names[0] if names else platform.machine(), *known])
+    extensions = [name for name in ("avx2", "avx512f", "avx512_bf16", "amx_bf16") if name in flags]
+    return " ".join([names[0] if names else platform.machine(), *extensions])
 
 
 def _commit() -> str:
     command = ["git", "describe", "--always", "--dirty"]
-    here = Path(__file__).parent
-    done = subprocess.run(command, capture_output=True, text=True, cwd=here, check=False)
+    folder = Path(__file__).parent
+    done = subprocess.run(command, capture_output=True, text=True, cwd=folder, check=False)
     return done.stdout.strip() or "unknown"
 
 

@@ -1,9 +1,9 @@
-"""A file of very many questions: how soon the first is answered, and what it takes in memory.
+"""Time to first response and memory of mgm.eval for a question file with 100,000 questions.
 
     python -m benchmarks.large_file [--questions 100000] [--images 2000] [--answers 300]
 
-Runs `python -m mgm.eval` on questions in GQA's layout, once with a few and once with all of them,
-until enough are answered, and compares how much memory both took. Writes
+Runs `python -m mgm.eval` on questions in GQA's layout, once with few and once with all of them,
+until `--answers` responses are written, and compares the peak memory. Writes
 benchmarks/results/large_file.json.
 """
 
@@ -28,11 +28,13 @@ FEW = 40
 
 
 def main() -> None:
-    """Measure, print and write."""
-    parser = argparse.ArgumentParser(description="A file of very many questions.")
-    parser.add_argument("--questions", type=int, default=100_000)
-    parser.add_argument("--images", type=int, default=2_000)
-    parser.add_argument("--answers", type=int, default=300, help="after which it is ended")
+    """Run the benchmark; print and save the results."""
+    parser = argparse.ArgumentParser(
+        description="mgm.eval on a question file with very many questions."
+    )
+    parser.add_argument("--questions", type=int, default=100_000, help="questions in the file")
+    parser.add_argument("--images", type=int, default=2_000, help="number of images")
+    parser.add_argument("--answers", type=int, default=300, help="stop after this many responses")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as temporary:
         few, many = Path(temporary) / "few", Path(temporary) / "many"
@@ -54,19 +56,19 @@ def main() -> None:
 
 
 def write(data: Path, questions: int, images: int) -> None:
-    """Questions and answers in GQA's layout, several about each image."""
+    """Write a question file, targets and images in GQA's layout."""
     folder = data / "gqa"
-    pictures = folder / "data" / "images"
-    pictures.mkdir(parents=True)
+    image_folder = folder / "data" / "images"
+    image_folder.mkdir(parents=True)
     drawn = random.Random(0)
     for number in range(images):
         colour = tuple(drawn.randrange(256) for _ in range(3))
-        Image.new("RGB", (320, 240), colour).save(pictures / f"{number}.jpg")
-    truths = {
+        Image.new("RGB", (320, 240), colour).save(image_folder / f"{number}.jpg")
+    targets = {
         str(number): {"answer": "red", "types": {"structural": "query"}}
         for number in range(questions)
     }
-    (folder / "data" / "testdev_balanced_questions.json").write_text(json.dumps(truths))
+    (folder / "data" / "testdev_balanced_questions.json").write_text(json.dumps(targets))
     with (folder / "llava_gqa_testdev_balanced.jsonl").open("w") as file:
         for number in range(questions):
             text = f"Which colour is part {number}?\nAnswer the question using a single word."
@@ -75,7 +77,7 @@ def write(data: Path, questions: int, images: int) -> None:
 
 
 def measure(data: Path, answers: int) -> dict[str, Any]:
-    """Seconds from the start of the program to its first answer, and its most bytes by then."""
+    """Seconds from the start of mgm.eval to its first response, and its peak memory in bytes."""
     output = data / "out"
     start_time = time.perf_counter()
     process = subprocess.Popen(

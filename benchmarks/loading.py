@@ -1,11 +1,10 @@
-"""Memory and time of loading a checkpoint, for each layout of its files.
+"""Peak memory and time of loading a checkpoint, for each format of its weight files.
 
     python -m benchmarks.loading [--gigabytes 3]
 
-Makes a Mini-Gemini of random weights in the published layout, saves it in every form (shards,
-one file, PyTorch's files), loads each in a process of its own and reports the peak of that
-process's resident memory above what it took before loading. Limit of the project: the model's size
-plus 2 GB.
+Saves a Mini-Gemini with random weights in the published layout in each format (safetensors and
+PyTorch, sharded and not), loads each in a fresh process and reports how far the peak resident
+memory (RSS) is above that before loading. The project's limit is the size of the model plus 2 GB.
 """
 
 import argparse
@@ -46,10 +45,15 @@ FLAT = {
 
 
 def main() -> None:
-    """Make, load and report."""
+    """Write, load and report every format."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--gigabytes", type=float, default=3.0, help="of the checkpoint")
-    parser.add_argument("--folder", type=Path, default=None, help="to work in; default: temporary")
+    parser.add_argument("--gigabytes", type=float, default=3.0, help="size of the checkpoint")
+    parser.add_argument(
+        "--folder",
+        type=Path,
+        default=None,
+        help="folder for the checkpoints; default: a temporary one",
+    )
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory(dir=arguments.folder) as name:
         folder = Path(name)
@@ -66,7 +70,7 @@ def main() -> None:
 
 
 def make(folder: Path, size: float) -> Path:
-    """Write shards of random weights under the published names, `size` bytes in all."""
+    """Write a sharded checkpoint of `size` bytes with random weights and published names."""
     folder.mkdir()
     layers = 1
     while True:
@@ -84,8 +88,8 @@ def make(folder: Path, size: float) -> Path:
     names = list(parameters)
     for name in names:
         shard[to_published(name)] = torch.randn(parameters[name].shape).mul_(0.02).bfloat16()
-        held = sum(tensor.nbytes for tensor in shard.values())
-        if held > size / 4 or name == names[-1]:
+        shard_bytes = sum(tensor.nbytes for tensor in shard.values())
+        if shard_bytes > size / 4 or name == names[-1]:
             file = f"model-{len(set(weight_map.values())) + 1:05}.safetensors"
             save_file(shard, folder / file, metadata={"format": "pt"})
             weight_map |= dict.fromkeys(shard, file)
@@ -96,7 +100,7 @@ def make(folder: Path, size: float) -> Path:
 
 
 def rewrite(source: Path, folder: Path, kind: str) -> None:
-    """The same weights in other files."""
+    """Save the same weights in another format."""
     folder.mkdir()
     shutil.copy(source / "config.json", folder)
     stored = read_checkpoint(source).tensors
@@ -117,7 +121,7 @@ def rewrite(source: Path, folder: Path, kind: str) -> None:
 
 
 def report(kind: str, dtype: str, folder: Path) -> None:
-    """Load in a fresh process and print a row."""
+    """Load in a fresh process and print a row of the table."""
     context = multiprocessing.get_context("spawn")
     queue: Any = context.Queue()
     process = context.Process(target=measure, args=(folder, dtype, queue))
@@ -132,7 +136,7 @@ def report(kind: str, dtype: str, folder: Path) -> None:
 
 
 def measure(folder: Path, dtype: str, queue: Any) -> None:
-    """Load, and tell the model's size, the peak of memory (bytes) and the time (seconds)."""
+    """Load; puts the size of the model, the peak memory (bytes) and the seconds into `queue`."""
     before = peak_memory()
     start = time.perf_counter()
     model = load_model(folder, dtype=dtype)
@@ -143,11 +147,11 @@ def measure(folder: Path, dtype: str, queue: Any) -> None:
 
 
 def peak_memory() -> int:
-    """The most memory, in bytes, that was ever resident, files that are mapped included."""
+    """Peak resident memory of the process in bytes, mapped files included (VmHWM)."""
     for line in Path("/proc/self/status").read_text().splitlines():
         if line.startswith("VmHWM:"):
             return int(line.split()[1]) * 1024
-    raise RuntimeError("no VmHWM in /proc/self/status: this needs Linux")
+    raise RuntimeError("no VmHWM in /proc/self/status: this benchmark needs Linux")
 
 
 if __name__ == "__main__":

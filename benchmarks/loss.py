@@ -1,11 +1,11 @@
-"""Head and cross-entropy with 22 % of the positions supervised, forward and backward.
+"""LM head and cross-entropy with 22 % of the positions supervised, forward and backward.
 
     python -m benchmarks.loss [--only 256k ...] [--device cuda --dtype bfloat16]
 
-The published form makes logits of all positions, in float32, and shifts them; ours is the loss of
+The published implementation computes float32 logits of all positions; mgm computes the loss of
 `mgm.model.ops.causal_lm_loss`, as in a training step with `num_items_in_batch`. The limit is the
-larger of two times: the operations of the supervised rows at the machine's rate of matrix products,
-and inputs, weights and their gradients, once, at its rate of copying.
+roofline: the larger of the operations of supervised rows at the measured FLOP/s, and inputs,
+weights and their gradients, each once, at the measured bandwidth.
 """
 
 from collections.abc import Iterator
@@ -20,10 +20,10 @@ from benchmarks.harness import (
     PUBLISHED,
     Case,
     Settings,
+    is_selected,
     relative_difference,
     report,
     settings,
-    wanted,
 )
 from mgm.model.labels import IGNORE_INDEX
 from mgm.model.ops.causal_lm_loss import CausalLMLoss
@@ -35,14 +35,14 @@ SMALL = {"32k vocabulary": (320, 32, 64), "256k vocabulary": (2560, 16, 64)}
 
 
 class Head(nn.Module):
-    """A language model that is nothing but its head: as large as the real one's, and as slow."""
+    """A language model without layers: only an LM head, of the size of a real one."""
 
     def __init__(self, vocabulary: int, width: int) -> None:
         super().__init__()
         self.lm_head = nn.Linear(width, vocabulary, bias=False)
 
     def get_output_embeddings(self) -> nn.Linear:
-        """Computes logits with the LM head."""
+        """The LM head, as in transformers."""
         return self.lm_head
 
     def forward(self, hidden: Tensor, logits_to_keep: Tensor) -> CausalLMOutputWithPast:
@@ -51,21 +51,21 @@ class Head(nn.Module):
 
 
 def cases(chosen: Settings) -> Iterator[Case]:
-    """All that the command line asks for, one after the other."""
+    """Generate the selected cases."""
     for name, (vocabulary, width, length) in (SMALL if chosen.small else SIZES).items():
-        if wanted(name, chosen):
+        if is_selected(name, chosen):
             yield case(name, vocabulary, width, length, chosen)
 
 
 def case(name: str, vocabulary: int, width: int, length: int, chosen: Settings) -> Case:
-    """Both forms on the same hidden states."""
+    """Both implementations on the same hidden states."""
     torch.manual_seed(0)
     model = Head(vocabulary, width).to(chosen.device, chosen.dtype)
     hidden = torch.randn(chosen.images, length, width, device=chosen.device).to(chosen.dtype)
     hidden.requires_grad_()
     labels = torch.randint(vocabulary, hidden.shape[:2], device=chosen.device)
     labels[:, : int(length * (1 - SUPERVISED))] = (
-        IGNORE_INDEX  # an image and a question, then answers
+        IGNORE_INDEX  # image and question first, then answers
     )
     count = (labels[:, 1:] != IGNORE_INDEX).sum()
     supervised = CausalLMLoss()
@@ -73,10 +73,10 @@ def case(name: str, vocabulary: int, width: int, length: int, chosen: Settings) 
     def gradients(loss: Tensor) -> list[Tensor]:
         inputs = [hidden, model.lm_head.weight]
         loss.backward()
-        made = [loss.detach(), *(entry.grad for entry in inputs if entry.grad is not None)]
+        results = [loss.detach(), *(entry.grad for entry in inputs if entry.grad is not None)]
         for entry in inputs:
             entry.grad = None
-        return made
+        return results
 
     def ours() -> list[Tensor]:
         output = supervised(model, labels, count, hidden=hidden)  # ty: ignore[invalid-argument-type]

@@ -1,11 +1,11 @@
-"""A JPEG file of 1024 x 768 pixels, from its bytes to what goes to the device.
+"""Preprocessing of a 1024 x 768 JPEG: from the bytes of the file to the tensors for the device.
 
     python -m benchmarks.preprocess [--only HD ...] [--threads 1]
 
-The published form: Pillow, a padded square, transformers' CLIPImageProcessor on Pillow, and the
-low-resolution view made by torch on the CPU. Ours stops at bytes, which become numbers on the
-device; "whole" makes those numbers too, as the processor does for everybody else. The limit is
-decoding alone. Every case tells how far our whole views are from the published ones.
+The published implementation decodes and pads with Pillow, resizes and normalises with transformers'
+CLIPImageProcessor, and interpolates the low-resolution view on the CPU. mgm returns the resized
+image in uint8, and normalises on the device; "whole" is the normalised float32 output of the
+processor. The limit is JPEG decoding alone. `difference` compares "whole" with the published views.
 """
 
 import io
@@ -24,10 +24,10 @@ from benchmarks.harness import (
     PUBLISHED,
     Case,
     Settings,
+    is_selected,
     relative_difference,
     report,
     settings,
-    wanted,
 )
 from mgm.data.image_processing_mgm import MGMImageProcessor
 from mgm.data.images.loading import open_image
@@ -37,17 +37,17 @@ COLOUR = (122, 116, 104)
 
 
 def cases(chosen: Settings) -> Iterator[Case]:
-    """All that the command line asks for, one after the other."""
+    """Generate the selected cases."""
     content = photograph((128, 96) if chosen.small else (1024, 768))
     for layout, (side, grid) in LAYOUTS.items():
         for aspect in ("pad", "square"):
             name = f"{layout}, {aspect}"
-            if wanted(name, chosen):
+            if is_selected(name, chosen):
                 yield case(name, content, side // 8 if chosen.small else side, grid, aspect)
 
 
 def photograph(size: tuple[int, int]) -> bytes:
-    """A JPEG file with smooth areas and details, about as large as one of a camera."""
+    """A JPEG with smooth areas and noise, about as large in bytes as a photograph."""
     width, height = size
     draw = np.random.default_rng(0)
     coarse = Image.fromarray(draw.integers(0, 256, (12, 16, 3), dtype=np.uint8))
@@ -59,7 +59,7 @@ def photograph(size: tuple[int, int]) -> bytes:
 
 
 def case(name: str, content: bytes, side: int, grid: int, aspect: str) -> Case:
-    """All forms on one file."""
+    """All variants on one file."""
     low = side * 336 // 768 // grid
 
     def processor(mode: str) -> MGMImageProcessor:
@@ -93,10 +93,10 @@ def case(name: str, content: bytes, side: int, grid: int, aspect: str) -> Case:
         PUBLISHED: published,
         LIMIT: lambda: open_image(content),
     }
-    made = [views["pixel_values_aux"], views["pixel_values"]]
-    return Case(name, forms, relative_difference(made, published()))
+    results = [views["pixel_values_aux"], views["pixel_values"]]
+    return Case(name, forms, relative_difference(results, published()))
 
 
 if __name__ == "__main__":
     chosen = settings(__doc__ or "")
-    report("A JPEG file of 1024 x 768 pixels", cases(chosen), chosen)
+    report("Preprocessing of a 1024 x 768 JPEG", cases(chosen), chosen)

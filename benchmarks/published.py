@@ -1,4 +1,4 @@
-"""What the published code does with images, for comparison; see `benchmarks/reference_mining.py`.
+"""The published vision path, for comparison: CLIP, mining and projector as in released code.
 
 Source: clip_encoder.py, openclip_encoder.py, and encode_images of mgm_arch.py.
 """
@@ -27,9 +27,9 @@ from mgm.model.vision.vit import VisionTower
 
 
 def eager_engine(path: str | os.PathLike[str], device: str | None = None) -> Engine:
-    """A model as `mgm.load` loads it, but with attention written out and torch's linear layers."""
-    place = choose_device(device)
-    model = load_model(path, choose_dtype(None, place), place)
+    """An engine with eager attention and torch's linear layers, without mgm's optimisations."""
+    chosen = choose_device(device)
+    model = load_model(path, choose_dtype(None, chosen), chosen)
     set_attention(model, "eager")
     processor = MGMProcessor.from_pretrained(path)
     sync_generation_config(model.generation_config, processor.tokenizer, processor.template)
@@ -37,32 +37,34 @@ def eager_engine(path: str | os.PathLike[str], device: str | None = None) -> Eng
 
 
 def eager_clip(tower: VisionTower) -> CLIPVisionModel:
-    """CLIP with the weights of `tower`, whole, and with attention as released code computed it."""
+    """transformers' CLIP with all layers and eager attention, and the weights of `tower`."""
     config: Any = copy.deepcopy(tower.config)
     with torch.device("meta"):
         clip = CLIPVisionModel(config)
     clip.set_attn_implementation("eager")
     clip.load_state_dict(tower.state_dict(), assign=True)
-    for name, held in tower.named_buffers():  # positions, which are in no state
+    for name, buffer in tower.named_buffers():  # position ids, which are not persistent
         owner, _, last = name.rpartition(".")
-        setattr(clip.get_submodule(owner), last, held)
+        setattr(clip.get_submodule(owner), last, buffer)
     return clip.eval()
 
 
 def clip_tokens(clip: CLIPVisionModel, pixels: Tensor) -> Tensor:
-    """All layers, all hidden states kept, the last but one used: (crops, tokens, width)."""
+    """Tokens (crops, tokens, width) of the second-to-last layer; runs all layers, as published."""
     states = clip(pixels, output_hidden_states=True).hidden_states
     return states[-2][:, 1:]
 
 
-def mined(mining: PatchInfoMining, tokens: Tensor, stages: Sequence[Tensor], grid: int) -> Tensor:
+def mine_views(
+    mining: PatchInfoMining, tokens: Tensor, stages: Sequence[Tensor], grid: int
+) -> Tensor:
     """Upsample, concatenate and mine.
 
     Args:
-        mining: whose parameters are used.
-        tokens: (images, crops, N, C): cells row by row, then the global view, if there is one.
-        stages: the ConvNeXt's maps.
-        grid: cells per side.
+        mining: module with the parameters.
+        tokens: (images, crops, N, C): grid cells in row-major order, then the global view, if any.
+        stages: feature maps of the ConvNeXt's stages.
+        grid: number of grid cells per side.
     """
     full = concatenated_map(stages)
     if grid == 1:
@@ -70,20 +72,20 @@ def mined(mining: PatchInfoMining, tokens: Tensor, stages: Sequence[Tensor], gri
     whole = F.interpolate(full.float(), scale_factor=1 / grid, mode="bilinear").to(full.dtype)
     cells = full.unflatten(3, (grid, -1)).unflatten(2, (grid, -1)).permute(0, 2, 4, 1, 3, 5)
     cells = published_mining(mining, tokens[:, :-1].flatten(0, 1), cells.flatten(0, 2))
-    of_global = published_mining(mining, tokens[:, -1], whole).unsqueeze(1)
-    return torch.cat([cells.unflatten(0, (len(tokens), -1)), of_global], dim=1)
+    global_view = published_mining(mining, tokens[:, -1], whole).unsqueeze(1)
+    return torch.cat([cells.unflatten(0, (len(tokens), -1)), global_view], dim=1)
 
 
 def image_features(
     model: MGMForConditionalGeneration, clip: CLIPVisionModel, low: Tensor, high: Tensor
 ) -> Tensor:
-    """What the language model reads: (images, image tokens, text width)."""
-    grid = math.isqrt(low.shape[1])  # the global view is one crop more
+    """Input embeddings (images, image tokens, text width) for the language model."""
+    grid = math.isqrt(low.shape[1])  # the global view is an additional crop
     tower, mining = model.vision_tower_aux, model.mining
     assert tower is not None
     assert mining is not None
     tokens = clip_tokens(clip, low.flatten(0, 1)).unflatten(0, low.shape[:2])
-    both = tokens + mined(mining, tokens, tower(high), grid)
+    both = tokens + mine_views(mining, tokens, tower(high), grid)
     if grid > 1:
         both = torch.cat([both[:, -1:], both[:, :-1]], dim=1)
     return model.projector(both.flatten(1, 2))

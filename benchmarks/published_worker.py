@@ -1,9 +1,9 @@
-"""A worker of the published shape, to compare with: a thread and a whole `generate` per request.
+"""A worker in the design of the published one, for comparison: one `generate` thread per request.
 
     python -m benchmarks.published_worker --model-path playground/mgm-nano --port 21002
 
-At most five requests at a time; every one encodes its image and reads its whole conversation.
-Attention is written out, and CLIP and mining are as published.
+At most five requests run at a time; each encodes its image and prefills its whole conversation.
+Attention is eager, and CLIP and mining are the published implementations.
 """
 
 import argparse
@@ -25,23 +25,23 @@ from mgm.model.vision.image_views import ImageViews
 from mgm.serve.http.wire import encode_frame
 from mgm.serve.worker.image_fetcher import ImageFetcher
 
-CONCURRENCY = 5  # of the published worker
+CONCURRENCY = 5  # --limit-model-concurrency of the published worker
 
 
 def main() -> None:
-    """Serve until it is killed."""
-    parser = argparse.ArgumentParser()
-    parser.add_argument("--model-path", required=True)
-    parser.add_argument("--port", type=int, default=21002)
+    """Serve until the process is stopped."""
+    parser = argparse.ArgumentParser(description="A worker in the design of the published one.")
+    parser.add_argument("--model-path", required=True, help="checkpoint folder")
+    parser.add_argument("--port", type=int, default=21002, help="port to listen on")
     options = parser.parse_args()
     engine = eager_engine(options.model_path)
     uvicorn.run(application(engine), port=options.port, log_level="warning")
 
 
 def application(engine: mgm.Engine) -> FastAPI:
-    """The one endpoint that is compared."""
+    """The app, with the streaming endpoint and a health check."""
     app = FastAPI()
-    places = asyncio.Semaphore(CONCURRENCY)
+    slots = asyncio.Semaphore(CONCURRENCY)
     clip, views = eager_clip(engine.model.vision_tower), ImageViews.of(engine.model.config)
     images = ImageFetcher()
 
@@ -54,11 +54,11 @@ def application(engine: mgm.Engine) -> FastAPI:
         body = await request.json()
 
         async def frames() -> AsyncGenerator[bytes]:
-            async with places:
-                pieces = iter(answer(engine, clip, views, images, body))
+            async with slots:
+                chunks = iter(answer(engine, clip, views, images, body))
                 text = body["prompt"]
-                while (piece := await asyncio.to_thread(next, pieces, None)) is not None:
-                    text += piece
+                while (chunk := await asyncio.to_thread(next, chunks, None)) is not None:
+                    text += chunk
                     yield encode_frame(text)
 
         return StreamingResponse(frames())
@@ -70,7 +70,7 @@ def application(engine: mgm.Engine) -> FastAPI:
 def answer(
     engine: mgm.Engine, clip: Any, views: ImageViews, images: ImageFetcher, body: dict[str, Any]
 ) -> Iterator[str]:
-    """The answer, piece by piece, from a thread that generates."""
+    """Stream the text of an answer from a thread that runs `generate`."""
     model, processor = engine.model, engine.processor
     opened = [open_image(images.decode(one, "image")) for one in body.get("images", [])]
     features = None
@@ -96,7 +96,7 @@ def answer(
 
 @torch.inference_mode()
 def generate(model: Any, arguments: dict[str, Any]) -> None:
-    """Write an answer into its streamer."""
+    """Run `generate` in inference mode, which is set per thread."""
     model.generate(**arguments)
 
 

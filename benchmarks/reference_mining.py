@@ -1,4 +1,4 @@
-"""Patch info mining as published, short and slow: `patch_info_mining.py` is tested against it."""
+"""Patch info mining as published, the reference that `patch_info_mining.py` is tested against."""
 
 import math
 from collections.abc import Sequence
@@ -16,17 +16,17 @@ from mgm.model.vision.patch_info_mining import (
 
 
 def concatenated_map(stages: Sequence[Tensor]) -> Tensor:
-    """All stages at the finest one's size: (B, H, S, S). Source: openclip_encoder.py L73-85."""
+    """All stages at the first one's size, (B, H, S, S). Source: openclip_encoder.py L73-85."""
     size = stages[0].shape[-2:]
     upsampled = [F.interpolate(stage, size=size, mode="bilinear") for stage in stages[1:]]
     return torch.cat([stages[0], *upsampled], dim=1)
 
 
 def published_mining(mining: PatchInfoMining, tokens: Tensor, full: Tensor) -> Tensor:
-    """Mine with every position projected. Source: mgm_arch.py L293-311.
+    """Mine with keys and values of every position. Source: mgm_arch.py L293-311.
 
     Args:
-        mining: whose parameters are used.
+        mining: module with the parameters.
         tokens: (B, N, C), a square grid in row-major order.
         full: the concatenated map (B, H, S, S).
 
@@ -38,7 +38,7 @@ def published_mining(mining: PatchInfoMining, tokens: Tensor, full: Tensor) -> T
 
 
 def published_attention(mining: PatchInfoMining, tokens: Tensor, full: Tensor) -> Tensor:
-    """Weights of the positions of each token's window, (B, N, P); arguments as above."""
+    """Attention weights (B, N, P) of each token over its window; see `published_mining`."""
     key = _normed_linear(mining.key, _windows(tokens, full))
     query = _normed_linear(mining.query, tokens).unsqueeze(2)
     scores = query @ (key.transpose(-1, -2) / math.sqrt(tokens.shape[-1]))
@@ -46,7 +46,7 @@ def published_attention(mining: PatchInfoMining, tokens: Tensor, full: Tensor) -
 
 
 def _windows(tokens: Tensor, full: Tensor) -> Tensor:
-    """The positions of each token's window, (B, N, P, H)."""
+    """The features of each token's window, (B, N, P, H)."""
     batch, count, _ = tokens.shape
     grid = math.isqrt(count)
     window = full.shape[-1] // grid
@@ -56,5 +56,5 @@ def _windows(tokens: Tensor, full: Tensor) -> Tensor:
 
 def _normed_linear(layer: NormedLinear | AbsorbedKey | AbsorbedValue, x: Tensor) -> Tensor:
     norm = layer.norm
-    normal = F.layer_norm(x, norm.normalized_shape, norm.weight, norm.bias, norm.eps)
-    return F.linear(normal, layer.weight, layer.bias)
+    normed = F.layer_norm(x, norm.normalized_shape, norm.weight, norm.bias, norm.eps)
+    return F.linear(normed, layer.weight, layer.bias)

@@ -1,12 +1,11 @@
-"""Chats over images, through our worker and through one of the published shape.
+"""Throughput and TTFT of chats about images: mgm's worker and one in the design of the published.
 
     python -m benchmarks.serve [--users 16] [--rounds 3] [--num-speculative-tokens 8] [--soak 60]
 
-Each user asks about an image, and then once more in the same conversation; both workers get the
-same bodies, one after the other, by the published endpoint. With `--soak` our servers then get
-ordinary traffic and rogue requests for so many minutes, see `benchmarks.serve_soak`. Our worker
-decodes without n-gram drafts unless `--num-speculative-tokens` says otherwise. Writes
-benchmarks/results/serve.json, which states the setting.
+Each user has chats of two turns about an image. Both workers get the same requests through the
+published endpoint, one worker after the other. N-gram speculative decoding is off unless
+`--num-speculative-tokens` is given. `--soak` then runs `benchmarks.serve_soak` for that many
+minutes. Writes benchmarks/results/serve.json, with the settings.
 """
 
 import argparse
@@ -39,31 +38,34 @@ NANO = ROOT / "playground" / "mgm-nano"
 IMAGES = sorted((ROOT / "images").glob("*.png"))
 RESULTS = ROOT / "benchmarks" / "results" / "serve.json"
 QUESTIONS = ("Describe the image in detail.", "What does the top line say?", "What is in it?")
-LIMIT = 64  # tokens of an answer
+LIMIT = 64  # maximum tokens of an answer
 OURS = ("mgm.serve.model_worker", "--no-register")
 PUBLISHED = ("benchmarks.published_worker",)
 Answer = dict[str, Any]
 
 
 def main() -> None:
-    """Measure, print and write."""
-    parser = argparse.ArgumentParser(description="Chats over images through two workers.")
-    parser.add_argument("--users", type=int, default=16, help="at the same time")
-    parser.add_argument("--rounds", type=int, default=3, help="chats of each user")
-    parser.add_argument(
-        "--num-speculative-tokens", type=int, default=0, help="of our worker; default: %(default)s"
+    """Run the benchmark; print and save the results."""
+    parser = argparse.ArgumentParser(
+        description="Throughput and TTFT of mgm's worker and a published-style one."
     )
-    parser.add_argument("--soak", type=float, default=0, help="minutes of mixed traffic")
+    parser.add_argument("--users", type=int, default=16, help="concurrent users")
+    parser.add_argument("--rounds", type=int, default=3, help="chats per user")
+    parser.add_argument(
+        "--num-speculative-tokens",
+        type=int,
+        default=0,
+        help="drafted tokens of mgm's worker; default: %(default)s",
+    )
+    parser.add_argument("--soak", type=float, default=0, help="minutes of the soak test; 0: none")
     options = parser.parse_args()
     engine = mgm.load(NANO)
     results: dict[str, Any] = {}
     ours = (*OURS, "--num-speculative-tokens", str(options.num_speculative_tokens))
-    for name, words in (("published", PUBLISHED), ("ours", ours)):
-        with worker(words) as (address, _):
-            asyncio.run(
-                chats(address, engine, drawn(2, 1, salt=1), salt=1)
-            )  # what is loaded at first
-            images = drawn(options.users, options.rounds, salt=0)
+    for name, arguments in (("published", PUBLISHED), ("ours", ours)):
+        with worker(arguments) as (address, _):
+            asyncio.run(chats(address, engine, unique_images(2, 1, salt=1), salt=1))  # warm-up
+            images = unique_images(options.users, options.rounds, salt=0)
             start_time = time.perf_counter()
             answers = asyncio.run(chats(address, engine, images, salt=0))
             results[name] = figures(answers, time.perf_counter() - start_time)
@@ -84,24 +86,24 @@ def main() -> None:
 
 
 @contextmanager
-def worker(words: Sequence[str]) -> Generator[tuple[str, psutil.Process]]:
-    """A worker's address and process."""
+def worker(arguments: Sequence[str]) -> Generator[tuple[str, psutil.Process]]:
+    """Start a worker; yields its address and process."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = str(probe.getsockname()[1])
-    command = [sys.executable, "-m", *words, "--model-path", str(NANO), "--port", port]
+    command = [sys.executable, "-m", *arguments, "--model-path", str(NANO), "--port", port]
     process = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.DEVNULL)
     try:
         address = f"http://localhost:{port}"
-        asyncio.run(until_up(address))
+        asyncio.run(wait_until_up(address))
         yield address, psutil.Process(process.pid)
     finally:
         process.terminate()
         process.wait()
 
 
-async def until_up(address: str) -> None:
-    """Wait for a worker."""
+async def wait_until_up(address: str) -> None:
+    """Wait until a worker responds."""
     async with aiohttp.ClientSession() as session:
         while True:
             with suppress(aiohttp.ClientError):
@@ -110,13 +112,13 @@ async def until_up(address: str) -> None:
             await asyncio.sleep(0.2)
 
 
-def drawn(users: int, rounds: int, salt: int) -> list[list[bytes]]:
-    """An image for each chat of each user; nobody else asks about it: it has a pixel of its own."""
-    return [[own_image(user, turn, salt) for turn in range(rounds)] for user in range(users)]
+def unique_images(users: int, rounds: int, salt: int) -> list[list[bytes]]:
+    """A different image for each chat of each user, so that caches never hit across chats."""
+    return [[unique_image(user, turn, salt) for turn in range(rounds)] for user in range(users)]
 
 
-def own_image(user: int, turn: int, salt: int) -> bytes:
-    """A PNG file."""
+def unique_image(user: int, turn: int, salt: int) -> bytes:
+    """A PNG file with a pixel that makes it unique."""
     content = io.BytesIO()
     with Image.open(IMAGES[(user + turn) % len(IMAGES)]) as image:
         image = image.convert("RGB")
@@ -128,7 +130,7 @@ def own_image(user: int, turn: int, salt: int) -> bytes:
 async def chats(
     address: str, engine: mgm.Engine, images: list[list[bytes]], salt: int
 ) -> list[Answer]:
-    """All answers of all users, each of whom asks when the answer before is there."""
+    """Answers to all users, who send a request when the previous answer is complete."""
     async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=None)) as session:
 
         async def user(number: int) -> list[Answer]:
@@ -137,18 +139,18 @@ async def chats(
                 answers += await chat(session, address, engine, image, QUESTIONS[number % 3])
             return answers
 
-        of_users = await asyncio.gather(*[user(number) for number in range(len(images))])
-        alone = await chat(session, address, engine, own_image(0, 255, salt), QUESTIONS[0])
+        answers_by_user = await asyncio.gather(*[user(number) for number in range(len(images))])
+        alone = await chat(session, address, engine, unique_image(0, 255, salt), QUESTIONS[0])
         for answer in alone:
             answer["alone"] = True
-        of_users.append(alone)
-    return list(itertools.chain(*of_users))
+        answers_by_user.append(alone)
+    return list(itertools.chain(*answers_by_user))
 
 
 async def chat(
     session: aiohttp.ClientSession, address: str, engine: mgm.Engine, image: bytes, question: str
 ) -> list[Answer]:
-    """Two turns about one image."""
+    """A chat of two turns about one image."""
     history: list[tuple[str, str]] = []
     answers = []
     for turn, text in enumerate((question, "Are you sure?")):
@@ -169,7 +171,7 @@ async def chat(
 
 
 async def ask(session: aiohttp.ClientSession, address: str, body: dict[str, Any]) -> Answer:
-    """Text, and seconds to its first chunk and to its end."""
+    """The text of an answer, with the seconds to its first chunk and to its end."""
     start_time, first, last = time.perf_counter(), None, b""
     async with session.post(f"{address}/worker_generate_stream", json=body) as response:
         content = b""
@@ -178,8 +180,8 @@ async def ask(session: aiohttp.ClientSession, address: str, body: dict[str, Any]
             *whole, content = content.split(b"\0")
             if whole:
                 last = whole[-1]
-                grown = len(json.loads(last)["text"]) > len(body["prompt"])
-                if first is None and grown:
+                has_text = len(json.loads(last)["text"]) > len(body["prompt"])
+                if first is None and has_text:
                     first = time.perf_counter() - start_time
     end = time.perf_counter() - start_time
     text = json.loads(last)["text"] if last else body["prompt"]
@@ -187,7 +189,7 @@ async def ask(session: aiohttp.ClientSession, address: str, body: dict[str, Any]
 
 
 def figures(answers: list[Answer], seconds: float) -> dict[str, Any]:
-    """What is compared."""
+    """Throughput, TTFT and texts of a run."""
     together = [answer for answer in answers if "alone" not in answer]
     alone = [answer["first"] for answer in answers if "alone" in answer]
     first = [answer["first"] for answer in together]
@@ -204,7 +206,7 @@ def figures(answers: list[Answer], seconds: float) -> dict[str, Any]:
 
 
 def ratios(ours: dict[str, Any], published: dict[str, Any]) -> dict[str, float]:
-    """Ours to the published shape; their texts are taken out."""
+    """Ratios of mgm to the published design; removes the texts from both."""
     pairs = zip(ours.pop("texts"), published.pop("texts"), strict=True)
     return {
         "tokens_per_second": ours["tokens_per_second"] / published["tokens_per_second"],

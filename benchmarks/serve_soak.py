@@ -1,11 +1,11 @@
-"""Ordinary traffic through controller and worker, with rogue clients and a slow site beside it.
+"""Soak test of controller and worker: regular traffic beside malformed and abusive requests.
 
     python -m benchmarks.serve_soak [--minutes 60] [--users 12]
 
-Honest users ask in bursts about 5 seconds apart, when idle connections of common servers close, and
-others read long answers meanwhile, streamed and whole. In every round rogue clients send what must
-not touch them. Every honest answer has to come, and to be the same as before. Writes
-benchmarks/results/serve_soak.json; the exit status is 1 if a request failed.
+Regular users send requests in bursts 5 seconds apart, when servers close idle keep-alive
+connections; others request long answers meanwhile, streamed and not. In every round abusive clients
+send malformed bodies, disconnect early, or send slowly. Every regular request must succeed, with the
+same answer each time. Writes benchmarks/results/serve_soak.json; the exit status is 1 if a request failed.
 """
 
 import argparse
@@ -33,20 +33,20 @@ NANO = ROOT / "playground" / "mgm-nano"
 IMAGES = sorted((ROOT / "images").glob("*.png"))
 RESULTS = ROOT / "benchmarks" / "results" / "serve_soak.json"
 CHAT = "/v1/chat/completions"
-ROUND = 5.0  # seconds; uvicorn's default for idle connections
-LONG = 400  # tokens
-HALF_SURROGATE = b'{"model": "mgm-nano", "messages": [{"role": "user", "content": "\\ud800"}]}'
+ROUND = 5.0  # seconds; uvicorn's default keep-alive timeout
+LONG = 400  # tokens of a long answer
+LONE_SURROGATE = b'{"model": "mgm-nano", "messages": [{"role": "user", "content": "\\ud800"}]}'
 Send = Callable[["Soak"], Coroutine[Any, Any, None]]
 
 
 class Soak:
-    """Sends requests and counts what came.
+    """Sends requests, and counts responses and failures.
 
     Args:
-        session: of the clients.
-        controller: its address.
-        slow_site: address of a site that sends a byte a second.
-        end_tokens: that end an answer of the model; banned for long answers.
+        session: HTTP session of all clients.
+        controller: address of the controller.
+        slow_site: address of a server that sends one byte per second.
+        end_tokens: stop tokens of the model, banned in long answers.
     """
 
     def __init__(
@@ -64,22 +64,22 @@ class Soak:
         self.seconds: list[float] = []
 
     def count(self, kind: str, failure: str | None = None) -> None:
-        """Note a request and, if it failed, how."""
+        """Count a request, and keep the reason of a failure."""
         self.counts[kind] += 1
         if failure is not None:
             self.failures.append(f"{kind}: {failure[:300]}")
 
     async def ask(self, kind: str, body: dict[str, Any]) -> None:
-        """An honest request, whose answer has to be the same every time."""
+        """Send a regular request; its answer must be the same every time."""
         key = json.dumps(body)
-        begin = time.monotonic()
+        start_time = time.monotonic()
         try:
             text = await (self._streamed(body) if body.get("stream") else self._whole(body))
         except (aiohttp.ClientError, TimeoutError, ValueError, KeyError) as error:
             self.count(kind, f"{type(error).__name__}: {error}")
             return
         if kind == "short":
-            self.seconds.append(time.monotonic() - begin)
+            self.seconds.append(time.monotonic() - start_time)
         same = self.expected.setdefault(key, text) == text
         self.count(kind, None if same else f"{text!r} instead of {self.expected[key]!r}")
 
@@ -107,13 +107,13 @@ class Soak:
                     content = choice["delta"].get("content") or ""
                     parts[choice["index"]] = parts.get(choice["index"], "") + content
         if not complete:
-            raise ValueError("the stream broke off")
+            raise ValueError("the stream ended without [DONE]")
         return "\n".join(parts[number] for number in sorted(parts))
 
     async def refused(
         self, kind: str, path: str, content: bytes, headers: dict[str, str] | None = None
     ) -> None:
-        """A rogue request, which has to be answered with an error of the client."""
+        """Send an invalid request, which must get a client error (4xx)."""
         headers = {"Content-Type": "application/json"} | (headers or {})
         try:
             url = self.controller + path
@@ -125,7 +125,7 @@ class Soak:
 
 
 def chat(text: str, images: Sequence[bytes] = (), **more: Any) -> dict[str, Any]:
-    """The body of a chat; the likeliest answer."""
+    """The body of a chat completion with greedy sampling."""
     parts: list[dict[str, Any]] = [{"type": "text", "text": text}]
     for image in images:
         url = f"data:image/png;base64,{base64.b64encode(image).decode()}"
@@ -134,8 +134,8 @@ def chat(text: str, images: Sequence[bytes] = (), **more: Any) -> dict[str, Any]
     return {"model": NANO.name, "messages": messages, "temperature": 0, "max_tokens": 8} | more
 
 
-async def honest_round(soak: Soak, users: int, number: int) -> None:
-    """A burst, a pause, and a burst that meets connections as they close."""
+async def regular_round(soak: Soak, users: int, number: int) -> None:
+    """A burst, a pause, and a burst just as idle connections close."""
     draw = random.Random(number % 20)
 
     async def user(delay: float) -> None:
@@ -159,14 +159,14 @@ async def honest_round(soak: Soak, users: int, number: int) -> None:
 
 
 async def long_answers(soak: Soak, stream: bool, until: float) -> None:
-    """One long answer after the other."""
+    """Request one long answer after the other."""
     while time.monotonic() < until:
         body = chat("Tell me more.", max_tokens=LONG, logit_bias=soak.ban, stream=stream)
         await soak.ask("long, streamed" if stream else "long", body)
 
 
 async def leave(soak: Soak) -> None:
-    """A client that asks for a long answer and leaves."""
+    """Request a long answer and disconnect."""
     for stream in (False, True):
         body = chat("Tell me all.", max_tokens=LONG, logit_bias=soak.ban, stream=stream)
         with suppress(TimeoutError, aiohttp.ClientError):
@@ -176,7 +176,7 @@ async def leave(soak: Soak) -> None:
 
 
 async def drip(soak: Soak) -> None:
-    """Questions about images of a slow site."""
+    """Request images from a slow server."""
     image = {"type": "image_url", "image_url": {"url": f"{soak.slow_site}/{secrets.token_hex(4)}"}}
     body = chat("What is it?") | {"messages": [{"role": "user", "content": [image]}]}
     content = json.dumps(body).encode()
@@ -184,11 +184,11 @@ async def drip(soak: Soak) -> None:
 
 
 async def malformed(soak: Soak) -> None:
-    """Bodies that are wrong in all kinds of ways."""
+    """Send malformed bodies of every kind."""
     empty = {"model": NANO.name, "prompt": "", "max_tokens": 5}
     broken = chat("What is it?", [b"\x89PNG\r\n\x1a\n broken"])
     await soak.refused("empty prompt", "/v1/completions", json.dumps(empty).encode())
-    await soak.refused("half a surrogate", CHAT, HALF_SURROGATE)
+    await soak.refused("lone surrogate", CHAT, LONE_SURROGATE)
     await soak.refused("broken image", CHAT, json.dumps(broken).encode())
     await soak.refused("no JSON", CHAT, b"{")
     too_long = chat("word " * 5000)
@@ -197,15 +197,15 @@ async def malformed(soak: Soak) -> None:
     await soak.refused("not finite", CHAT, huge.encode())
 
 
-async def rogue_worker(soak: Soak) -> None:
-    """A worker without a key, which wants all traffic."""
+async def unregistered_worker(soak: Soak) -> None:
+    """Try to register a worker without the key, with a low queue length to attract traffic."""
     status = {"model_names": [NANO.name], "speed": 1e9, "queue_length": -1e9}
     body = {"worker_name": soak.slow_site, "check_heart_beat": False, "worker_status": status}
-    await soak.refused("rogue worker", "/register_worker", json.dumps(body).encode())
+    await soak.refused("worker without key", "/register_worker", json.dumps(body).encode())
 
 
 async def slow_head(soak: Soak) -> None:
-    """A request whose head never ends."""
+    """Send request headers slowly, without an end (slowloris)."""
     host, port = soak.controller.removeprefix("http://").split(":")
     _, writer = await asyncio.open_connection(host, int(port))
     with suppress(OSError):
@@ -217,29 +217,29 @@ async def slow_head(soak: Soak) -> None:
     soak.count("slow head")
 
 
-ROGUES: tuple[Send, ...] = (leave, drip, malformed, rogue_worker, slow_head)
+ABUSES: tuple[Send, ...] = (leave, drip, malformed, unregistered_worker, slow_head)
 
 
 async def run(soak: Soak, minutes: float, users: int) -> None:
-    """All of it, for so long."""
+    """Send all kinds of traffic for a number of minutes."""
     until = time.monotonic() + 60 * minutes
     readers = [asyncio.create_task(long_answers(soak, stream, until)) for stream in (False, True)]
-    rogues: set[asyncio.Task[None]] = set()
+    abuses: set[asyncio.Task[None]] = set()
     number = 0
     while time.monotonic() < until:
-        for send in ROGUES:
+        for send in ABUSES:
             task = asyncio.create_task(send(soak))
-            rogues.add(task)
-            task.add_done_callback(rogues.discard)
-        await honest_round(soak, users, number)
+            abuses.add(task)
+            task.add_done_callback(abuses.discard)
+        await regular_round(soak, users, number)
         number += 1
         print(f"round {number}: {sum(soak.counts.values())} requests, {len(soak.failures)} failed",
               *soak.failures[-1:], flush=True)  # fmt: skip
-    await asyncio.gather(*readers, *rogues)
+    await asyncio.gather(*readers, *abuses)
 
 
 async def serve_slowly(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    """Answer a request with a byte a second."""
+    """Respond to a request with one byte per second."""
     with suppress(OSError, asyncio.IncompleteReadError, asyncio.CancelledError):
         await reader.readuntil(b"\r\n\r\n")
         writer.write(b"HTTP/1.1 200 OK\r\nContent-Type: image/png\r\n\r\n")
@@ -251,7 +251,7 @@ async def serve_slowly(reader: asyncio.StreamReader, writer: asyncio.StreamWrite
 
 @contextmanager
 def program(module: str, port: int, *words: str, **variables: str) -> Generator[psutil.Process]:
-    """A server program."""
+    """Start a server; yields its process."""
     command = [sys.executable, "-m", f"mgm.serve.{module}", "--port", str(port), *words]
     environment = os.environ | variables
     process = subprocess.Popen(command, cwd=ROOT, env=environment, stderr=subprocess.DEVNULL)
@@ -263,14 +263,14 @@ def program(module: str, port: int, *words: str, **variables: str) -> Generator[
 
 
 def free_port() -> int:
-    """A port that nobody listens at."""
+    """A free TCP port."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return probe.getsockname()[1]
 
 
 async def until_served(address: str) -> None:
-    """Wait until the controller knows the model."""
+    """Wait until the controller lists the model."""
     async with aiohttp.ClientSession() as session:
         while True:
             with suppress(aiohttp.ClientError, KeyError):
@@ -283,22 +283,22 @@ async def until_served(address: str) -> None:
 async def soak_all(
     address: str, minutes: float, users: int, processes: dict[str, psutil.Process]
 ) -> dict[str, Any]:
-    """What came of it."""
+    """Run the traffic; returns counts, failures, latencies and memory."""
     vocabulary = json.loads((NANO / "tokenizer.json").read_text(encoding="utf-8"))
     added = {one["content"]: one["id"] for one in vocabulary["added_tokens"]}
     end = [added[token] for token in ("<|end|>", "</s>") if token in added]
     site = await asyncio.start_server(serve_slowly, "127.0.0.1", 0)
     slow_site = f"http://127.0.0.1:{site.sockets[0].getsockname()[1]}"
-    # A connection for each request, as many clients are: what meets is controller and worker.
+    # A connection per request, as many clients do: keep-alive is tested between the two servers.
     connector = aiohttp.TCPConnector(limit=0, force_close=True)
     timeout = aiohttp.ClientTimeout(total=120)
     async with aiohttp.ClientSession(connector=connector, timeout=timeout) as session:
         soak = Soak(session, address, slow_site, end)
-        await run(soak, min(minutes, 0.5), users)  # what is loaded at first is no leak
+        await run(soak, min(minutes, 0.5), users)  # warm-up: lazy imports are no leak
         before = {name: process.memory_info().rss for name, process in processes.items()}
         await run(soak, minutes, users)
         async with session.post(f"{address}/worker_get_status", json={}) as response:
-            left = (await response.json())["queue_length"]
+            queue_length = (await response.json())["queue_length"]
     site.close()
     after = {name: process.memory_info().rss for name, process in processes.items()}
     return {
@@ -309,13 +309,13 @@ async def soak_all(
         "failed": len(soak.failures),
         "short_seconds_median": sorted(soak.seconds)[len(soak.seconds) // 2],
         "short_seconds_worst": max(soak.seconds),
-        "queue_length_at_the_end": left,
+        "queue_length_at_the_end": queue_length,
         "megabytes": {name: [before[name] / 1e6, after[name] / 1e6] for name in before},
     }
 
 
 def soak(minutes: float, users: int) -> dict[str, Any]:
-    """Start the servers, send for so long, and say what came of it."""
+    """Start controller and worker, and run the soak test."""
     ports = free_port(), free_port()
     addresses = [f"http://localhost:{port}" for port in ports]
     words = ("--model-path", str(NANO), "--controller", addresses[0], "--worker", addresses[1])
@@ -330,10 +330,10 @@ def soak(minutes: float, users: int) -> dict[str, Any]:
 
 
 def main() -> int:
-    """Print and write what came of it; returns the exit status."""
-    parser = argparse.ArgumentParser(description="Ordinary traffic with rogue clients beside it.")
-    parser.add_argument("--minutes", type=float, default=60)
-    parser.add_argument("--users", type=int, default=12, help="of a burst")
+    """Run the soak test; print and save the results; returns the exit status."""
+    parser = argparse.ArgumentParser(description="Soak test of controller and worker.")
+    parser.add_argument("--minutes", type=float, default=60, help="duration")
+    parser.add_argument("--users", type=int, default=12, help="users per burst")
     options = parser.parse_args()
     results = soak(options.minutes, options.users)
     print(json.dumps(results, indent=2))

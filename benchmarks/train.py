@@ -1,13 +1,12 @@
-"""A training step of stage 2 over the same samples, ours beside a loop of the published shape.
+"""Training throughput of stage 2: mgm and a training loop as in the published implementation.
 
     python -m benchmarks.train [--device cuda --dtype bfloat16]
 
-The published form: padded batches in random order, logits of every position in float32, mining
-that projects the whole map, CLIP with all its layers, and both towers on black images for samples
-of text alone. Ours: packed rows, logits where there are labels, no tower for texts. Both step
-AdamW.
-On a CPU it is the nano model that ships, on a GPU one of MGM-2B's size with random weights. Times
-are of the same tokens, so the ratio is that of tokens a second.
+The published loop has padded batches in random order, float32 logits of every position, mining with
+keys and values of the whole map, CLIP with all layers, and black images for text-only samples. mgm
+has packed rows, logits at labelled positions only, and no images for text-only samples. Both use
+AdamW. On a CPU the model is the nano model, on a GPU one of MGM-2B's size with random weights. Both
+train on the same tokens, so that the ratio of times is that of tokens per second.
 """
 
 import json
@@ -19,7 +18,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from benchmarks.harness import OURS, PUBLISHED, Case, Settings, report, settings, wanted
+from benchmarks.harness import OURS, PUBLISHED, Case, Settings, is_selected, report, settings
 from benchmarks.published import eager_clip, image_features
 from mgm.data.datasets.collator import Collator
 from mgm.data.datasets.packing import PackedCollator, pack
@@ -34,21 +33,21 @@ ROOT = Path(__file__).parents[1]
 NANO = ROOT / "playground" / "mgm-nano"
 GEMMA = ROOT / "scripts" / "gemma" / "gemma-2b.json"
 SAMPLES, SMALL_SAMPLES = 32, 4
-BATCH = 8  # of the published form
-TEXTS = 0.1  # of the samples, without image
-LEARNED = 0.6  # of a sample's text
+BATCH = 8  # samples per batch of the published loop
+TEXT_ONLY = 0.1  # share of samples without an image
+SUPERVISED = 0.6  # share of the text tokens of a sample
 Sample = dict[str, Tensor]
 
 
 def cases(chosen: Settings) -> Iterator[Case]:
-    """The one case, if the command line asks for it."""
+    """Generate the only case, if it is selected."""
     name = "nano" if chosen.device == "cpu" else "2B"
-    if wanted(name, chosen):
+    if is_selected(name, chosen):
         yield case(name, chosen)
 
 
 def case(name: str, chosen: Settings) -> Case:
-    """Both forms on the same samples and the same first weights."""
+    """Both loops on the same samples, starting from the same weights."""
     torch.manual_seed(0)
     model = load_model(NANO) if name == "nano" else large()
     model = model.to(chosen.device, chosen.dtype).train()
@@ -56,17 +55,17 @@ def case(name: str, chosen: Settings) -> Case:
     for part in (model.language_model, model.mining, model.projector):
         assert part is not None
         part.requires_grad_(True)
-    samples = drawn(model, SMALL_SAMPLES if chosen.small else SAMPLES)
+    samples = random_samples(model, SMALL_SAMPLES if chosen.small else SAMPLES)
     tokens = sum(len(sample["input_ids"]) for sample in samples)
     padded, packed = padded_batches(model, samples), packed_batches(model, samples)
-    learned = sum(int((sample["labels"][1:] != IGNORE_INDEX).sum()) for sample in samples)
+    label_count = sum(int((sample["labels"][1:] != IGNORE_INDEX).sum()) for sample in samples)
     clip = eager_clip(model.vision_tower)
     views = ImageViews.of(model.config)
     weights = [parameter for parameter in model.parameters() if parameter.requires_grad]
     optimizer = torch.optim.AdamW(weights, lr=1e-6)
 
     def ours_loss(batch: dict[str, Tensor]) -> Tensor:
-        loss = model(**on_device(batch, chosen.device), num_items_in_batch=learned).loss
+        loss = model(**on_device(batch, chosen.device), num_items_in_batch=label_count).loss
         assert loss is not None
         return loss
 
@@ -77,11 +76,11 @@ def case(name: str, chosen: Settings) -> Case:
             low = views.low_resolution(high)
         features = image_features(
             model, clip, low.to(chosen.dtype), high.to(chosen.dtype)
-        )  # of black images too
+        )  # black images, too
         ids, mask = batch["input_ids"], batch["attention_mask"]
-        seen = (ids == model.config.image_token_id).any(1)
+        has_image = (ids == model.config.image_token_id).any(1)
         embedded = merge_image_features(
-            model.get_input_embeddings(), ids, features[seen], model.config, mask
+            model.get_input_embeddings(), ids, features[has_image], model.config, mask
         )
         output: Any = model.language_model(inputs_embeds=embedded, attention_mask=mask)
         logits, labels = output.logits.float()[:, :-1], batch["labels"][:, 1:]
@@ -89,7 +88,7 @@ def case(name: str, chosen: Settings) -> Case:
         total = F.cross_entropy(
             flat, labels.reshape(-1), ignore_index=IGNORE_INDEX, reduction="sum"
         )
-        return total / learned
+        return total / label_count
 
     def steps(loss_of: Any, batches: list[dict[str, Tensor]]) -> None:
         for batch in batches:
@@ -108,23 +107,23 @@ def case(name: str, chosen: Settings) -> Case:
 
 
 def large() -> MGMForConditionalGeneration:
-    """A model of MGM-2B's size; a GPU holds it."""
+    """A model of MGM-2B's size with random weights."""
     config = MGMConfig(text_config=json.loads(GEMMA.read_text()), vision_aux_config={})
     return MGMForConditionalGeneration(config)
 
 
-def drawn(model: MGMForConditionalGeneration, count: int) -> list[Sample]:
-    """Instructions of random tokens and pixels: most with an image, one in ten without."""
+def random_samples(model: MGMForConditionalGeneration, count: int) -> list[Sample]:
+    """Samples of random tokens and pixels, nine in ten with an image."""
     config = model.config
     draw = torch.Generator().manual_seed(0)
-    words = torch.randn(count, generator=draw).mul(0.7).add(4.4).exp().clamp(16, 400).long()
+    lengths = torch.randn(count, generator=draw).mul(0.7).add(4.4).exp().clamp(16, 400).long()
     samples = []
-    for number, length in enumerate(words.tolist()):
+    for number, length in enumerate(lengths.tolist()):
         ids = torch.randint(5, config.text_config.vocab_size - 5, (length,), generator=draw)
         labels = ids.clone()
-        labels[: int(length * (1 - LEARNED))] = IGNORE_INDEX
+        labels[: int(length * (1 - SUPERVISED))] = IGNORE_INDEX
         sample = {}
-        if number >= count * TEXTS:
+        if number >= count * TEXT_ONLY:
             span = torch.full((config.image_tokens_per_image,), config.image_token_id)
             ids = torch.cat([span, ids])
             labels = torch.cat([torch.full_like(span, IGNORE_INDEX), labels])
@@ -140,7 +139,7 @@ def drawn(model: MGMForConditionalGeneration, count: int) -> list[Sample]:
 def padded_batches(
     model: MGMForConditionalGeneration, samples: list[Sample]
 ) -> list[dict[str, Tensor]]:
-    """Batches in the order of the samples, with a black image for texts."""
+    """Padded batches in the order of the samples, with a black image for text-only samples."""
     side = model.config.image_size_aux
     black = torch.zeros(1, 3, side, side, dtype=torch.uint8)
     whole = [{"pixel_values_aux": black} | sample for sample in samples]
@@ -151,7 +150,7 @@ def padded_batches(
 def packed_batches(
     model: MGMForConditionalGeneration, samples: list[Sample]
 ) -> list[dict[str, Tensor]]:
-    """As many batches of packed rows, of one row each."""
+    """As many batches, of one packed row each."""
     lengths = [len(sample["input_ids"]) for sample in samples]
     images = [len(sample.get("pixel_values_aux", ())) for sample in samples]
     steps = -(-len(samples) // BATCH)
@@ -162,12 +161,12 @@ def packed_batches(
 
 
 def collator(model: MGMForConditionalGeneration) -> Collator:
-    """Without a limit."""
+    """A collator that does not truncate."""
     return Collator(0, model.config.image_token_id, model.config.image_tokens_per_image)
 
 
 def on_device(batch: dict[str, Tensor], device: str) -> dict[str, Tensor]:
-    """The batch's tensors there."""
+    """Move a batch to a device."""
     return {name: tensor.to(device) for name, tensor in batch.items()}
 
 

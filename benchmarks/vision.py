@@ -1,10 +1,9 @@
-"""Encoders and patch info mining, of real size with random weights, beside the published form.
+"""Encoders and patch info mining, at published sizes with random weights: mgm and published.
 
     python -m benchmarks.vision [--only mining HD ...] [--device cuda --dtype bfloat16 --images 16]
 
-The limit is the larger of two times: the
-operations of our form at the machine's rate of matrix products, and the least bytes (inputs,
-outputs and weights, once) at its rate of copying.
+The limit is the roofline: the larger of mgm's operations at the measured FLOP/s, and the minimum of
+bytes (inputs, outputs and weights, each once) at the measured bandwidth.
 """
 
 import copy
@@ -20,12 +19,12 @@ from benchmarks.harness import (
     PUBLISHED,
     Case,
     Settings,
+    is_selected,
     relative_difference,
     report,
     settings,
-    wanted,
 )
-from benchmarks.published import clip_tokens, eager_clip, image_features, mined
+from benchmarks.published import clip_tokens, eager_clip, image_features, mine_views
 from mgm.model.configuration_mgm import MGMConfig
 from mgm.model.modeling_mgm import MGMForConditionalGeneration
 from mgm.model.ops.onednn_linear import use_onednn
@@ -63,7 +62,7 @@ LAYOUTS: dict[str, dict[str, Any]] = {
 
 
 class Subject:
-    """A model without a language model of any use, and its inputs."""
+    """A model with a minimal language model, and random inputs."""
 
     def __init__(self, layout: str, chosen: Settings) -> None:
         grid = LAYOUTS[layout].get("image_grid", 1)
@@ -99,7 +98,7 @@ class Subject:
 
 
 def cases(chosen: Settings) -> Iterator[Case]:
-    """All that the command line asks for, one after the other."""
+    """Generate the selected cases."""
     for layout in LAYOUTS:
         makers: dict[str, Callable[[str, Subject], Case]] = {
             f"mining {layout}, forward": mining_forward,
@@ -108,7 +107,7 @@ def cases(chosen: Settings) -> Iterator[Case]:
             f"ConvNeXt {layout}": convnext,
             f"get_image_features {layout}": features,
         }
-        makers = {name: make for name, make in makers.items() if wanted(name, chosen)}
+        makers = {name: make for name, make in makers.items() if is_selected(name, chosen)}
         if makers:
             subject = Subject(layout, chosen)
             for name, make in makers.items():
@@ -125,34 +124,36 @@ def mining_forward(name: str, subject: Subject) -> Case:
 
     @torch.no_grad()
     def published() -> Tensor:
-        return mined(subject.model.mining, tokens, stages, subject.grid)
+        return mine_views(subject.model.mining, tokens, stages, subject.grid)
 
     moved = _bytes(tokens, tokens, *stages, *subject.model.mining.parameters())
     return _case(name, ours, published, moved)
 
 
 def mining_backward(name: str, subject: Subject) -> Case:
-    """As in training with frozen towers: gradients of the mining's parameters."""
+    """Gradients of the parameters of mining, as in training with frozen towers."""
     tokens, stages = subject.maps()
     parameters = dict(subject.model.mining.named_parameters())
-    slope = torch.randn_like(tokens)
+    output_gradient = torch.randn_like(tokens)
 
     def gradients(outputs: Tensor) -> list[Tensor]:
-        outputs.backward(slope)
-        # The key's biases have none; what is there is rounding.
+        outputs.backward(output_gradient)
+        # The gradient of the key's biases is zero but for rounding: softmax ignores constants.
         biases = ("key.bias", "key.norm.bias")
-        made = [held.grad for name, held in parameters.items() if name not in biases]
+        results = [parameter.grad for name, parameter in parameters.items() if name not in biases]
         for parameter in parameters.values():
             parameter.grad = None
-        return made
+        return results
 
     def ours() -> list[Tensor]:
         return gradients(subject.model.mined_tokens(tokens, stages))
 
     def published() -> list[Tensor]:
-        return gradients(mined(subject.model.mining, tokens, stages, subject.grid))
+        return gradients(mine_views(subject.model.mining, tokens, stages, subject.grid))
 
-    moved = _bytes(tokens, slope, *stages, *stages, *parameters.values(), *parameters.values())
+    moved = _bytes(
+        tokens, output_gradient, *stages, *stages, *parameters.values(), *parameters.values()
+    )
     return _case(name, ours, published, moved)
 
 
@@ -172,13 +173,13 @@ def clip(name: str, subject: Subject) -> Case:
 
 
 def convnext(name: str, subject: Subject) -> Case:
-    """The high-resolution tower; as published it is timm's, called in the same way.
+    """The high-resolution tower; the published one calls timm's stages in the same order.
 
-    A third form has weights and pixels with channels last in memory; without it the maps have that
-    from the first block on.
+    A third variant has weights and pixels in channels-last memory format from the start; without it
+    the feature maps have that format from the first block on.
     """
     tower, plain = subject.ours.vision_tower_aux, subject.model.vision_tower_aux
-    turned = copy.deepcopy(tower).to(memory_format=torch.channels_last)
+    tower_channels_last = copy.deepcopy(tower).to(memory_format=torch.channels_last)
     pixels = subject.high.contiguous(memory_format=torch.channels_last)
 
     @torch.no_grad()
@@ -195,14 +196,14 @@ def convnext(name: str, subject: Subject) -> Case:
 
     @torch.no_grad()
     def channels_last() -> list[Tensor]:
-        return turned(pixels)
+        return tower_channels_last(pixels)
 
     case = _case(name, ours, published, _bytes(subject.high, *ours(), *tower.parameters()))
     return replace(case, forms=case.forms | {"ours, channels last": channels_last})
 
 
 def features(name: str, subject: Subject) -> Case:
-    """All from pixels to what the language model reads."""
+    """The whole vision path, from pixels to the image tokens of the language model."""
     model = subject.model
 
     @torch.no_grad()
@@ -230,8 +231,8 @@ def features(name: str, subject: Subject) -> Case:
 
 
 def _case(name: str, ours: Callable[[], Any], published: Callable[[], Any], min_bytes: int) -> Case:
-    made, expected = (_tensors(form()) for form in (ours, published))
-    difference = relative_difference(made, expected)
+    actual, expected = (_tensors(form()) for form in (ours, published))
+    difference = relative_difference(actual, expected)
     return Case(name, {OURS: ours, PUBLISHED: published}, difference, min_bytes)
 
 

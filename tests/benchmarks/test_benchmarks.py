@@ -85,5 +85,5 @@ def test_wrong_settings_are_refused(capsys):
         with pytest.raises(SystemExit):
             settings("", wrong)
     chosen = small("--only", "no such case")
-    with pytest.raises(SystemExit, match="no case's name holds no such case"):
+    with pytest.raises(SystemExit, match="no case's name contains no such case"):
         report("title", loss.cases(chosen), chosen)

@@ -85,7 +85,7 @@ _BODY = """\
 
 
 def chat_template(template: ConversationTemplate) -> str:
-    """Jinja source of a chat template that renders what `mgm.data.text.conversation.chat_prompt` does.
+    """Jinja source of a chat template, equal to `mgm.data.text.conversation.chat_prompt`.
 
     Contents are text or lists of `{"type": "image"}` and `{"type": "text", "text": ...}`. A line
     break separates images from text; two or more images are numbered if the template numbers
