@@ -96,7 +96,7 @@ def main() -> None:
 def nano_questions(folder: Path, images: int, count: int) -> list[Question]:
     """Nano questions about generated images, `count` per image."""
     data = folder / "nano"
-    generate(data, "held_out", 2 * images, seed=3)
+    generate(data, "held_out", 2 * images, seed=3, min_cap_height=12)
     by_image: dict[str, list[Question]] = {}
     for question in BENCHMARKS["nano"].questions(data, "held_out", "paper"):
         by_image.setdefault(question.group, []).append(question)

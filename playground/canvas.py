@@ -6,15 +6,18 @@ from typing import Literal
 
 from PIL import Image, ImageDraw, ImageOps
 
+from playground.cap_heights import FRAME, SHIPPED, SMALL_TEXT, CapHeights
 from playground.colors import Color
 from playground.faces import Face
 from playground.fonts import font_with_cap
 from playground.sample import Glyph, Thing
 
-FRAME = 256  # units along the longest side: the pixels of the nano model's view
 RIM = 2  # pixels
-SMALLEST_CAP = 12.0  # pixels
 MIN_PITCH = 21.5  # units from line to line: a line of text for each row of image tokens
+MIN_STEP = 3.6  # units between the middles of small characters: at most 6 for an image token
+
+SQUARES = (FRAME, 384)  # pixels per side of square images
+LONGEST = 640  # pixels, of other images
 
 Anchor = Literal["left", "middle", "right"]
 
@@ -27,13 +30,19 @@ class Canvas:
     Attributes:
         width, height: in units.
         scale: pixels per unit.
+        caps: the cap heights that its text may have.
         heights: cap height in units of each text that was drawn with a key.
         is_crowded: some text did not fit even at the smallest cap height.
     """
 
     def __init__(
-        self, size: tuple[int, int], background: Image.Image | Color, scale: float | None = None
+        self,
+        size: tuple[int, int],
+        background: Image.Image | Color,
+        scale: float | None = None,
+        caps: CapHeights = SHIPPED,
     ) -> None:
+        self.caps = caps
         self.scale = scale or max(size) / FRAME
         self.width, self.height = size[0] / self.scale, size[1] / self.scale
         if isinstance(background, Image.Image):
@@ -49,11 +58,44 @@ class Canvas:
     @property
     def smallest_cap(self) -> float:
         """The smallest cap height, in units, that is legible in the image and in the frame."""
-        return SMALLEST_CAP / min(1.0, self.scale)
+        return max(self.caps.low, self.caps.min_stored / self.scale)
+
+    def choose_cap(self, rng: Random, usual: float, room: float = math.inf) -> float:
+        """A cap height, log-uniform over what the picture may have.
+
+        Args:
+            usual: maximum where the picture's heights have none.
+            room: maximum in any case; crowded where it is too small to read.
+        """
+        low, high = self.smallest_cap, min(usual, room)
+        if self.caps.high is not None:
+            high = min(self.caps.high, room)
+            self.is_crowded |= high < low
+        return choose_cap(rng, low, max(low, high))
+
+    def choose_title_cap(
+        self, rng: Random, title: str, face: Face, cap: float, room: float
+    ) -> float:
+        """The cap height of a title above text of height `cap`: at least as large, if it fits.
+
+        Args:
+            room: maximum, of pictures whose heights have one; crowded where it is too small.
+        """
+        chosen = choose_cap(rng, cap, max(cap, 16))
+        if self.caps.high is None:
+            return chosen
+        self.is_crowded |= room < SMALL_TEXT
+        widest = chosen * (self.width - 12) / self.text_width(title, face, chosen)
+        return min(chosen, room, widest)
 
     def text_width(self, text: str, face: Face, cap: float) -> float:
         """The advance of a line of text, in units."""
-        return font_with_cap(face, cap * self.scale).width(text) / self.scale
+        return self._starts(text, face, cap)[-1] / self.scale
+
+    def _starts(self, text: str, face: Face, cap: float) -> list[float]:
+        # Where each character begins, and where the line ends, in pixels.
+        sized = font_with_cap(face, cap * self.scale)
+        return sized.spaced(text, MIN_STEP * self.scale) if cap < SMALL_TEXT else sized.starts(text)
 
     def fitting_cap(self, texts: list[str], face: Face, cap: float, width: float) -> float:
         """`cap`, or as much less as every text needs to be at most `width` wide."""
@@ -65,6 +107,11 @@ class Canvas:
         if cap * factor < self.smallest_cap * 0.97:
             self.is_crowded = True
         return max(self.smallest_cap, cap * factor)
+
+    def lowered_cap(self, cap: float, room: float) -> float:
+        """`cap`, or `room` where that is less; a picture whose heights have no maximum has room."""
+        self.is_crowded |= self.caps.high is not None and room < self.smallest_cap
+        return min(cap, max(self.smallest_cap, room))
 
     def fitting_pitch(self, preferred: float, available: float) -> float:
         """A distance from line to line of at most `room`; crowded where the lines would touch."""
@@ -93,18 +140,21 @@ class Canvas:
     ) -> None:
         """Draw one line whose capitals are centred on height `y`, and note its glyphs."""
         sized = font_with_cap(face, cap * self.scale)
-        starts = sized.starts(text)
+        starts = self._starts(text, face, cap)
         left = x * self.scale
         if anchor != "left":
             left -= starts[-1] * (0.5 if anchor == "middle" else 1.0)
         left = round(left)
         base = round((y + cap / 2) * self.scale)
-        self.draw.text((left, base), text, fill=color, font=sized.font, anchor="ls")
-        for char, start in zip(text, starts, strict=False):
+        parts = [(text, 0.0)] if cap >= SMALL_TEXT else zip(text, starts, strict=False)
+        for part, start in parts:
+            self.draw.text((left + start, base), part, fill=color, font=sized.font, anchor="ls")
+        level = base - cap * self.scale / 2
+        for before, char, start in zip(f" {text}", text, starts, strict=False):
             if char != " ":
                 x0, y0, x1, y1 = sized.ink(char)
                 box = (left + start + x0, base + y0, left + start + x1, base + y1)
-                self.glyphs.append(Glyph(char, *box, level=base - cap * self.scale / 2))
+                self.glyphs.append(Glyph(char, *box, level, follows=before != " "))
         if key is not None:
             self.heights[key] = cap
 
@@ -215,7 +265,7 @@ class Canvas:
             x = (glyph.x0 + glyph.x1) / 2
             level = turned_box((x, glyph.level, x, glyph.level), angle, center)[1]
             box = (x0 + shift_x, y0 + shift_y, x1 + shift_x, y1 + shift_y)
-            self.glyphs.append(Glyph(glyph.char, *box, level=level + shift_y))
+            self.glyphs.append(Glyph(glyph.char, *box, level + shift_y, glyph.follows))
         self.heights.update(part.heights)
 
 
@@ -239,15 +289,23 @@ def _rim_color(image: Image.Image) -> Color:
     return red, green, blue
 
 
-def choose_size(rng: Random, orientation: str | None = None) -> tuple[int, int]:
-    """Width and height in pixels: 256 x 256 in 55 % of the images, else 160 to 640 and not square.
+def choose_size(
+    rng: Random, orientation: str | None = None, caps: CapHeights = SHIPPED
+) -> tuple[int, int]:
+    """Width and height in pixels: a square in 55 % of the images, else 160 to 640 and not square.
+
+    A square has 256 pixels a side, or 384. An image with small text has as many as that needs.
 
     Args:
         orientation: "tall" or "wide" where the scene wants it.
     """
+    shortest = 160
+    if caps.high is not None:
+        shortest = max(shortest, math.ceil(FRAME * caps.min_stored / caps.low))
     if rng.random() < 0.55:
-        return FRAME, FRAME
-    long = round(160 * 4 ** rng.random())
+        side = FRAME if caps.high is None else rng.choice([s for s in SQUARES if s >= shortest])
+        return side, side
+    long = round(shortest * (LONGEST / shortest) ** rng.random())
     short = round(long * rng.uniform(0.7, 1.0))
     tall = rng.random() < 0.5 if orientation is None else orientation == "tall"
     return (short, long) if tall else (long, short)

@@ -2,6 +2,8 @@
 
 from random import Random
 
+from playground.cap_heights import SMALL_TEXT
+
 Color = tuple[int, int, int]
 
 COLORS: dict[str, Color] = {
@@ -58,6 +60,11 @@ def ink_on(paper: Color, rng: Random, min_contrast: float = 3.5) -> Color:
         if contrast(ink, paper) >= min_contrast:
             return ink
     return (10, 10, 10) if luminance(paper) > 0.18 else (250, 250, 250)
+
+
+def readable_ink(paper: Color, rng: Random, cap: float) -> Color:
+    """A text colour for capitals `cap` units high: the smaller, the more unlike the paper."""
+    return ink_on(paper, rng, 3.5 if cap >= SMALL_TEXT else 6)
 
 
 def pale(rng: Random) -> Color:

@@ -21,10 +21,8 @@ from mgm.data.sources.json.json_file import read_samples
 from mgm.data.text.templates import IMAGE_MARKER
 from mgm.errors import MGMError, Parser, run_command
 from playground.arguments import count
+from playground.cap_heights import HEIGHT_BINS
 from playground.scenes.asking import SHORT_SUFFIX
-
-# Cap heights in pixels of the image at 256 pixels; the low-resolution view has 0.66 times as many.
-HEIGHT_BINS = ((12, 15), (15, 20), (20, 28), (28, 256))
 
 
 @dataclass(frozen=True)
@@ -104,9 +102,9 @@ def height_group(question: Question) -> str | None:
     if question.text_height is None:
         return None
     for low, high in HEIGHT_BINS:
-        if low <= question.text_height < high:
-            return f"text {low:>2}-{high} px" if high < 256 else f"text {low}+ px"
-    return None
+        if question.text_height < high:
+            return f"text {low:>2}-{high} px"
+    return f"text {low}-{high} px"
 
 
 GROUPS: tuple[Callable[[Question], str | None], ...] = (

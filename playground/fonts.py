@@ -1,5 +1,6 @@
 """Type faces as loaded fonts, by cap height."""
 
+import math
 from functools import lru_cache
 from random import Random
 
@@ -9,22 +10,26 @@ from mgm.errors import MGMError
 from playground.faces import EMOJI_FILE, FACES, FOLDER, PACKAGES, Face
 from playground.sample import Split
 
-SMALL_CAP = 14.0  # pixels; below it only plain faces are legible
+SMALL_CAP = 14.0  # units; below it only plain faces are legible
+TINY_CAP = 8.0  # units; below it only the clearest of them
 HELD_OUT_SHARE = 0.4  # of the held-out images are set in a held-out face
 
 _POOLS = {
-    (held_out, plain): tuple(
-        face for face in FACES if face.held_out == held_out and (face.plain or not plain)
+    (held_out, quality): tuple(
+        face
+        for face in FACES
+        if face.held_out == held_out and (not quality or getattr(face, quality))
     )
     for held_out in (False, True)
-    for plain in (False, True)
+    for quality in ("", "plain", "tiny")
 }
 
 
 def choose_face(rng: Random, split: Split, cap: float = SMALL_CAP) -> Face:
-    """A face for text of cap height `cap` (pixels); held-out ones only where `split` says so."""
+    """A face for text of cap height `cap` (units); held-out ones only where `split` says so."""
     held_out = split == "held_out" and rng.random() < HELD_OUT_SHARE
-    return rng.choice(_POOLS[held_out, cap < SMALL_CAP])
+    quality = "" if cap >= SMALL_CAP else "plain" if cap >= TINY_CAP else "tiny"
+    return rng.choice(_POOLS[held_out, quality])
 
 
 class SizedFont:
@@ -46,6 +51,22 @@ class SizedFont:
             positions.append(x)
             x += self._advance(char)
         return [*positions, x]
+
+    def spaced(self, text: str, min_step: float) -> list[float]:
+        """As `starts`, in whole pixels, the middles of two characters `min_step` apart or more."""
+        positions, x, last = [], 0, -min_step
+        for char in text:
+            advance = round(self._advance(char))
+            if char == " ":
+                advance = max(advance, math.ceil(0.8 * min_step))
+            else:
+                left, _, right, _ = self.ink(char)
+                middle = (left + right) / 2
+                x = max(x, math.ceil(last + min_step - middle))
+                last = x + middle
+            positions.append(float(x))
+            x += advance
+        return [*positions, float(x)]
 
     def width(self, text: str) -> float:
         """The advance of a line."""

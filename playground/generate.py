@@ -2,6 +2,7 @@
 
 import json
 import zlib
+from collections.abc import Callable
 from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
@@ -14,6 +15,7 @@ from mgm.atomic import atomic_file, atomic_folder
 from mgm.data.text.templates import IMAGE_MARKER
 from mgm.errors import MGMError, Parser, run_command
 from playground.arguments import count
+from playground.cap_heights import MIN_CAP
 from playground.scenes import KINDS, Sample, Split, draw_sample
 from playground.scenes.asking import DESCRIBE, DESCRIBE_BOTH
 
@@ -27,7 +29,13 @@ Record = dict[str, Any]
 
 
 def generate(
-    folder: Path, split: Split, count: int, seed: int, kinds: tuple[str, ...] = (), workers: int = 1
+    folder: Path,
+    split: Split,
+    count: int,
+    seed: int,
+    kinds: tuple[str, ...] = (),
+    workers: int = 1,
+    min_cap_height: float = MIN_CAP,
 ) -> None:
     """Write `count` samples to `folder`: images/, conversations.json, captions.json, manifest.json.
 
@@ -36,6 +44,7 @@ def generate(
 
     Args:
         kinds: scenes to draw in equal parts; all in their usual shares where empty.
+        min_cap_height: as in `draw_sample`.
 
     Raises:
         MGMError: an unknown kind, a folder that is not a data set of ours, a full disk.
@@ -49,6 +58,7 @@ def generate(
         "count": count,
         "seed": seed,
         "kinds": list(kinds),
+        "min_cap_height": min_cap_height,
     }
     if _manifest_of(folder) == manifest:
         return
@@ -56,7 +66,15 @@ def generate(
         raise MGMError(f"{folder}: not empty and not a data set of ours; choose another --out")
     with atomic_folder(folder) as part:
         (part / "images").mkdir()
-        conversations, captions = _draw_all(part, split, count, seed, kinds, workers)
+        draw = partial(
+            _draw_one,
+            folder=part,
+            split=split,
+            seed=seed,
+            kinds=kinds,
+            min_cap_height=min_cap_height,
+        )
+        conversations, captions = _draw_all(draw, count, workers, f"drawing {split}")
         for name, content in (
             ("conversations", conversations),
             ("captions", captions),
@@ -75,15 +93,14 @@ def _manifest_of(folder: Path) -> Record | None:
     except ValueError as error:
         raise MGMError(f"{path}: not JSON ({error}); delete {folder} and run again") from error
     # Other programs write a manifest.json too.
-    return manifest if isinstance(manifest, dict) and manifest.keys() == MANIFEST_KEYS else None
+    return manifest if isinstance(manifest, dict) and manifest.keys() >= MANIFEST_KEYS else None
 
 
 def _draw_all(
-    folder: Path, split: Split, count: int, seed: int, kinds: tuple[str, ...], workers: int
+    draw: Callable[[int], tuple[Record, Record]], count: int, workers: int, title: str
 ) -> tuple[list[Record], list[Record]]:
-    draw = partial(_draw_one, folder=folder, split=split, seed=seed, kinds=kinds)
     conversations, captions = [], []
-    with tqdm(total=count, desc=f"drawing {split}", unit="sample") as bar:
+    with tqdm(total=count, desc=title, unit="sample") as bar:
 
         def keep(records: tuple[Record, Record]) -> None:
             conversations.append(records[0])
@@ -101,10 +118,15 @@ def _draw_all(
 
 
 def _draw_one(
-    index: int, folder: Path, split: Split, seed: int, kinds: tuple[str, ...]
+    index: int,
+    folder: Path,
+    split: Split,
+    seed: int,
+    kinds: tuple[str, ...],
+    min_cap_height: float,
 ) -> tuple[Record, Record]:
     kind = kinds[index % len(kinds)] if kinds else None
-    sample = draw_sample(seed * SEED_STEP + index, split, kind)
+    sample = draw_sample(seed * SEED_STEP + index, split, kind, min_cap_height=min_cap_height)
     identity = f"{split}-{seed}-{index:06d}"
     letters = ("",) if len(sample.images) == 1 else ("a", "b")
     names = [f"{identity}{letter}.png" for letter in letters]
@@ -155,8 +177,22 @@ def main() -> None:
         "--kinds", nargs="*", default=(), help=f"of {', '.join(KINDS)}; all if none"
     )
     parser.add_argument("--workers", type=count, default=1, help="processes")
+    parser.add_argument(
+        "--min-cap-height",
+        type=float,
+        default=MIN_CAP,
+        help="in pixels of an image of 256, from 4 to 12; 12: the data of the shipped weights",
+    )
     args = parser.parse_args()
-    generate(args.out, args.split, args.count, args.seed, tuple(args.kinds), args.workers)
+    generate(
+        args.out,
+        args.split,
+        args.count,
+        args.seed,
+        tuple(args.kinds),
+        args.workers,
+        args.min_cap_height,
+    )
 
 
 if __name__ == "__main__":

@@ -14,6 +14,7 @@ class Glyph:
 
     Attributes:
         level: height of the middle of the line's capitals at the character; "b" and "g" share it.
+        follows: whether it stands directly right of the character before it, with no space.
     """
 
     char: str
@@ -22,6 +23,7 @@ class Glyph:
     x1: float
     y1: float
     level: float
+    follows: bool = False
 
 
 @dataclass(frozen=True)

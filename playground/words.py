@@ -9,6 +9,8 @@ from playground.sample import Split
 
 HELD_OUT_PERCENT = 15
 SMALL_NUMBER = 20  # numbers below it (counts among them) are in both parts
+LONGEST_WORD = 9  # letters
+SPARE = 3  # more words to choose among than are wanted, at least
 CODE_LETTERS = "ABCDEFGHJKLMNPQRSTUVWXYZ"  # without I and O, which look like digits
 CODE_DIGITS = "23456789"
 MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
@@ -35,9 +37,19 @@ def words_of(split: Split, theme: str | None = None) -> tuple[str, ...]:
     return tuple(word for word in chosen if is_held_out(word) == (split == "held_out"))
 
 
-def choose_words(rng: Random, split: Split, count: int, theme: str | None = None) -> list[str]:
-    """Different words of the part that `split` names."""
-    return rng.sample(words_of(split, theme), count)
+def choose_words(
+    rng: Random, split: Split, count: int, theme: str | None = None, longest: int = LONGEST_WORD
+) -> list[str]:
+    """Different words of the part that `split` names.
+
+    Args:
+        longest: maximum number of letters; the shortest words where too few have so few.
+    """
+    words = words_of(split, theme)
+    if longest < LONGEST_WORD:
+        ranked = sorted(words, key=len)
+        words = tuple(w for i, w in enumerate(ranked) if len(w) <= longest or i < count + SPARE)
+    return rng.sample(words, count)
 
 
 def choose_number(rng: Random, split: Split, low: int, high: int) -> int:

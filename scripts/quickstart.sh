@@ -28,9 +28,9 @@ export OMP_WAIT_POLICY=PASSIVE
 export GLIBC_TUNABLES=glibc.malloc.hugetlb=1 MALLOC_MMAP_MAX_=0 MALLOC_TRIM_THRESHOLD_=100000000000
 
 say "1/6 Drawing $images training images and 100 held-out ones"
-python -m playground.generate --out "$data" --split train --count "$images" --seed 1 --workers "$cores"
-python -m playground.generate --out playground/data/held_out-100 --split held_out --count 100 --seed 2 \
-    --workers "$cores"
+draw() { python -m playground.generate --min-cap-height 12 --workers "$cores" "$@"; }
+draw --out "$data" --split train --count "$images" --seed 1
+draw --out playground/data/held_out-100 --split held_out --count 100 --seed 2
 
 if [ ! -f "$work/stage_1/config.json" ]; then
     say "2/6 Stage 1, alignment: projector and mining learn from captions"

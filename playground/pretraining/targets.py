@@ -12,7 +12,7 @@ from PIL import Image
 from mgm.data.image_processing_mgm import MGMImageProcessor
 from playground.colors import COLORS
 from playground.emoji import EMOJI
-from playground.scenes import Glyph, Sample
+from playground.scenes import Sample
 from playground.shapes import SHAPES
 
 FRAME = 384  # pixels per side
@@ -88,15 +88,14 @@ def dense_targets(sample: Sample, index: int) -> DenseTargets:
     heights, before, words = (np.zeros_like(characters) for _ in range(3))
     last, word = None, 0
     for glyph in sample.glyphs[index]:
-        follows = last is not None and same_word(last, glyph)
-        word += not follows
+        word += not glyph.follows
         x, y = transform.x((glyph.x0 + glyph.x1) / 2), transform.y(glyph.level)
         row, column = int(y // 8), int(x // 4)
         if 0 <= row < FRAME // 8 and 0 <= column < FRAME // 4:
             characters[row, column] = CHARACTER_ID.get(glyph.char, 0)
             heights[row, column] = height_step((glyph.y1 - glyph.y0) * transform.scale)
             words[row, column] = word
-            if last and follows:
+            if last and glyph.follows:
                 before[row, column] = CHARACTER_ID.get(last.char, 0)
         last = glyph
     things = np.zeros((FRAME // 16, FRAME // 16), np.int64)
@@ -127,13 +126,6 @@ def nothing() -> DenseTargets:
     image = np.zeros((FRAME, FRAME, 3), np.uint8)
     middles = np.zeros((SIDE, SIDE, 2), int)
     return DenseTargets(image, *[characters] * 4, things, things, middles)
-
-
-def same_word(glyph: Glyph, after: Glyph) -> bool:
-    """Whether a character stands directly right of another, with no space between them."""
-    height = max(glyph.y1 - glyph.y0, after.y1 - after.y0)
-    is_level = abs(glyph.level - after.level) < 0.5 * height
-    return is_level and -0.5 * height < after.x0 - glyph.x1 < 0.3 * height
 
 
 def height_step(height: float) -> int:

@@ -7,7 +7,7 @@ there. A scene asks for all three at once and rewards none alone; these question
 from dataclasses import dataclass
 from random import Random
 
-from playground.pretraining.targets import placement, same_word
+from playground.pretraining.targets import placement
 from playground.sample import Glyph, Sample
 
 MAX_QUESTIONS = 16  # questions about a picture
@@ -46,7 +46,7 @@ def words_on(sample: Sample, index: int) -> list[Word]:
     transform = placement(sample.images[index])
     runs: list[list[Glyph]] = []
     for glyph in sample.glyphs[index]:
-        if runs and same_word(runs[-1][-1], glyph):
+        if runs and glyph.follows:
             runs[-1].append(glyph)
         else:
             runs.append([glyph])

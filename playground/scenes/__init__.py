@@ -4,13 +4,15 @@ A scene module first samples a spec (`choose_spec`), from which it renders a pic
 caption (`sentences`) and questions (`asks`), so text and picture always agree.
 """
 
+from itertools import count
 from random import Random
 from typing import Any, Protocol
 
 from PIL import Image, ImageFilter
 
 from playground.backgrounds import add_grain
-from playground.canvas import FRAME, Canvas
+from playground.canvas import Canvas
+from playground.cap_heights import FRAME, MIN_CAP, SHIPPED, CapHeights, choose_heights
 from playground.fonts import SMALL_CAP
 from playground.sample import Glyph, Sample, Split, Thing, Turn
 from playground.scenes import (
@@ -43,8 +45,11 @@ __all__ = [
 class Scene(Protocol):
     """What a scene module offers."""
 
-    def choose_spec(self, rng: Random, split: Split) -> Any:
-        """What the picture shows, with the words, numbers and layouts of its split."""
+    def choose_spec(self, rng: Random, split: Split, caps: CapHeights = SHIPPED) -> Any:
+        """What the picture shows, with the words, numbers and layouts of its split.
+
+        Text of the heights `caps` has room in the picture, most often.
+        """
         ...
 
     def sentences(self, spec: Any) -> list[str]:
@@ -56,7 +61,12 @@ class Scene(Protocol):
         ...
 
     def draw(
-        self, spec: Any, rng: Random, split: Split, size: tuple[int, int] | None = None
+        self,
+        spec: Any,
+        rng: Random,
+        split: Split,
+        size: tuple[int, int] | None = None,
+        caps: CapHeights = SHIPPED,
     ) -> Canvas | list[Canvas]:
         """The picture, or the pictures; `size` in pixels, None: chosen here."""
         ...
@@ -73,6 +83,7 @@ SCENES: dict[str, Scene] = {
     "comparison": comparison,
 }
 KINDS = tuple(SCENES)
+ATTEMPTS = 40  # at a picture with text of chosen heights
 UNSHARP_SHARE = 0.1
 SHARES = (28, 12, 12, 12, 8, 10, 8, 10)  # of the samples, per kind, in percent
 
@@ -83,7 +94,11 @@ def choose_kind(rng: Random) -> str:
 
 
 def draw_sample(
-    seed: int, split: Split, kind: str | None = None, turns: tuple[int, int] = TURNS
+    seed: int,
+    split: Split,
+    kind: str | None = None,
+    turns: tuple[int, int] = TURNS,
+    min_cap_height: float = MIN_CAP,
 ) -> Sample:
     """Draw a picture (two for a comparison) with a conversation about it.
 
@@ -92,13 +107,21 @@ def draw_sample(
         split: "train", or "held_out" with words, numbers, faces and layouts never drawn in it.
         kind: one of `KINDS`; at random where None.
         turns: minimum and maximum number of questions.
+        min_cap_height: from 4 to 12 units (pixels of an image of 256). Below 12, each of
+            `HEIGHT_BINS` has about as many questions about text; at 12, the data of the shipped
+            weights, most text is little higher.
+
+    Raises:
+        MGMError: `min_cap_height` is out of range, or a font is not installed.
     """
     rng = Random(f"{split}/{kind}/{seed}")
     name = kind or choose_kind(rng)
     scene = SCENES[name]
-    while True:
-        spec = scene.choose_spec(rng, split)
-        drawn = scene.draw(spec, rng, split)
+    for attempt in count():
+        if attempt % ATTEMPTS == 0:
+            caps = choose_heights(rng, min_cap_height)
+        spec = scene.choose_spec(rng, split, caps)
+        drawn = scene.draw(spec, rng, split, caps=caps)
         canvases = drawn if isinstance(drawn, list) else [drawn]
         if all(canvas.is_sound() for canvas in canvases):
             break

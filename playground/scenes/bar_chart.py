@@ -4,7 +4,8 @@ from dataclasses import dataclass
 from random import Random
 
 from playground.backgrounds import choose_background
-from playground.canvas import Canvas, choose_cap, choose_size
+from playground.canvas import MIN_PITCH, Canvas, choose_size
+from playground.cap_heights import SHIPPED, CapHeights
 from playground.colors import VIVID, Color, dark, ink_on, pale, shade
 from playground.faces import Face
 from playground.fonts import choose_face
@@ -15,6 +16,8 @@ from playground.words import DAYS, MONTHS, choose_spread, choose_words
 
 THEMES = ("names", "food", "animals", "objects")
 LONGEST_UPRIGHT = 6  # characters of a label below an upright bar
+SHORTEST_LABELS = 5  # characters; for less there are too few words but months and days
+LABEL_SHARE = 0.42  # of the width, of the labels of lying bars
 
 
 @dataclass(frozen=True)
@@ -34,22 +37,26 @@ class Spec:
     hollow: bool
 
 
-def choose_spec(rng: Random, split: Split) -> Spec:
+def choose_spec(rng: Random, split: Split, caps: CapHeights = SHIPPED) -> Spec:
     """Draw the bars."""
-    count = rng.randint(3, 5)
+    count = rng.randint(3, max(3, min(5, caps.columns // 5)))
+    longest = min(LONGEST_UPRIGHT, caps.columns // count)
     lying = rng.random() < 0.4
-    theme = rng.choice((*THEMES, "months", "days"))
+    if longest < SHORTEST_LABELS:
+        theme = rng.choice(("months", "days"))
+    else:
+        theme = rng.choice((*THEMES, "months", "days"))
     if theme not in THEMES:
         names = MONTHS if theme == "months" else DAYS
         start = rng.randrange(len(names) - count + 1)
         labels = list(names[start : start + count])
     elif lying:
-        labels = choose_words(rng, split, count, theme)
+        labels = choose_words(rng, split, count, theme, int(LABEL_SHARE * caps.columns))
     else:
         labels = []
         while len(labels) < count:
             word = choose_words(rng, split, 1, rng.choice(THEMES))[0]
-            if len(word) <= LONGEST_UPRIGHT and word not in labels:
+            if len(word) <= longest and word not in labels:
                 labels.append(word)
     # The two extreme bars must stand out to the eye, not only by their printed values.
     max_value = rng.choice((40, 60, 100, 300, 900))
@@ -164,15 +171,23 @@ def _bars(spec: Spec) -> list[tuple[str, int]]:
     return list(zip(spec.labels, spec.values, strict=True))
 
 
-def draw(spec: Spec, rng: Random, split: Split, size: tuple[int, int] | None = None) -> Canvas:
+def draw(
+    spec: Spec,
+    rng: Random,
+    split: Split,
+    size: tuple[int, int] | None = None,
+    caps: CapHeights = SHIPPED,
+) -> Canvas:
     """Draw the chart."""
-    size = size or choose_size(rng, "tall" if spec.lying else "wide")
+    size = size or choose_size(rng, "tall" if spec.lying else "wide", caps)
     paper = dark(rng) if rng.random() < 0.15 else pale(rng)
-    canvas = Canvas(size, choose_background(size, paper, rng, depth=10))
+    canvas = Canvas(size, choose_background(size, paper, rng, depth=10), caps=caps)
     ink = ink_on(paper, rng, 6)
-    cap = choose_cap(rng, canvas.smallest_cap, max(canvas.smallest_cap, 15))
+    cap = canvas.choose_cap(rng, 15)
     face = choose_face(rng, split, cap)
-    title_cap = choose_cap(rng, cap, max(cap, 16))
+    bars = max(MIN_PITCH, 1.8 * cap) * len(spec.labels) if spec.lying else 46 + 4.2 * cap
+    room = (canvas.height - 14 - bars) / 2
+    title_cap = canvas.choose_title_cap(rng, spec.title, face, cap, room)
     canvas.text(
         spec.title, canvas.width / 2, 6 + title_cap, face, title_cap, ink, "middle", "title"
     )
@@ -227,8 +242,8 @@ def _draw_lying(
     count = len(spec.labels)
     slot = (canvas.height - top - 4) / count
     slot = canvas.fitting_pitch(slot, slot)
-    cap = min(cap, max(canvas.smallest_cap, slot / 1.8))
-    cap = canvas.fitting_cap(list(spec.labels), face, cap, canvas.width * 0.42)
+    cap = canvas.lowered_cap(cap, slot / 1.8)
+    cap = canvas.fitting_cap(list(spec.labels), face, cap, canvas.width * LABEL_SHARE)
     left = 8 + max(canvas.text_width(label, face, cap) for label in spec.labels)
     longest = canvas.width - left - 10 - canvas.text_width("0000", face, cap)
     for index, (label, value) in enumerate(_bars(spec)):

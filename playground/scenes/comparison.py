@@ -4,8 +4,9 @@ from dataclasses import dataclass
 from random import Random
 
 from playground.backgrounds import choose_background
-from playground.canvas import Canvas, choose_cap, choose_size
-from playground.colors import VIVID, dark, ink_on, pale, shade
+from playground.canvas import Canvas, choose_size
+from playground.cap_heights import SHIPPED, CapHeights
+from playground.colors import VIVID, dark, pale, readable_ink, shade
 from playground.emoji import EMOJI, article, draw_emoji
 from playground.fonts import choose_face
 from playground.sample import Split
@@ -31,12 +32,12 @@ class Spec:
     colors: tuple[str, str]
 
 
-def choose_spec(rng: Random, split: Split) -> Spec:
+def choose_spec(rng: Random, split: Split, caps: CapHeights = SHIPPED) -> Spec:
     """Draw two images' contents."""
     theme = rng.choice(("words", "numbers", "emoji", "shapes"))
     pool: list[str]
     if theme == "words":
-        pool = choose_words(rng, split, 2)
+        pool = choose_words(rng, split, 2, longest=caps.columns - 2)
     elif theme == "numbers":
         pool = [str(n) for n in choose_numbers(rng, split, 2, 1, rng.choice((99, 999)))]
     elif theme == "emoji":
@@ -180,16 +181,25 @@ def _which(spec: Spec, index: int, position: str) -> Ask:
 
 
 def draw(
-    spec: Spec, rng: Random, split: Split, size: tuple[int, int] | None = None
+    spec: Spec,
+    rng: Random,
+    split: Split,
+    size: tuple[int, int] | None = None,
+    caps: CapHeights = SHIPPED,
 ) -> list[Canvas]:
     """Draw the two images."""
-    return [_draw_one(spec, index, rng, split, size or choose_size(rng)) for index in range(2)]
+    return [
+        _draw_one(spec, index, rng, split, size or choose_size(rng, caps=caps), caps)
+        for index in range(2)
+    ]
 
 
-def _draw_one(spec: Spec, index: int, rng: Random, split: Split, size: tuple[int, int]) -> Canvas:
+def _draw_one(
+    spec: Spec, index: int, rng: Random, split: Split, size: tuple[int, int], caps: CapHeights
+) -> Canvas:
     content, color = spec.contents[index], spec.colors[index]
     around = pale(rng) if rng.random() < 0.7 or spec.theme == "shapes" else dark(rng)
-    canvas = Canvas(size, choose_background(size, around, rng, depth=20))
+    canvas = Canvas(size, choose_background(size, around, rng, depth=20), caps=caps)
     if spec.theme in ("emoji", "shapes"):
         side = min(canvas.width, canvas.height) * rng.uniform(0.25, 0.7)
         x = rng.uniform(side / 2 + 4, canvas.width - side / 2 - 4)
@@ -199,7 +209,7 @@ def _draw_one(spec: Spec, index: int, rng: Random, split: Split, size: tuple[int
         else:
             draw_shape(canvas, content, x, y, side, shade(color, rng), color)
         return canvas
-    cap = choose_cap(rng, canvas.smallest_cap, max(canvas.smallest_cap, 40))
+    cap = canvas.choose_cap(rng, 40)
     face = choose_face(rng, split, cap)
     cap = canvas.fitting_cap([content], face, cap, canvas.width - 40)
     wide = canvas.text_width(content, face, cap) / 2 + rng.uniform(6, 12)
@@ -208,5 +218,5 @@ def _draw_one(spec: Spec, index: int, rng: Random, split: Split, size: tuple[int
     y = rng.uniform(high + 3, canvas.height - high - 3)
     paper = shade(color, rng)
     canvas.box(x - wide, y - high, x + wide, y + high, fill=paper, outline=(70, 70, 70), line=0.8)
-    canvas.text(content, x, y, face, cap, ink_on(paper, rng), "middle", f"text {index}")
+    canvas.text(content, x, y, face, cap, readable_ink(paper, rng, cap), "middle", f"text {index}")
     return canvas

@@ -6,6 +6,7 @@ from random import Random
 
 from playground.backgrounds import choose_background
 from playground.canvas import Canvas, choose_size
+from playground.cap_heights import SHIPPED, CapHeights
 from playground.colors import dark, pale
 from playground.emoji import EMOJI, article, draw_emoji, plural
 from playground.sample import Split
@@ -41,7 +42,7 @@ class Spec:
     absent: str
 
 
-def choose_spec(rng: Random, split: Split) -> Spec:
+def choose_spec(rng: Random, split: Split, caps: CapHeights = SHIPPED) -> Spec:
     """Draw which emoji are where."""
     held_out = split == "held_out" and rng.random() < 0.3
     layout = rng.choice(HELD_OUT_LAYOUTS if held_out else TRAIN_LAYOUTS)
@@ -120,9 +121,15 @@ def asks(spec: Spec, rng: Random) -> list[Ask]:
     return result
 
 
-def draw(spec: Spec, rng: Random, split: Split, size: tuple[int, int] | None = None) -> Canvas:
+def draw(
+    spec: Spec,
+    rng: Random,
+    split: Split,
+    size: tuple[int, int] | None = None,
+    caps: CapHeights = SHIPPED,
+) -> Canvas:
     """Draw the emoji, without overlap."""
-    size = size or choose_size(rng)
+    size = size or choose_size(rng, caps=caps)
     paper = pale(rng) if rng.random() < 0.7 else dark(rng)
     canvas = Canvas(size, choose_background(size, paper, rng))
     for name, cell in zip(spec.names, spec.cells, strict=True):

@@ -4,7 +4,8 @@ from dataclasses import dataclass
 from random import Random
 
 from playground.backgrounds import choose_background
-from playground.canvas import Canvas, choose_cap, choose_size
+from playground.canvas import Canvas, choose_size
+from playground.cap_heights import SHIPPED, CapHeights
 from playground.colors import VIVID, Color, contrast, dark, ink_on, pale, shade
 from playground.fonts import choose_face
 from playground.sample import Split
@@ -30,10 +31,10 @@ class Spec:
     marker: str
 
 
-def choose_spec(rng: Random, split: Split) -> Spec:
+def choose_spec(rng: Random, split: Split, caps: CapHeights = SHIPPED) -> Spec:
     """Draw the points."""
     unit, names = rng.choice((("month", MONTHS), ("day", DAYS)))
-    count = rng.randint(3, 5)
+    count = rng.randint(3, max(3, min(5, caps.columns // 4)))
     start = rng.randrange(len(names) - count + 1)
     max_value = rng.choice((40, 60, 100, 300, 900))
     values = choose_spread(rng, split, count, max(1, max_value // 12), max_value, 0.06)
@@ -122,15 +123,22 @@ def _points(spec: Spec) -> list[tuple[str, int]]:
     return list(zip(spec.labels, spec.values, strict=True))
 
 
-def draw(spec: Spec, rng: Random, split: Split, size: tuple[int, int] | None = None) -> Canvas:
+def draw(
+    spec: Spec,
+    rng: Random,
+    split: Split,
+    size: tuple[int, int] | None = None,
+    caps: CapHeights = SHIPPED,
+) -> Canvas:
     """Draw the chart."""
-    size = size or choose_size(rng, "wide")
+    size = size or choose_size(rng, "wide", caps)
     paper = dark(rng) if rng.random() < 0.15 else pale(rng)
-    canvas = Canvas(size, choose_background(size, paper, rng, depth=10))
+    canvas = Canvas(size, choose_background(size, paper, rng, depth=10), caps=caps)
     ink = ink_on(paper, rng, 6)
-    cap = choose_cap(rng, canvas.smallest_cap, max(canvas.smallest_cap, 14))
+    cap = canvas.choose_cap(rng, 14)
     face = choose_face(rng, split, cap)
-    title_cap = choose_cap(rng, cap, max(cap, 16))
+    room = (canvas.height - 50 - 6 * cap) / 2
+    title_cap = canvas.choose_title_cap(rng, spec.title, face, cap, room)
     canvas.text(
         spec.title, canvas.width / 2, 6 + title_cap, face, title_cap, ink, "middle", "title"
     )

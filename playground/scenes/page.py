@@ -7,7 +7,8 @@ from random import Random
 from PIL import ImageFilter
 
 from playground.backgrounds import add_grain, choose_background
-from playground.canvas import FRAME, MIN_PITCH, SMALLEST_CAP, Canvas, choose_cap
+from playground.canvas import MIN_PITCH, Canvas, choose_cap
+from playground.cap_heights import FRAME, MIN_CAP, SHIPPED_MIN_CAP, SMALL_TEXT
 from playground.colors import VIVID, Color, contrast, dark, pale, shade
 from playground.emoji import EMOJI, draw_emoji
 from playground.faces import Face
@@ -28,21 +29,29 @@ PUNCTUATION = "$%&?!:;#+=@*()/-.,'\""
 LETTERS_AND_DIGITS = string.ascii_letters + string.digits
 MIN_LENGTH, MAX_LENGTH = 40, 200  # characters
 ATTEMPTS = 20
+SHARP_SIDE = 384  # pixels of a page with small text
+SHORT_LINE, LONG_LINE = 10, 40  # maximum lengths of lines of small text, to their cap height
 LARGE_SHARE = 0.35  # of the blocks may have letters of 40 pixels
 
 
-def draw_page(seed: int) -> Sample:
-    """A page of 256 x 256 pixels with 40 to 200 characters of training words, and some objects."""
+def draw_page(seed: int, min_cap_height: float = MIN_CAP) -> Sample:
+    """A page with 40 to 200 characters of training words, and some objects.
+
+    Args:
+        seed: equal arguments give an equal page.
+        min_cap_height: in units, pixels of an image of 256. At 12, the data of the shipped weights,
+            a page has 256 x 256 pixels; below, 384 x 384.
+    """
     for attempt in range(ATTEMPTS):
-        page = _draw(Random(f"page/{seed}/{attempt}"))
+        page = _draw(Random(f"page/{seed}/{attempt}"), min_cap_height)
         if len(page.glyphs[0]) >= MIN_LENGTH:
             break
     return page
 
 
-def _draw(rng: Random) -> Sample:
+def _draw(rng: Random, min_cap: float) -> Sample:
     paper = _paper(rng)
-    size = (FRAME, FRAME)
+    size = (FRAME, FRAME) if min_cap >= SHIPPED_MIN_CAP else (SHARP_SIDE, SHARP_SIDE)
     canvas = Canvas(size, choose_background(size, paper, rng, 28, (35, 25, 25, 15)))
     wanted = rng.randint(MIN_LENGTH + 20, MAX_LENGTH)
     free: list[tuple[float, float, float, float]] = [(2, 2, FRAME - 2, FRAME - 2)]
@@ -52,11 +61,14 @@ def _draw(rng: Random) -> Sample:
     while len(canvas.glyphs) < wanted and free:
         area = max(free, key=_area)
         free.remove(area)
-        free += _put_block(canvas, rng, area, paper, wanted - len(canvas.glyphs), lines)
+        left_over = wanted - len(canvas.glyphs)
+        free += _put_block(canvas, rng, area, paper, min_cap, left_over, lines)
     image = canvas.image
-    if rng.random() < 0.2:
+    # The smallest text would not survive a blur.
+    is_large = min(canvas.heights.values(), default=FRAME) >= SMALL_TEXT
+    if is_large and rng.random() < 0.2:
         image = image.filter(ImageFilter.GaussianBlur(rng.uniform(0.2, 0.55)))
-    if rng.random() < 0.15:
+    if is_large and rng.random() < 0.15:
         image = add_grain(image, rng, rng.uniform(2, 6))
     return Sample("page", [image], [], "\n".join(lines), [canvas.glyphs], [canvas.things])
 
@@ -100,18 +112,22 @@ def _put_block(
     rng: Random,
     area: tuple[float, float, float, float],
     paper: Color,
+    min_cap: float,
     left_over: int,
     written: list[str],
 ) -> list[tuple[float, float, float, float]]:
     x0, y0, x1, y1 = area
-    low = SMALLEST_CAP
     high = min(40 if rng.random() < LARGE_SHARE else 17, (y1 - y0) / 2.5)
-    if high < low:
+    if high < min_cap:
         return []
-    cap = choose_cap(rng, low, high)
+    cap = choose_cap(rng, min_cap, high)
     face = choose_face(rng, "train", cap)
     limit = x1 - x0 - 6
-    angle = rng.uniform(-7, 7) if rng.random() < 0.2 else 0.0
+    angle = 0.0
+    if cap < SMALL_TEXT:
+        limit = min(limit, cap * rng.uniform(SHORT_LINE, LONG_LINE))
+    elif rng.random() < 0.2:
+        angle = rng.uniform(-7, 7)
     drop = limit * abs(math.sin(math.radians(angle)))
     if drop > 40:
         limit, drop = limit * 40 / drop, 40.0
@@ -119,7 +135,7 @@ def _put_block(
     if y1 - y0 < pitch + drop + 2 or limit < cap * 2:
         return []
     lines = min(rng.randint(1, 5), 1 + int((y1 - y0 - drop - pitch) / pitch))
-    ink = _ink(paper, rng)
+    ink = _ink(paper, rng, cap)
     y = y0 + (pitch + drop) / 2
     shift = rng.random() * (x1 - x0 - 6 - limit)
     for _ in range(lines):
@@ -130,7 +146,8 @@ def _put_block(
             width = canvas.text_width(text, face, cap)
             # Lines of a turned block share its middle; those of an upright one are ragged.
             free = (limit - width) * (0.5 if angle else rng.random())
-            canvas.turned_text(text, x0 + 3 + shift + free + width / 2, y, face, cap, ink, angle)
+            x = x0 + 3 + shift + free + width / 2
+            canvas.turned_text(text, x, y, face, cap, ink, angle, key=f"line {len(written)}")
         y += pitch
     y += drop / 2
     return [(x0, y - pitch / 2 + 3, x1, y1)]
@@ -150,8 +167,8 @@ def _line(
     return text
 
 
-def _ink(paper: Color, rng: Random) -> Color:
-    min_contrast = rng.uniform(2.6, 5)
+def _ink(paper: Color, rng: Random, cap: float) -> Color:
+    min_contrast = rng.uniform(2.6, 5) if cap >= SMALL_TEXT else rng.uniform(5, 8)
     for _ in range(12):
         ink = (rng.randint(0, 255), rng.randint(0, 255), rng.randint(0, 255))
         if contrast(ink, paper) >= min_contrast:

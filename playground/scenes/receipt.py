@@ -4,7 +4,8 @@ from dataclasses import dataclass
 from random import Random
 
 from playground.backgrounds import choose_background
-from playground.canvas import Canvas, choose_cap, choose_size
+from playground.canvas import Canvas, choose_size
+from playground.cap_heights import SHIPPED, CapHeights
 from playground.colors import Color, dark, ink_on, pale
 from playground.faces import Face
 from playground.fonts import choose_face
@@ -14,6 +15,8 @@ from playground.words import choose_words, is_held_out
 
 TRAIN_LAYOUTS = ("plain", "dotted", "ruled")
 HELD_OUT_LAYOUTS = ("framed",)
+PRICE_COLUMNS = 6  # characters between an item and the end of its price
+LONGEST_CHEAP = 6  # characters of items beside which there is no room for prices over 9.99
 SHOPS = ("Shop", "Cafe", "Market", "Store", "Deli", "Bar")
 
 
@@ -29,23 +32,26 @@ class Spec:
     layout: str
 
 
-def choose_spec(rng: Random, split: Split) -> Spec:
+def choose_spec(rng: Random, split: Split, caps: CapHeights = SHIPPED) -> Spec:
     """Draw a receipt's items and prices."""
-    count = rng.randint(2, 5)
-    *items, absent = choose_words(rng, split, count + 1, "food")
+    count = rng.randint(2, max(2, min(5, caps.lines - 2)))
+    longest = caps.columns - PRICE_COLUMNS
+    *items, absent = choose_words(rng, split, count + 1, "food", longest)
     sign = rng.choice(("", "", "$"))
-    cents = _prices(rng, split, count)
-    shop = f"{choose_words(rng, split, 1, rng.choice(('names', 'places')))[0]} {rng.choice(SHOPS)}"
+    cents = _prices(rng, split, count, 2999 if longest > LONGEST_CHEAP else 999)
+    theme = rng.choice(("names", "places"))
+    (name,) = choose_words(rng, split, 1, theme, longest)
+    shop = f"{name} {rng.choice(SHOPS)}"
     held_out = split == "held_out" and rng.random() < 0.3
     layout = rng.choice(HELD_OUT_LAYOUTS if held_out else TRAIN_LAYOUTS)
     prices = tuple(f"{sign}{price / 100:.2f}" for price in cents)
     return Spec(shop, tuple(items), prices, f"{sign}{sum(cents) / 100:.2f}", absent, layout)
 
 
-def _prices(rng: Random, split: Split, count: int) -> list[int]:
+def _prices(rng: Random, split: Split, count: int, highest: int) -> list[int]:
     """Prices of which, or of whose sum, one is held out in half of the held-out receipts."""
     wants_held_out = split == "held_out" and rng.random() < 0.5
-    max_cents = 999 if rng.random() < 0.7 else 2999
+    max_cents = 999 if rng.random() < 0.7 else highest
     while True:
         cents = rng.sample(range(40, max_cents), count)
         if rng.random() < 0.7:
@@ -138,15 +144,19 @@ def _rows(spec: Spec) -> list[tuple[str, str]]:
     return list(zip(spec.items, spec.prices, strict=True))
 
 
-def draw(spec: Spec, rng: Random, split: Split, size: tuple[int, int] | None = None) -> Canvas:
+def draw(
+    spec: Spec,
+    rng: Random,
+    split: Split,
+    size: tuple[int, int] | None = None,
+    caps: CapHeights = SHIPPED,
+) -> Canvas:
     """Draw the receipt."""
-    size = size or choose_size(rng, "tall")
-    canvas = Canvas(
-        size, choose_background(size, dark(rng) if rng.random() < 0.5 else pale(rng), rng, depth=40)
-    )
+    size = size or choose_size(rng, "tall", caps)
+    around = dark(rng) if rng.random() < 0.5 else pale(rng)
+    canvas = Canvas(size, choose_background(size, around, rng, depth=40), caps=caps)
     rows = len(spec.items) + 2
-    max_cap = min(16.0, (canvas.height - 24) / (rows + 1) / 1.6)
-    cap = choose_cap(rng, canvas.smallest_cap, max(canvas.smallest_cap, max_cap))
+    cap = canvas.choose_cap(rng, 16, (canvas.height - 24) / (rows + 1) / 1.6)
     face = choose_face(rng, split, cap)
     longest = max((item + "   " + price for item, price in _rows(spec)), key=len)
     cap = canvas.fitting_cap(

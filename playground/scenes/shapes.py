@@ -6,6 +6,7 @@ from random import Random
 
 from playground.backgrounds import choose_background
 from playground.canvas import Canvas, choose_size
+from playground.cap_heights import SHIPPED, CapHeights
 from playground.colors import COLORS, VIVID, Color, contrast, dark, pale, shade
 from playground.emoji import article, plural
 from playground.sample import Split
@@ -40,7 +41,7 @@ class Spec:
     absent: str
 
 
-def choose_spec(rng: Random, split: Split) -> Spec:
+def choose_spec(rng: Random, split: Split, caps: CapHeights = SHIPPED) -> Spec:
     """Draw the shapes; a few kinds and colours only, so that some occur more than once."""
     held_out = split == "held_out" and rng.random() < 0.3
     grid = rng.choice(HELD_OUT_GRIDS if held_out else TRAIN_GRIDS)
@@ -205,9 +206,15 @@ def _beside(item: Item, items: tuple[Item, ...], needs_picture: bool) -> list[As
     return result
 
 
-def draw(spec: Spec, rng: Random, split: Split, size: tuple[int, int] | None = None) -> Canvas:
+def draw(
+    spec: Spec,
+    rng: Random,
+    split: Split,
+    size: tuple[int, int] | None = None,
+    caps: CapHeights = SHIPPED,
+) -> Canvas:
     """Draw the shapes, each well inside its cell."""
-    size = size or choose_size(rng)
+    size = size or choose_size(rng, caps=caps)
     paper = _paper(spec, rng)
     canvas = Canvas(size, choose_background(size, paper, rng, depth=12))
     rows, columns = spec.grid

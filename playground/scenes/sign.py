@@ -2,10 +2,11 @@
 
 from random import Random
 
+from playground.cap_heights import FRAME, SHIPPED, SMALL_TEXT, CapHeights
 from playground.colors import COLORS, VIVID, contrast
 from playground.emoji import article
 from playground.sample import Split
-from playground.scenes.sign_drawing import draw_sign
+from playground.scenes.sign_drawing import MAX_SMALL_CAP, draw_sign
 from playground.scenes.sign_questions import sign_asks
 from playground.scenes.sign_spec import Spec
 from playground.words import choose_code, choose_nonsense, choose_phone, choose_words
@@ -19,8 +20,18 @@ draw = draw_sign
 asks = sign_asks
 
 
-def choose_text(rng: Random, split: Split, max_words: int = 3) -> str:
-    """One line: words mostly, now and then a code, a telephone number or a word without meaning."""
+def choose_text(rng: Random, split: Split, max_words: int = 3, longest: int = FRAME) -> str:
+    """One line: words mostly, now and then a code, a telephone number or a word without meaning.
+
+    Args:
+        longest: maximum number of characters, 8 or more.
+    """
+    while len(text := _choose_text(rng, split, max_words)) > longest:
+        pass
+    return text
+
+
+def _choose_text(rng: Random, split: Split, max_words: int) -> str:
     kind = rng.choices(("words", "code", "phone", "nonsense"), (62, 18, 6, 14))[0]
     if kind == "code":
         return choose_code(rng, split)
@@ -34,20 +45,26 @@ def choose_text(rng: Random, split: Split, max_words: int = 3) -> str:
     return rng.choices((text, text.upper(), text.lower()), (60, 25, 15))[0]
 
 
-def choose_spec(rng: Random, split: Split) -> Spec:
+def choose_spec(rng: Random, split: Split, caps: CapHeights = SHIPPED) -> Spec:
     """Draw what the sign says."""
-    layout = rng.choices(tuple(LAYOUTS), tuple(LAYOUTS.values()))[0]
+    layouts = {n: s for n, s in LAYOUTS.items() if n != "headline" or caps.low <= MAX_SMALL_CAP}
+    layout = rng.choices(tuple(layouts), tuple(layouts.values()))[0]
     bare = layout != "boxes" and rng.random() < BARE_SHARE
-    counts = {"single": 1, "headline": 2, "lines": rng.randint(2, 4), "boxes": rng.randint(2, 4)}
+    boxes = min(4, caps.lines - 1)
+    counts = {"single": 1, "headline": 2}
+    counts |= {"lines": rng.randint(2, 4), "boxes": rng.randint(2, boxes)}
+    longest = caps.columns // 2 if layout == "headline" else caps.columns * 4 // 5
     texts: list[str] = []
     while len(texts) < counts[layout]:
-        text = choose_text(rng, split, 3 if layout in ("single", "headline") else 2)
+        words = 3 if layout in ("single", "headline") else 2
+        text = choose_text(rng, split, words, longest)
         if text.lower() not in (other.lower() for other in texts):
             texts.append(text)
     papers = rng.sample(PAPERS, counts[layout] if layout == "boxes" else 1)
     if bare and rng.random() < 0.5:
         papers = ["white"]
-    inks = [ink for ink in INKS if contrast(COLORS[ink], COLORS[papers[0]]) > 3.3]
+    min_contrast = 3.3 if caps.low >= SMALL_TEXT else 5.5
+    inks = [ink for ink in INKS if contrast(COLORS[ink], COLORS[papers[0]]) > min_contrast]
     return Spec(
         layout=layout,
         bare=bare,

@@ -7,32 +7,42 @@ from PIL import Image, ImageDraw
 
 from playground.backgrounds import choose_background
 from playground.canvas import MIN_PITCH, Canvas, choose_cap, choose_size
-from playground.colors import Color, dark, ink_on, pale, shade
+from playground.cap_heights import SHIPPED, SMALL_TEXT, CapHeights
+from playground.colors import Color, dark, pale, readable_ink, shade
 from playground.faces import Face
 from playground.fonts import choose_face
 from playground.sample import Split
 from playground.scenes.sign_spec import Spec
 
 LARGEST_CAP = 44.0  # units, as everything here
+LARGER = 1.6  # the large text of a headline, to the small one, at least
+MAX_SMALL_CAP = LARGEST_CAP / LARGER
 MARGIN = 22.0  # at both sides of the widest line
 TURNED_SHARE = 0.25
 
 
-def draw_sign(spec: Spec, rng: Random, split: Split, size: tuple[int, int] | None = None) -> Canvas:
+def draw_sign(
+    spec: Spec,
+    rng: Random,
+    split: Split,
+    size: tuple[int, int] | None = None,
+    caps: CapHeights = SHIPPED,
+) -> Canvas:
     """Draw the sign; the key of each text is "line" and its index.
 
     Args:
         size: in pixels; random where None.
+        caps: the cap heights of its text.
     """
-    size = size or choose_size(rng)
+    size = size or choose_size(rng, caps=caps)
     if spec.bare:
         paper = shade(spec.papers[0], rng, 0 if rng.random() < 0.4 else 12)
         depth = 8 if contrast_is_rich(spec) else 0
-        canvas = Canvas(size, choose_background(size, paper, rng, depth))
+        canvas = Canvas(size, choose_background(size, paper, rng, depth), caps=caps)
         _draw_bare(canvas, spec, rng, split)
         return canvas
     around = pale(rng) if rng.random() < 0.6 else dark(rng)
-    canvas = Canvas(size, choose_background(size, around, rng, depth=40))
+    canvas = Canvas(size, choose_background(size, around, rng, depth=40), caps=caps)
     if spec.layout == "boxes":
         _draw_boxes(canvas, spec, rng, split)
     else:
@@ -49,12 +59,11 @@ def _choose_caps(canvas: Canvas, spec: Spec, rng: Random, split: Split) -> tuple
     low, max_width = canvas.smallest_cap, canvas.width - 2 * MARGIN
     count = len(spec.texts)
     if spec.layout == "headline":
-        small = choose_cap(rng, low, max(low, 14))
-        caps = [max(small * 2, choose_cap(rng, 16, 38))] * 2
+        small = canvas.choose_cap(rng, 14)
+        caps = [min(LARGEST_CAP, max(small * 2, choose_cap(rng, 16, 38)))] * 2
         caps[spec.small] = small
     else:
-        max_cap = min(LARGEST_CAP, (canvas.height - 24) / count / 2)
-        caps = [choose_cap(rng, low, max(low, max_cap))] * count
+        caps = [canvas.choose_cap(rng, LARGEST_CAP, (canvas.height - 24) / count / 2)] * count
     face = choose_face(rng, split, min(caps))
     caps = [
         canvas.fitting_cap([text], face, cap, max_width)
@@ -63,8 +72,8 @@ def _choose_caps(canvas: Canvas, spec: Spec, rng: Random, split: Split) -> tuple
     if spec.layout == "headline":
         # A long large line that was made to fit must still be the larger one by far.
         large = caps[1 - spec.small]
-        canvas.is_crowded |= large / 1.6 < low
-        caps[spec.small] = min(caps[spec.small], large / 1.6)
+        canvas.is_crowded |= large / LARGER < low
+        caps[spec.small] = min(caps[spec.small], large / LARGER)
     else:
         caps = [min(caps)] * count
     return face, caps
@@ -98,7 +107,7 @@ def _draw_plate(canvas: Canvas, spec: Spec, rng: Random, split: Split) -> None:
     size = (round(width * canvas.scale), round(height * canvas.scale))
     paper = shade(spec.papers[0], rng)
     plate = Canvas(size, paper, canvas.scale)
-    ink = ink_on(paper, rng)
+    ink = readable_ink(paper, rng, min(caps))
     radius = height / 2 if spec.pill else rng.choice((0.0, 0.0, 4.0, 9.0))
     if rng.random() < 0.5 and not spec.pill:
         inset = rng.uniform(1.5, 3)
@@ -124,7 +133,7 @@ def _draw_plate(canvas: Canvas, spec: Spec, rng: Random, split: Split) -> None:
     angle = rng.uniform(-8, 8) if rng.random() < TURNED_SHARE else 0.0
     slack_x = (canvas.width - width - height * abs(angle) / 57) / 2 - 2
     slack_y = (canvas.height - height - width * abs(angle) / 57) / 2 - 2
-    if min(slack_x, slack_y) < 0:
+    if min(slack_x, slack_y) < 0 or min(caps) < SMALL_TEXT:
         angle = 0.0
     x = canvas.width / 2 + rng.uniform(-1, 1) * max(0.0, slack_x)
     y = canvas.height / 2 + rng.uniform(-1, 1) * max(0.0, slack_y)
@@ -144,7 +153,8 @@ def _draw_bare(canvas: Canvas, spec: Spec, rng: Random, split: Split) -> None:
     ink = shade(spec.ink, rng, 8)
     slack_x = (canvas.width - max(widths)) / 2 - 5
     x = canvas.width / 2 + rng.uniform(-1, 1) * max(0.0, slack_x)
-    if spec.layout == "single" and rng.random() < TURNED_SHARE:
+    may_turn = spec.layout == "single" and caps[0] >= SMALL_TEXT
+    if may_turn and rng.random() < TURNED_SHARE:
         angle = rng.uniform(-8, 8)
         slack_y = (canvas.height - widths[0] * abs(angle) / 57 - caps[0] * 2.2) / 2 - 2
         y = canvas.height / 2 + rng.uniform(-1, 1) * max(0.0, slack_y)
@@ -156,9 +166,9 @@ def _draw_bare(canvas: Canvas, spec: Spec, rng: Random, split: Split) -> None:
 
 
 def _draw_boxes(canvas: Canvas, spec: Spec, rng: Random, split: Split) -> None:
-    low, slot = canvas.smallest_cap, canvas.height / len(spec.texts)
+    slot = canvas.height / len(spec.texts)
     for index, (color, text) in enumerate(zip(spec.papers, spec.texts, strict=True)):
-        cap = choose_cap(rng, low, max(low, min(26, slot / 3)))
+        cap = canvas.choose_cap(rng, 26, slot / 3)
         face = choose_face(rng, split, cap)
         cap = canvas.fitting_cap([text], face, cap, canvas.width - 2 * MARGIN)
         width = canvas.text_width(text, face, cap) + rng.uniform(14, 26)
@@ -175,7 +185,7 @@ def _draw_boxes(canvas: Canvas, spec: Spec, rng: Random, split: Split) -> None:
             radius=height / 2 if spec.pill else rng.choice((0, 0, 5)),
         )
         canvas.note("box", color, *box)
-        canvas.text(text, x, y, face, cap, ink_on(paper, rng), "middle", f"line {index}")
+        canvas.text(text, x, y, face, cap, readable_ink(paper, rng, cap), "middle", f"line {index}")
 
 
 def _rounded(size: tuple[int, int], radius: float) -> Image.Image:

@@ -4,7 +4,8 @@ from dataclasses import dataclass
 from random import Random
 
 from playground.backgrounds import choose_background
-from playground.canvas import Canvas, choose_cap, choose_size
+from playground.canvas import Canvas, choose_size
+from playground.cap_heights import SHIPPED, CapHeights
 from playground.colors import VIVID, Color, contrast, ink_on, pale, shade
 from playground.faces import Face
 from playground.fonts import choose_face
@@ -37,6 +38,7 @@ CORNERS = {
     "objects": "Item",
     "animals": "Animal",
 }
+MIN_TWO_COLUMNS = 16  # characters across an image with room for two columns of numbers
 HELD_OUT_SIZES = ((3, 2),)  # rows, columns of numbers
 
 
@@ -50,23 +52,30 @@ class Spec:
     cells: tuple[tuple[int, ...], ...]
 
 
-def choose_spec(rng: Random, split: Split) -> Spec:
+def choose_spec(rng: Random, split: Split, caps: CapHeights = SHIPPED) -> Spec:
     """Draw a table's names and numbers."""
+    most = min(4, caps.lines - 1), 2 if caps.columns >= MIN_TWO_COLUMNS else 1
     while True:
-        shape = rng.randint(2, 4), rng.randint(1, 2)
+        shape = rng.randint(2, most[0]), rng.randint(1, most[1])
         if split == "held_out" and rng.random() < 0.3:
             shape = rng.choice(HELD_OUT_SIZES)
-        if split == "held_out" or shape not in HELD_OUT_SIZES:
+        fits = shape[0] <= most[0] and shape[1] <= most[1]
+        if fits and (split == "held_out" or shape not in HELD_OUT_SIZES):
             break
-    theme = rng.choice(tuple(CORNERS))
+    # Characters of a name, of a header and of a number that fit beside one another.
+    longest = caps.columns - 6 * shape[1]
+    longest_header, digits = max(4, caps.columns // 4), max(2, caps.columns // 6)
+    theme = rng.choice([t for t, corner in CORNERS.items() if len(corner) <= max(4, longest)])
+    max_values = [value for value in (60, 99, 999) if len(str(value)) <= digits]
     columns = [
-        choose_spread(rng, split, shape[0], 1, rng.choice((60, 99, 999)), 0.08)
+        choose_spread(rng, split, shape[0], 1, rng.choice(max_values), 0.08)
         for _ in range(shape[1])
     ]
+    headers = [header for header in COLUMNS if len(header) <= longest_header]
     return Spec(
         CORNERS[theme],
-        tuple(rng.sample(COLUMNS, shape[1])),
-        tuple(choose_words(rng, split, shape[0], theme)),
+        tuple(rng.sample(headers, shape[1])),
+        tuple(choose_words(rng, split, shape[0], theme, longest)),
         tuple(zip(*columns, strict=True)),
     )
 
@@ -157,14 +166,19 @@ def asks(spec: Spec, rng: Random) -> list[Ask]:
     return result
 
 
-def draw(spec: Spec, rng: Random, split: Split, size: tuple[int, int] | None = None) -> Canvas:
+def draw(
+    spec: Spec,
+    rng: Random,
+    split: Split,
+    size: tuple[int, int] | None = None,
+    caps: CapHeights = SHIPPED,
+) -> Canvas:
     """Draw the table."""
-    size = size or choose_size(rng)
+    size = size or choose_size(rng, caps=caps)
     paper = pale(rng)
-    canvas = Canvas(size, choose_background(size, paper, rng, depth=14))
+    canvas = Canvas(size, choose_background(size, paper, rng, depth=14), caps=caps)
     count = len(spec.rows) + 1
-    max_cap = min(15.0, (canvas.height - 12) / count / 1.8)
-    cap = choose_cap(rng, canvas.smallest_cap, max(canvas.smallest_cap, max_cap))
+    cap = canvas.choose_cap(rng, 15, (canvas.height - 12) / count / 1.8)
     face = choose_face(rng, split, cap)
     grid: list[tuple[str, ...]] = [(spec.corner, *spec.columns)]
     grid += [(row, *map(str, cells)) for row, cells in zip(spec.rows, spec.cells, strict=True)]

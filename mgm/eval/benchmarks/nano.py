@@ -26,7 +26,10 @@ class Nano(Benchmark):
 
     def published_files(self, split: str) -> list[RequiredFile]:
         """The conversations, which playground.generate writes."""
-        how = "python -m playground.generate --out data/MGM-Eval/nano --split held_out --seed 2"
+        how = (
+            "python -m playground.generate --out data/MGM-Eval/nano --split held_out --count 60"
+            " --seed 2 --min-cap-height 12"
+        )
         return [RequiredFile(CONVERSATIONS_FILE, how)]
 
     def published_questions(
