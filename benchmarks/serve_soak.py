@@ -4,8 +4,9 @@
 
 Regular users send requests in bursts 5 seconds apart, when servers close idle keep-alive
 connections; others request long answers meanwhile, streamed and not. In every round abusive clients
-send malformed bodies, disconnect early, or send slowly. Every regular request must succeed, with the
-same answer each time. Writes benchmarks/results/serve_soak.json; the exit status is 1 if a request failed.
+send malformed bodies, disconnect early, or send slowly. Every regular request must succeed, with
+the same answer each time. Writes benchmarks/results/serve_soak.json; the exit status is 1 if a
+request failed.
 """
 
 import argparse
