@@ -150,7 +150,7 @@ def test_two_kinds_in_one_folder_are_refused(saved, tmp_path, first, second) -> 
     """As a copy, or a program that removes nothing, leaves them."""
     for kind in (first, second):
         shutil.copytree(saved(kind), tmp_path, dirs_exist_ok=True)
-    with pytest.raises(MGMError, match=r"holds two models, .* and .*; delete .*, or .*") as caught:
+    with pytest.raises(MGMError, match=r"has two models, .* and .*; delete .*, or .*") as caught:
         load_model(tmp_path)
     assert "\n" not in str(caught.value)
 

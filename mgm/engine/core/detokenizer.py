@@ -1,4 +1,4 @@
-"""Incremental detokenizer: token ids to text, stop strings, and each token's part of the text."""
+"""Incremental detokenizer: streams text from token ids, finds stop strings, maps text to tokens."""
 
 import codecs
 from collections.abc import Sequence
@@ -8,17 +8,17 @@ from typing import NamedTuple, cast
 from mgm.engine.core.token_bytes import TokenBytes
 from mgm.model.files.rust_panics import panics_as_errors
 
-_REPLACEMENT = "\ufffd"  # a decoder's output for bytes that are not (yet) a character
+_REPLACEMENT = "\ufffd"  # U+FFFD, decoded from bytes that are not valid UTF-8 (yet)
 
 
 class TokenText(NamedTuple):
-    """A token's part of the text.
+    """The part of the output text that belongs to one token, as in OpenAI's `logprobs`.
 
     Attributes:
-        text: joined over all tokens, this is the text. A character of several tokens belongs to
-            the last one; the others have none.
-        utf8: joined over all tokens, these are the text's bytes. Each token of a character has its
-            own bytes; where bytes are not valid UTF-8, the last one has those of U+FFFD.
+        text: its characters. If several tokens make one character, the last one has it, and the
+            others are empty. The parts of all tokens, joined, are the output text.
+        utf8: its bytes; a token with a part of a character has that part. The bytes of all tokens,
+            joined, are the output in UTF-8. For invalid UTF-8 the last token has U+FFFD.
     """
 
     text: str
@@ -27,12 +27,12 @@ class TokenText(NamedTuple):
 
 @dataclass(frozen=True)
 class TokenSpan:
-    """Position of a token's part of the text.
+    """Where the text of a token is in the output.
 
     Attributes:
-        part: the token's part of the text.
-        start: index of its first character.
-        end: length of final text from which on it can be released.
+        part: text and bytes of the token.
+        start: index of its first character in the output.
+        end: the token can be streamed when this many characters of the output are final.
     """
 
     part: TokenText
@@ -43,22 +43,24 @@ class TokenSpan:
 class IncrementalDetokenizer:
     """Decodes the output of one sequence token by token.
 
-    `pop_text` returns only text that later tokens cannot change: no part of a character, and
-    no possible start of a stop string. It ends where a token ends.
+    As in vLLM, a window of the last tokens is decoded again with each new token, since tokenizers
+    put blanks between tokens depending on their neighbours. `pop_text` returns only final text:
+    it holds back bytes that are not a whole character yet, and a suffix that may be the start of a
+    stop string. What it returns always ends at the end of a token.
 
     Args:
         vocabulary: the tokenizer, and the bytes of its tokens; special tokens have none.
         stop_strings: strings that end the text.
-        by_bytes: whether to decode the bytes of the tokens alone, without the tokenizer's changes
-            between them (most sentencepiece models drop a leading blank).
-        context: the last tokens of the text that this one continues: a tokenizer that drops the
-            leading blank of a text does so only where these decode to nothing. Ids that are not
-            in the vocabulary, such as those of images, are ignored.
+        by_bytes: whether to concatenate the bytes of tokens instead of calling the tokenizer's
+            decoder (which drops a leading blank in most sentencepiece models).
+        context: the last prompt tokens, if the output continues the text of the prompt: the leading
+            blank of the output is then kept, unless the context decodes to an empty text. Ids that
+            are not in the vocabulary, such as those of images, are ignored.
 
     Attributes:
         text: decoded text so far, up to the stop string.
         stopped: whether a stop string occurred.
-        num_popped_tokens: tokens whose text was returned by `pop_text`.
+        num_popped_tokens: number of tokens whose text `pop_text` has returned.
     """
 
     def __init__(
@@ -75,16 +77,16 @@ class IncrementalDetokenizer:
         self._stop_strings = tuple(stop_strings)
         self._by_bytes = by_bytes
         self._ids = [token for token in context if vocabulary.is_token(token)]
-        self._first = len(self._ids)  # index of the output's own first id
-        self._context = 0  # ids from this index on are decoded again, for the blanks between tokens
-        self._decoded = self._first  # index of the first id that is not decoded yet
-        self._popped = 0  # characters returned by `pop_text`
+        self._first = len(self._ids)  # index of the first output token
+        self._context = 0  # start of the window that is decoded again
+        self._decoded = self._first  # index of the first token that is not decoded yet
+        self._popped = 0  # number of characters that `pop_text` has returned
         self._utf8 = codecs.getincrementaldecoder("utf-8")("replace")
-        self._spans: list[TokenSpan] = []  # spans of tokens whose text is final
-        self._attributed = 0  # characters of these spans, a stop string and its rest included
+        self._spans: list[TokenSpan] = []  # spans of the tokens decoded so far
+        self._attributed = 0  # characters in these spans, including a stop string
 
     def spans(self, first: int, end: int) -> list[TokenSpan]:
-        """The parts of the text that some tokens make, up to the stop string."""
+        """Spans of the output tokens from `first` to `end`, without those after a stop string."""
         return self._spans[first:end]
 
     def append(self, token: int) -> None:
@@ -93,7 +95,7 @@ class IncrementalDetokenizer:
             return
         raw = self._raw(token)
         if raw is not None:
-            # The tokenizer itself decodes none of several bytes if one of them is invalid.
+            # Byte tokens are decoded here: the tokenizer drops all bytes if one is invalid.
             text = self._decode(unfinished=True)
             self._ids.append(token)
             self._decoded = len(self._ids)
@@ -107,7 +109,7 @@ class IncrementalDetokenizer:
         self._append(text, complete)
 
     def finish(self) -> None:
-        """End the output: text that was held back becomes final."""
+        """End the output; text that was held back becomes final."""
         if not self.stopped:
             text = self._utf8.decode(b"", final=True) + self._decode(unfinished=True)
             self._append(text, complete=True)
@@ -127,15 +129,15 @@ class IncrementalDetokenizer:
         return self.text[first : self._popped]
 
     def candidate(self, token: int) -> TokenText:
-        """The text that a token would add if it came next.
+        """The text that a token would add if it were the next one, for `top_logprobs`.
 
-        It is the name of a special token, and for invalid UTF-8 `bytes:\\xf0\\x9f`.
+        For a special token this is its name; for bytes that are not a character `bytes:\\xf0\\x9f`.
         """
         if self._vocabulary.is_special(token):
             name = self._vocabulary.name(token)
             return TokenText(name, name.encode())
         if not (self.text or self._by_bytes) and self._decoded == len(self._ids):
-            # The tokenizer may drop a leading blank.
+            # The tokenizer may drop the blank of the first token.
             text = self._text_of([*self._ids, token])[len(self._text_of(self._ids)) :]
             if not text.endswith(_REPLACEMENT):
                 return TokenText(text, text.encode())
@@ -146,14 +148,14 @@ class IncrementalDetokenizer:
             return TokenText("bytes:" + "".join(f"\\x{byte:02x}" for byte in raw), raw)
 
     def _raw(self, token: int) -> bytes | None:
-        """A token's bytes where these are decoded here; None: the tokenizer decodes it."""
+        """The bytes of a token that is decoded here; None: the tokenizer decodes it."""
         if self._by_bytes:
             return self._vocabulary.of(token)
         byte = self._vocabulary.single_byte(token)
         return None if byte is None else bytes([byte])
 
     def _decode(self, unfinished: bool) -> str:
-        """Decode new ids; empty while they end within a character, unless `unfinished` is true."""
+        """Decode the new tokens; "" if they end within a character, unless `unfinished` is true."""
         if self._decoded == len(self._ids):
             return ""
         before = self._text_of(self._ids[self._context : self._decoded])
@@ -166,7 +168,7 @@ class IncrementalDetokenizer:
         return text[len(before) :]
 
     def _append(self, text: str, complete: bool) -> None:
-        """Append text and search it for stop strings; `complete`: it ends where a token ends."""
+        """Append text, and truncate at a stop string; `complete`: all tokens are decoded."""
         longest = max(map(len, self._stop_strings), default=0)
         search_from = max(len(self.text) - longest, 0)
         self.text += text
@@ -180,7 +182,7 @@ class IncrementalDetokenizer:
             self._truncate(min(starts))
 
     def _attribute(self, text: str) -> None:
-        """Divide new text among the tokens since the last call."""
+        """Assign new text to the tokens since the last call."""
         tokens = self._ids[self._first + len(self._spans) :]
         if not tokens:
             return
@@ -193,14 +195,14 @@ class IncrementalDetokenizer:
         until = end
         for part in reversed(_divide(text, [self._vocabulary.of(token) for token in tokens])):
             start = end - len(part.text)
-            # A token of half a character is final when the character is.
+            # A token with part of a character is final when the character is.
             until = end if part.text else until
             spans.append(TokenSpan(part, start, until))
             end = start
         self._spans += reversed(spans)
 
     def _truncate(self, length: int) -> None:
-        """Drop the stop string, which starts at `length`, and what follows it."""
+        """Truncate the text at a stop string that starts at index `length`."""
         self.text, self.stopped = self.text[:length], True
         while self._spans and self._spans[-1].start >= length:
             self._spans.pop()
@@ -212,7 +214,7 @@ class IncrementalDetokenizer:
             self._spans[-1] = TokenSpan(TokenText(kept, utf8), last.start, last.end)
 
     def _text_of(self, ids: list[int]) -> str:
-        with panics_as_errors():  # a broken decoder may fail on some tokens alone
+        with panics_as_errors():  # an invalid decoder may panic for some tokens
             text = self._vocabulary.tokenizer.decode(
                 ids, skip_special_tokens=True, clean_up_tokenization_spaces=False
             )
@@ -220,11 +222,11 @@ class IncrementalDetokenizer:
 
 
 def _divide(text: str, raw: Sequence[bytes]) -> list[TokenText]:
-    """Divide a text among the tokens that it was decoded from, given their bytes."""
+    """Split a text into the parts of the tokens that it was decoded from, given their bytes."""
     decoder = codecs.getincrementaldecoder("utf-8")("replace")
     texts = [decoder.decode(one) for one in raw]
     texts[-1] += decoder.decode(b"", final=True)
-    if "".join(texts) != text:  # the tokenizer's decoder changed the text between tokens
+    if "".join(texts) != text:  # the tokenizer added or removed characters
         texts = [""] * (len(raw) - 1) + [text]
     if b"".join(raw) == text.encode():
         return list(map(TokenText, texts, raw))

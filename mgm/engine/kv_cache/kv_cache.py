@@ -16,15 +16,21 @@ WIDTH_MULTIPLE = 16  # the width of a step is a multiple of this: kernels prefer
 
 
 @dataclass(frozen=True)
-class MinStepSize:
-    """Minimum rows, tokens per row and width of a step; larger widths become powers of two."""
+class PaddedSize:
+    """Size that a step's batch is padded to, so that compiled steps (CUDA graphs) see few shapes.
+
+    Attributes:
+        rows: minimum number of rows.
+        tokens: minimum number of new tokens per row.
+        width: minimum number of attended columns; more are rounded up to a power of two.
+    """
 
     rows: int = 0
     tokens: int = 0
     width: int = 0
 
 
-UNPADDED = MinStepSize()
+NO_PADDING = PaddedSize()
 
 
 class BatchKVCache(Cache):
@@ -124,18 +130,18 @@ class BatchKVCache(Cache):
         device: torch.device,
         token_counts: Sequence[int],
         first_row: int = 0,
-        min_size: MinStepSize = UNPADDED,
+        pad_to: PaddedSize = NO_PADDING,
     ) -> tuple[Tensor, Tensor]:
-        """Set the columns that the next forward pass writes, in the rows from `first_row` on.
+        """Assign columns of the cache to the tokens of the next forward pass, and grow the cache.
 
-        The batch is left-padded: rows end together. The padding of a shorter row is written
-        behind its last token, where it is masked.
+        The batch is left-padded, so that all rows end at the last token. Keys and values of padding
+        go to the columns after the row's new tokens: masked, and overwritten by the next step.
 
         Args:
             device: device of the results.
             token_counts: new tokens of each row.
             first_row: first row of the batch.
-            min_size: minimum size, to which the batch is padded with unused rows.
+            pad_to: size that the batch is padded to.
 
         Returns:
             (rows, tokens) columns that the tokens are written to, and their positions; padding
@@ -144,23 +150,20 @@ class BatchKVCache(Cache):
         counts = torch.tensor(token_counts)
         starts = torch.tensor(self.lengths[first_row:])
         used = len(starts)
-        unused = max(min_size.rows - used, 0)
+        unused = max(pad_to.rows - used, 0)
         starts = torch.cat([starts, starts.new_zeros(unused)])
         counts = torch.cat([counts, counts.new_ones(unused)])
-        longest = max(int(counts.max()), min_size.tokens)
+        longest = max(int(counts.max()), pad_to.tokens)
         padding = (longest - counts).unsqueeze(-1)
         columns = starts.unsqueeze(-1) + (torch.arange(longest) - padding) % longest
         self.step_width = -(-(int(starts.max()) + longest) // WIDTH_MULTIPLE) * WIDTH_MULTIPLE
-        if min_size.width:
-            self.step_width = max(min_size.width, 1 << (self.step_width - 1).bit_length())
+        if pad_to.width:
+            self.step_width = max(pad_to.width, 1 << (self.step_width - 1).bit_length())
         columns = columns.to(device)
         rows = torch.arange(first_row, first_row + len(columns), device=device).unsqueeze(-1)
         for layer in self._batch_layers:
-            layer.first_row, layer.write_to, layer.width = (
-                first_row,
-                (rows, columns),
-                self.step_width,
-            )
+            layer.first_row, layer.write_to = first_row, (rows, columns)
+            layer.width = self.step_width
         if self._batch_layers[0].is_initialized:
             # Two rows at least: torch.compile specialises on a batch dimension of 1.
             self.reserve(max(first_row + len(starts), 2), self.step_width)
@@ -235,7 +238,7 @@ class BatchKVCacheLayer(CacheLayerMixin):
         if columns > old_columns:
             columns = -(-max(columns, old_columns * 3 // 2) // GROWTH_BLOCK) * GROWTH_BLOCK
         rows, columns = max(rows, old_rows), max(columns, old_columns)
-        # Assigned together: if there is no memory for the second, both keep their size.
+        # One assignment: if allocating the second fails, both keep their size.
         self.keys, self.values = (_grown(old, rows, columns) for old in (self.keys, self.values))
 
     def _matches(self, keys: Tensor) -> bool:
@@ -281,7 +284,7 @@ class BatchKVCacheLayer(CacheLayerMixin):
         return self.width, 0
 
     def get_seq_length(self) -> int:
-        """Always 0: rows have different lengths, so callers pass positions explicitly."""
+        """Always 0: rows have different lengths, so callers pass `position_ids`."""
         return 0
 
     def get_max_length(self) -> int:

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from mgm.engine.core.device_errors import is_device_error
 from mgm.engine.kv_cache.attention_masks import AttentionMasks
-from mgm.engine.kv_cache.kv_cache import UNPADDED, BatchKVCache, MinStepSize
+from mgm.engine.kv_cache.kv_cache import NO_PADDING, BatchKVCache, PaddedSize
 from mgm.model.modeling_mgm import MGMForConditionalGeneration
 from mgm.model.ops.compile import check_compiler
 
@@ -80,8 +80,8 @@ class DecodeRunner:
             return self._run(self._forward, tokens, kv_cache)
         torch.compiler.cudagraph_mark_step_begin()
         per_row = 1 if all(len(row) == 1 for row in tokens) else self._max_tokens_per_row
-        min_size = MinStepSize(_next_power_of_two(len(tokens)), per_row, MIN_WIDTH)
-        logits = self._run(self._compiled, tokens, kv_cache, min_size)
+        pad_to = PaddedSize(_next_power_of_two(len(tokens)), per_row, MIN_WIDTH)
+        logits = self._run(self._compiled, tokens, kv_cache, pad_to)
         return logits[: len(tokens)].clone()  # CUDA graphs reuse the memory in the next step
 
     def step_row_by_row(
@@ -115,11 +115,11 @@ class DecodeRunner:
         forward: Callable[..., Tensor],
         tokens: Sequence[Sequence[int]],
         kv_cache: BatchKVCache,
-        min_size: MinStepSize = UNPADDED,
+        pad_to: PaddedSize = NO_PADDING,
     ) -> Tensor:
         device = self._model.device
         counts = [len(row) for row in tokens]
-        columns, positions = kv_cache.prepare_step(device, counts, min_size=min_size)
+        columns, positions = kv_cache.prepare_step(device, counts, pad_to=pad_to)
         longest = columns.shape[1]
         padded = [[0] * (longest - len(row)) + list(row) for row in tokens]
         ids = torch.zeros_like(columns)

@@ -31,7 +31,7 @@ from mgm.engine.scheduler.shared_prefix import PrefixGroup
 from mgm.model.modeling_mgm import MGMForConditionalGeneration
 from mgm.model.multimodal_embeddings import merge_image_features
 
-MAX_PADDING = 1.5  # maximum ratio of a batch's positions, padding included, to its tokens
+MAX_PADDING = 1.5  # maximum ratio of a padded batch's size to its number of tokens
 Fits = Callable[[abc.Sequence[Sequence], int], bool]
 
 
@@ -106,7 +106,8 @@ class Prefiller:
         Args:
             waiting: the queue; sequences leave it when their prefill starts.
             kv_cache: gets a row for each prompt that is complete, in the order of the result.
-            fits: tells whether sequences fit into the decode batch, with rows of a minimum width.
+            fits: whether these sequences can run beside the running ones (`max_num_seqs` and KV
+                cache memory), in rows of at least that width.
 
         Returns:
             The sequences whose prompts are complete, and (sequences, vocabulary) logits of their
@@ -117,7 +118,7 @@ class Prefiller:
         groups = self._select_batch(waiting, fits)
         if not groups:
             return None
-        # If a later call raises, the scheduler finds these sequences here.
+        # If a later call raises, the scheduler ends the sequences of this list with the error.
         self.prefilling = [sequence for group in groups for sequence in group.sequences]
         for sequence in self.prefilling:
             waiting.remove(sequence)
@@ -130,7 +131,13 @@ class Prefiller:
         return self._prefill_chunk(kv_cache)
 
     def _select_batch(self, waiting: abc.Sequence[Sequence], fits: Fits) -> list[PrefixGroup]:
-        """Select the first waiting sequence, and others whose prompts fit into the same step."""
+        """Select the first waiting sequence, and later ones that are prefilled in the same batch.
+
+        A batch has a row for each group of prompts with a common prefix. Its padded size is limited
+        by the step's token budget, and to `MAX_PADDING` times its tokens. A prompt that does
+        not fit is skipped, and stays first in the queue for a later step; the search ends when even
+        a short prompt would not fit.
+        """
         groups: list[PrefixGroup] = []
         for sequence in waiting:
             if sequence.prefill_alone and groups:
@@ -141,8 +148,8 @@ class Prefiller:
             if groups and padded_size > self._max_tokens:
                 shares_row = len(extended) == len(groups)
                 if shares_row or len(extended) * max(lengths[:-1]) > self._max_tokens:
-                    break  # the batch is full, but for a few tokens at most
-                continue
+                    break  # one more row of the present length exceeds the budget
+                continue  # only this prompt is too long
             if padded_size > MAX_PADDING * sum(lengths):
                 continue
             selected = [one for group in extended for one in group.sequences]
@@ -212,7 +219,7 @@ class Prefiller:
             return None
         layers, logits = to_layers(self._cache), output.logits[:, -1]
         kv_cache.add([layers])
-        self.clear()  # nothing below may raise: `prefilling` no longer has the failing sequence
+        self.clear()  # nothing after this may raise, for `prefilling` is empty now
         self._prefilled[prompt.sequence] = lambda first: copy_kv(slice_kv(layers, first, None))
         return [prompt.sequence], logits
 
@@ -242,7 +249,7 @@ class Prefiller:
         ]
         rows = [row for row, *_ in kept + forked]
         ends = [longest - groups[row].width + suffix.stop - 1 for row, _, suffix in kept + forked]
-        # The LM head runs on the union of the rows' last positions: few, for rows end together.
+        # The LM head runs on the union of the rows' last positions; left padding makes them few.
         last_positions, logit_indices = torch.tensor(ends).unique(return_inverse=True)
         with self._masks.masked_attention():
             output = self._model.language_model(

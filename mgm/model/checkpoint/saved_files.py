@@ -49,29 +49,36 @@ _OF_PROCESSOR = re.compile(
     rf"|chat_template)\.json|chat_template\.jinja|{CHAT_TEMPLATES}|tokenizer\.model"
     r"|vocab\.txt|merges\.txt|trainer_state\.json|training_args\.bin"
 )
-# A complete new model: the old one is removed first, then the new files are moved.
+# A temporary folder with a complete new model. ".complete": the old model is not removed yet;
+# ".moving": it is, and some of the new files may have been moved.
 _COMPLETE = re.compile(r"\.model\.[0-9a-f]{8}(\.weights)?\.(complete|moving)")
-# Readers look for these first: they are removed first, and moved in last.
+# Without one of these a folder is not a model: they are removed first, and moved in last.
 _ENTRIES = (ADAPTER_CONFIG, CONFIG_FILE)
 
 
 @contextmanager
 def replace_model(folder: Path, processor: bool = True) -> Generator[Path]:
-    """Yield an empty folder; what the block writes there replaces the model in `folder`.
+    """Replace the model in a folder atomically: `with replace_model(folder) as new: save(new)`.
 
-    A new `folder` appears when it is complete. In an existing one, the files of any earlier model
-    are removed, then the new ones are moved in. config.json is removed first and moved in
-    last, and a folder without it does not count as a model. If the process is killed in between,
-    `finish_replacement` moves the others. Files of the user and checkpoints are kept.
+    The block writes the new model into an empty temporary folder. When the block ends, the files
+    of the old model are removed and the new files are moved to `folder`; an exception in the
+    block leaves the old model as it was. Checkpoints and files of the user are kept.
+
+    Moving several files is not atomic by itself. So config.json is removed first and moved in last:
+    a folder without it is not a model, and a reader never sees files of both. If the process is
+    killed while it moves files, `finish_replacement` moves the rest.
 
     Args:
-        folder: folder of the model.
-        processor: whether tokenizer and processor of the earlier model, and the state of its
-            training, are removed too; False where the block writes weights alone.
+        folder: folder of the model; created if it does not exist.
+        processor: whether to remove tokenizer, processor and training state of the old model, too;
+            False if the block writes only weights.
+
+    Yields:
+        The temporary folder.
 
     Raises:
-        MGMError: files could not be written; `folder` is unchanged, or lacks its config.json. Or a
-            folder of the user has the name of a model's file.
+        MGMError: files could not be written (then `folder` is unchanged, or has no config.json), or
+            a subfolder of the user has the name of a model file.
     """
     if not is_present(folder):
         with atomic_folder(folder) as part:
@@ -103,11 +110,13 @@ def finish_replacement(folder: Path) -> None:
     with write_errors(folder):
         for complete in [file for file in folder.iterdir() if _COMPLETE.fullmatch(file.name)]:
             _move_in(complete)
-            logger.warning("%s: moved in the model that a killed process had left there", folder)
+            logger.warning(
+                "%s: finished replacing the model, which an earlier process was killed in", folder
+            )
 
 
 def _move_in(complete: Path) -> None:
-    """Remove the model of the parent folder and move the complete new one there."""
+    """Remove the old model of the parent folder, and move the files of the new one there."""
     folder = complete.parent
     if complete.suffix == ".complete":
         _remove_model(folder, processor=".weights." not in complete.name)
@@ -133,10 +142,10 @@ def _remove_model(folder: Path, processor: bool) -> None:
 
 
 def check_replaceable(folder: Path) -> None:
-    """Refuse a folder with a user's subfolder that has the name of a model's file.
+    """Check that no subfolder of the user has the name of a model file.
 
     Raises:
-        MGMError: there is such a subfolder; names it.
+        MGMError: names the subfolder.
     """
     if not folder.is_dir():
         return
@@ -144,8 +153,8 @@ def check_replaceable(folder: Path) -> None:
         entry = folder / name
         if name != CHAT_TEMPLATES and entry.is_dir() and not entry.is_symlink():
             raise MGMError(
-                f"{entry}: is a folder, where the model's {name} is to go; move it away, or choose "
-                "another folder"
+                f"{entry}: is a folder, but the model has a file of this name; rename the folder, "
+                f"or save to another folder than {folder}"
             )
 
 
@@ -175,7 +184,7 @@ def check_one_model(folder: Path) -> None:
     """
     whole, adapter = _whole_files(folder), _present(folder, _ADAPTER)
     if len(whole) > 1 and _same_weights(folder, whole):
-        logger.warning("%s: %s hold the same weights", folder, " and ".join(whole))
+        logger.warning("%s: %s have the same weights", folder, " and ".join(whole))
         whole = whole[:1]
     for first, second in (
         (whole, adapter),
@@ -253,7 +262,7 @@ def _same_tensors(first: Mapping[str, LazyTensor], second: Mapping[str, LazyTens
 
 def _two_models(folder: Path, first: list[str], second: list[str]) -> MGMError:
     return MGMError(
-        f"{folder}: holds two models, {first[0]} and {second[0]}, and cannot tell which was meant; "
+        f"{folder}: has two models, {first[0]} and {second[0]}, so it is unclear which to load; "
         f"delete {' and '.join(first)}, or {' and '.join(second)}"
     )
 

@@ -1,6 +1,11 @@
-"""High-resolution candidate windows of patch info mining, without building the upsampled map.
+"""Attention over windows of the ConvNeXt map for patch info mining, without upsampling the map.
 
-Shape legend: as in `patch_info_mining`, whose docstring says why this is exact.
+Published mining upsamples the maps of all ConvNeXt stages to one size, concatenates them, and
+applies a LayerNorm at every position: 2,880 channels each for the published ConvNeXt. Because
+upsampling is linear, scores and weighted sums can be computed at the low resolution of each stage
+instead, and only one number per position is upsampled; the result is the same up to rounding.
+
+Shape legend: as in `patch_info_mining`. A *cell* is a position of a stage's own low-resolution map.
 """
 
 from collections.abc import Sequence
@@ -12,12 +17,16 @@ from torch.nn import functional as F
 
 
 class WindowedMap:
-    """LayerNorm of the concatenated high-resolution map, in windows, held as each stage's cells.
+    """Windows of the upsampled, concatenated and layer-normalised map, in factored form.
+
+    The constructor cuts each stage's low-resolution map into windows, and computes the mean and
+    variance of every upsampled position for the LayerNorm. `scores` returns the products of
+    queries with all positions, `mix` their weighted sums. The map itself is never built.
 
     Args:
-        stages: (B, rows, side, channels), finest first: whole maps, or a tile of a few rows.
-        grid: windows a row.
-        eps: epsilon of the normalisation.
+        stages: (B, rows, side, channels), highest resolution first: whole maps, or a tile of rows.
+        grid: windows per row of the map.
+        eps: epsilon of the LayerNorm.
     """
 
     def __init__(self, stages: Sequence[Tensor], grid: int, eps: float) -> None:
@@ -26,12 +35,12 @@ class WindowedMap:
             raise ValueError(f"a map of side {side} does not divide into {grid} windows a side")
         self.window = side // grid
         self.bounds = list(pairwise(accumulate((stage.shape[-1] for stage in stages), initial=0)))
-        self.cells: list[Tensor] = []  # per stage (B, N, K, channels), centred over channels
-        self.upsample: list[Tensor | None] = []  # per stage (P, K); None where cells are positions
+        self.cells: list[Tensor] = []  # per stage (B, N, K, channels), minus the mean of channels
+        self.upsample: list[Tensor | None] = []  # per stage (P, K) matrix; None: not upsampled
         means, energies = [], []
         for stage in stages:
             centred, mean = _centre(stage)
-            # A tile has one more row of cells at each end; their positions are cut off again.
+            # A tile has one row of neighbouring cells at each end, which is cropped afterwards.
             factor = side // mean.shape[2]
             border = max(0, (mean.shape[1] * factor - height) // 2)
             padded_height = height + 2 * border
@@ -50,7 +59,7 @@ class WindowedMap:
         offsets = torch.stack(
             [stage_mean - mean for stage_mean in means], dim=-1
         )  # (B, S, S, stages)
-        # Variance within the stages plus variance between their means: no cancellation.
+        # Law of total variance: within stages plus between stage means, without cancellation.
         variance = sum(energies) / width + (offsets.square() @ offsets.new_tensor(shares))
         rstd = torch.rsqrt(variance + eps).unsqueeze(-1)
         self.rstd = _cut_positions(rstd, self.window).squeeze(-1)
@@ -60,7 +69,7 @@ class WindowedMap:
         """Cut one stage (B, rows, s, channels) into windows, with the neighbouring cells."""
         factor = side // centred.shape[2]
         if factor > 1 and (side % centred.shape[2] or self.window % factor):
-            # Windows end inside cells: upsample this stage.
+            # Window borders are not cell borders: upsample this stage.
             full = resize(centred.permute(0, 3, 1, 2), (side, side))
             centred, factor = full.permute(0, 2, 3, 1), 1
         if factor == 1:
@@ -68,21 +77,21 @@ class WindowedMap:
             self.upsample.append(None)
             return
         step = self.window // factor
-        # One more cell on each side, replicated at the map's edge as interpolation does.
+        # Interpolation needs one more cell on each side; at the map's edge it replicates the last.
         ends = 0 if has_border else 1
         wide = F.pad(centred.permute(0, 3, 1, 2), (1, 1, ends, ends), mode="replicate")
         cells = wide.unfold(2, step + 2, step).unfold(3, step + 2, step)
         self.cells.append(cells.permute(0, 2, 3, 4, 5, 1).flatten(3, 4).flatten(1, 2))
-        # Interpolation inside a window is that in the middle of any larger map.
+        # The interpolation matrix of a window is the middle part of that of a larger map.
         rows = _interpolation(step + 2, (step + 2) * factor, centred)
         rows = rows[factor : factor + self.window]
         self.upsample.append(torch.kron(rows, rows))
 
     def scores(self, queries: Tensor) -> Tensor:
-        """Attention scores (B, N, P) of queries (B, N, H) for their windows' positions."""
+        """Dot products (B, N, P) of queries (B, N, H) with the normalised positions of windows."""
         parts = [queries[..., start:end] for start, end in self.bounds]
         totals = torch.stack([part.sum(-1, dtype=self.dtype) for part in parts], dim=-1)
-        # Row vectors on the left: ten times faster on a CPU for many small products.
+        # Vector times matrix, not matrix times vector: ten times faster on a CPU for small sizes.
         scores = (totals.unsqueeze(-2) @ self.offsets.transpose(-1, -2)).squeeze(-2)
         for cells, upsample, part in zip(self.cells, self.upsample, parts, strict=True):
             row = part.to(cells.dtype).unsqueeze(-2)
@@ -93,7 +102,11 @@ class WindowedMap:
         return scores * self.rstd
 
     def mix(self, attention: Tensor) -> Tensor:
-        """Sums (B, N, H) of windows' normalised positions, weighted by `attention` (B, N, P)."""
+        """Attention-weighted sums (B, N, H) of the normalised positions of windows.
+
+        Args:
+            attention: (B, N, P) weights.
+        """
         weights = attention * self.rstd
         offsets = (weights.unsqueeze(-2) @ self.offsets).squeeze(-2)  # (B, N, stages)
         mixed = []
@@ -105,19 +118,19 @@ class WindowedMap:
 
 
 def _centre(stage: Tensor) -> tuple[Tensor, Tensor]:
-    """Subtract each position's mean from a map (B, rows, side, C); also returns the means."""
+    """Subtract the mean over channels from a map (B, rows, side, C); also returns the means."""
     precise = stage.to(_statistics_dtype(stage))
     mean = precise.mean(-1)
     return (precise - mean.unsqueeze(-1)).to(stage.dtype).contiguous(), mean
 
 
 def resize(full: Tensor, size: tuple[int, int]) -> Tensor:
-    """Resize (B, C, S, S) to (B, C, *size): bilinear, corners not aligned, as published."""
+    """Bilinear interpolation of (B, C, S, S) to (B, C, *size), align_corners=False as published."""
     return F.interpolate(full, size, mode="bilinear", align_corners=False)
 
 
 def _interpolation(cells: int, positions: int, reference: Tensor) -> Tensor:
-    """Matrix (positions, cells) that upsamples one dimension: linear, corners not aligned."""
+    """Matrix (positions, cells) of linear interpolation in one dimension, corners not aligned."""
     identity = torch.eye(
         cells, dtype=_statistics_dtype(reference), device=reference.device
     ).unsqueeze(0)
@@ -125,10 +138,10 @@ def _interpolation(cells: int, positions: int, reference: Tensor) -> Tensor:
 
 
 class LinearInterpolation:
-    """The two cells around each position along one dimension, and their interpolation weights.
+    """Linear interpolation along one dimension: two cells of each position, and their weights.
 
-    Sparse form of the matrix of `_interpolation`: a NaN or an infinity reaches only the positions
-    that interpolate it.
+    This is the sparse form of the matrix of `_interpolation`. With the matrix, 0 times NaN would
+    spread a NaN or an infinity to all positions; here it reaches only its neighbours.
 
     Attributes:
         first: (positions), the cell before the position.
@@ -152,10 +165,10 @@ class LinearInterpolation:
 def _upsampled_energy(
     cells: Tensor, vertical: LinearInterpolation, horizontal: LinearInterpolation
 ) -> Tensor:
-    """Squared norms (B, S, S) of an upsampled map, from its cells (B, s, s, C).
+    """Squared norms over channels (B, S, S) of an upsampled map, from its cells (B, s, s, C).
 
-    A position lies between two cells along each dimension, so its squared norm follows from the
-    cells' squared norms and the products of neighbours: right, below, and both diagonals.
+    Each position interpolates four cells, so that its squared norm is a weighted sum of the cells'
+    squared norms and of the dot products of neighbours: right, below, and both diagonals.
     """
 
     def product(first: Tensor, second: Tensor) -> Tensor:
@@ -175,16 +188,16 @@ def _upsampled_energy(
 def _squared_line(
     squares: Tensor, products: Tensor, interpolation: LinearInterpolation, dim: int
 ) -> Tensor:
-    """Squared norms after interpolation along one dimension: |near * a + far * b|^2.
+    """Squared norms |near * a + far * b|^2 after interpolation along one dimension.
 
     Args:
         squares: |a|^2 of each cell; `cells` long along `dim`.
-        products: a * b of each cell and the next; one shorter.
+        products: dot product a * b of each cell and the next; one shorter.
         interpolation: interpolation from cells to positions.
         dim: 1 or 2 of (B, s, s).
 
     Returns:
-        `positions` long along `dim`.
+        Squared norms, `positions` long along `dim`.
     """
     first, second = interpolation.first, interpolation.second
     near, far = (

@@ -143,7 +143,7 @@ def test_two_kinds_are_refused_by_name(tmp_path, first, second) -> None:
     if "stage 1" in (first, second) and "adapter" not in first + second:
         check_one_model(tmp_path)  # both of our own stage 1, whose weights are compared
         return
-    with pytest.raises(MGMError, match=r"holds two models, (\S+) and (\S+), .*; delete ") as caught:
+    with pytest.raises(MGMError, match=r"has two models, (\S+) and (\S+), .*; delete ") as caught:
         check_one_model(tmp_path)
     said = str(caught.value)
     assert "\n" not in said

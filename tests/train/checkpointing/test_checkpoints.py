@@ -99,6 +99,6 @@ def test_what_a_killed_run_left_is_finished_when_it_is_complete(tmp_path, state)
 
 def test_a_folder_in_place_of_a_file_is_named(tmp_path) -> None:
     (tmp_path / "config.json").mkdir()
-    with pytest.raises(MGMError, match=r"config\.json: is a folder, where the model's config"):
+    with pytest.raises(MGMError, match=r"config\.json: is a folder, but the model has a file"):
         prepare_output_dir(tmp_path)
     assert (tmp_path / "config.json").is_dir()
