@@ -18,7 +18,8 @@ from mgm.model.published_layout.config_fields import (
 )
 from mgm.model.text_config import text_config_from
 from mgm.model.vision.convnext_config import ConvNextTowerConfig, convnext_config_from
-from mgm.model.vision.fusion.fusion_config import FusionConfig
+from mgm.model.vision.fusion.fusion_config import NONE, FusionConfig
+from mgm.model.vision.fusion.fusion_sizes import FusionSizes
 from mgm.model.vision.vit import tower_kind, vision_config_from
 
 CLIP_LARGE_336 = {
@@ -39,7 +40,8 @@ class MGMConfig(PretrainedConfig):
         text_config: the language model's config, or its dictionary with a `model_type`.
         vision_config: the low-resolution tower, or its dictionary with a `model_type`, without one
             CLIP's.
-        vision_aux_config: the high-resolution tower; None: a model without it and without mining.
+        vision_aux_config: the high-resolution tower; None: a model without it and without mining,
+            as with `fusion` of mode "none".
         vision_feature_layer: index into the ViT's hidden states, of which the embeddings are the
             first: -2 is the output of the second-to-last layer.
         vision_feature_select: "patch": all tokens but the class token.
@@ -91,7 +93,10 @@ class MGMConfig(PretrainedConfig):
     ) -> None:
         self.text_config = text_config_from(text_config)
         self.vision_config = vision_config_from(vision_config or CLIP_LARGE_336)
-        self.vision_aux_config = convnext_config_from(vision_aux_config)
+        self.fusion = FusionConfig.from_json(fusion)
+        self.vision_aux_config = (
+            None if self.fusion.mode == NONE else convnext_config_from(vision_aux_config)
+        )
         self.vision_feature_layer = vision_feature_layer
         self.vision_feature_select = vision_feature_select
         self.projector_type = projector_type
@@ -106,7 +111,6 @@ class MGMConfig(PretrainedConfig):
         self.model_max_length = model_max_length
         self.optimize_vision_tower = optimize_vision_tower
         self.optimize_vision_tower_aux = optimize_vision_tower_aux
-        self.fusion = FusionConfig.from_json(fusion)
         kwargs.setdefault("tie_word_embeddings", False)  # the language model ties its own, or not
         super().__init__(**kwargs)
         self.check()
@@ -118,8 +122,13 @@ class MGMConfig(PretrainedConfig):
 
     @property
     def tokens_per_side(self) -> int:
-        """Low-resolution tokens per side of one crop."""
-        return self.image_size // int(self.vision_config.patch_size)
+        """Image tokens per side of one crop."""
+        return self.image_size // self.pixels_per_token
+
+    @property
+    def pixels_per_token(self) -> int:
+        """Pixels of a crop per side of an image token: a patch, or several that are pooled."""
+        return int(self.vision_config.patch_size) * self.fusion.token_pooling
 
     @property
     def crops(self) -> int:
@@ -134,7 +143,22 @@ class MGMConfig(PretrainedConfig):
     @property
     def window(self) -> int:
         """Positions per side of the high-resolution window that a token attends to."""
-        return self.image_size_aux // STEM_STRIDE // (self.tokens_per_side * self.image_grid)
+        return self.fusion_sizes.stage_windows[0]
+
+    @property
+    def fusion_sizes(self) -> FusionSizes:
+        """Widths and windows of the fusion module; of a model with a high-resolution tower."""
+        dims = self.vision_aux_config.dims
+        stages = self.fusion.used_stages(len(dims))
+        side = self.tokens_per_side * self.image_grid
+        return FusionSizes(
+            width=self.vision_config.hidden_size,
+            stage_widths=tuple(dims[number - 1] for number in stages),
+            stage_windows=tuple(
+                max(1, self.image_size_aux // (STEM_STRIDE * 2 ** (number - 1)) // side)
+                for number in stages
+            ),
+        )
 
     @property
     def image_mean(self) -> list[float]:

@@ -1,6 +1,7 @@
 """Image features: the vision side, from pixels to the embeddings at the image positions."""
 
-from collections.abc import Callable, Mapping
+import math
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -10,21 +11,23 @@ from mgm.errors import MGMError
 from mgm.model.configuration_mgm import MGMConfig
 from mgm.model.ops.compile import check_compiler
 from mgm.model.vision.convnext import ConvNextTower
-from mgm.model.vision.fusion.fusion_config import FusionConfig
+from mgm.model.vision.fusion.fusion_config import NONE, FusionConfig
+from mgm.model.vision.fusion.modules import ablated_mining, build_fusion, over_crops
 from mgm.model.vision.image_views import ImageViews, blurred
-from mgm.model.vision.patch_info_mining import PatchInfoMining, downscaled
+from mgm.model.vision.patch_info_mining import PatchInfoMining
 from mgm.model.vision.projector import build_projector
 from mgm.model.vision.vit import VisionTower, build_vision_tower
 
 
 class ImageFeaturesMixin:
-    """Vision side of a vision-language model: both towers, patch info mining and projector.
+    """Vision side of a vision-language model: both towers, their fusion and projector.
 
     Attributes:
         config: config of the whole model.
         vision_tower: the low-resolution encoder, a ViT.
         vision_tower_aux: the high-resolution encoder, a ConvNeXt; None: a model without mining.
-        mining: cross-attention from the ViT's tokens to windows of the ConvNeXt's maps.
+        mining: cross-attention from the ViT's tokens to windows of the ConvNeXt's maps, or the
+            rival of it that `config.fusion.mode` names; None: a model without ConvNeXt.
         projector: projects tokens to the language model's width.
         text_only: whether the vision side was left out.
         dummy_image_for_text_batches: whether training batches of text alone run the vision side on
@@ -36,7 +39,7 @@ class ImageFeaturesMixin:
     config: MGMConfig
     vision_tower: VisionTower
     vision_tower_aux: ConvNextTower | None
-    mining: PatchInfoMining | None
+    mining: nn.Module | None
     projector: nn.Module
     text_only: bool = False
     dummy_image_for_text_batches: bool = False
@@ -53,13 +56,13 @@ class ImageFeaturesMixin:
         self.vision_tower = vision_tower or build_vision_tower(
             config.vision_config, config.vision_feature_layer
         )
+        # First, so that a seed gives it the same weights whatever the fusion is.
+        projector = build_projector(config.projector_type, width, config.text_config.hidden_size)
         self.vision_tower_aux = self.mining = None
         if config.vision_aux_config is not None:
             self.vision_tower_aux = vision_tower_aux or ConvNextTower(config.vision_aux_config)
-            self.mining = PatchInfoMining(width, config.vision_aux_config.dims, config.fusion)
-        self.projector = build_projector(
-            config.projector_type, width, config.text_config.hidden_size
-        )
+            self.mining = build_fusion(config)
+        self.projector = projector
 
     @property
     def fusion(self) -> FusionConfig:
@@ -79,10 +82,8 @@ class ImageFeaturesMixin:
             raise MGMError("the model was loaded for texts alone; load it without text_only")
         if fusion is not None:
             fusion = FusionConfig.from_json(fusion)
-            fusion.check_model(self.config)
+            fusion.check_inference(self.config)
         self._fusion = fusion
-        if self.mining is not None:
-            self.mining.fusion = self.fusion
 
     def get_image_features(
         self, pixel_values: Tensor | None = None, pixel_values_aux: Tensor | None = None
@@ -137,17 +138,19 @@ class ImageFeaturesMixin:
                 part.compile(**options)
 
     def low_resolution_tokens(self, pixel_values: Tensor) -> Tensor:
-        """Run the ViT: (images, crops, 3, H, W) -> tokens (images, crops, tokens, C)."""
+        """Run the ViT: (images, crops, 3, H, W) -> image tokens (images, crops, tokens, C)."""
         pixels = pixel_values.flatten(0, 1).to(self.vision_tower.dtype)
         if self.fusion.grey_low_resolution:
             pixels = torch.zeros_like(pixels)  # normalised, the mean colour is zero
         with torch.set_grad_enabled(torch.is_grad_enabled() and self.config.optimize_vision_tower):
             tokens = self.vision_tower(pixels)
+        if self.fusion.token_pooling > 1:
+            tokens = mean_tokens(tokens, self.fusion.token_pooling)
         return tokens.to(self._image_dtype()).unflatten(0, pixel_values.shape[:2])
 
     def high_resolution_stages(self, pixel_values_aux: Tensor) -> list[Tensor]:
-        """Run the ConvNeXt: images (images, 3, HA, WA) -> its four maps, finest first."""
-        tower, _ = self._mining_parts()
+        """Run the ConvNeXt: images (images, 3, HA, WA) -> the maps that are used, finest first."""
+        tower, _ = self._fusion_parts()
         blur_size = self.fusion.blur_high_resolution
         if blur_size is not None:
             pixel_values_aux = blurred(pixel_values_aux, blur_size)
@@ -158,11 +161,13 @@ class ImageFeaturesMixin:
         for number in self.fusion.averaged_stages:
             stage = stages[number - 1]
             stages[number - 1] = stage.mean((-2, -1), keepdim=True).expand_as(stage)
-        return [stage.to(self._image_dtype()) for stage in stages]
+        used = self.config.fusion.used_stages(len(stages))
+        return [stages[number - 1].to(self._image_dtype()) for number in used]
 
     def mined_tokens(self, tokens: Tensor, stages: list[Tensor]) -> Tensor:
-        """Patch info mining of every crop's tokens: (images, crops, N, C) -> the same shape."""
-        return self._for_crops(self._mining_parts()[1], tokens, stages)
+        """Patch info mining, or its rival, of all tokens: (images, crops, N, C), the same shape."""
+        module, shift = self._fusion_module(tokens), self.fusion.window_shift
+        return over_crops(module, tokens, stages, self.config, shift)
 
     @torch.no_grad()
     def mining_attention(self, pixel_values_aux: Tensor) -> Tensor:
@@ -178,10 +183,13 @@ class ImageFeaturesMixin:
         Raises:
             MGMError: the model has no mining, or the shape does not match the config.
         """
-        _, mining = self._mining_parts()
         low, high = self._views(pixel_values_aux)
         tokens = self.low_resolution_tokens(self._check_pixels(low, high))
-        return self._for_crops(mining.attention, tokens, self.high_resolution_stages(high)).float()
+        attention = getattr(self._fusion_module(tokens), "attention", None)
+        if attention is None or not self.fusion.uses_high_resolution:
+            raise MGMError(f"fusion of mode {self.fusion.mode!r} has no attention weights")
+        stages, shift = self.high_resolution_stages(high), self.fusion.window_shift
+        return over_crops(attention, tokens, stages, self.config, shift).float()
 
     @torch.no_grad()
     def mean_query(self, pixel_values_aux: Tensor) -> Tensor:
@@ -193,28 +201,12 @@ class ImageFeaturesMixin:
         Raises:
             MGMError: the model has no mining, or the shape does not match the config.
         """
-        _, mining = self._mining_parts()
+        _, mining = self._fusion_parts()
+        if not isinstance(mining, PatchInfoMining):
+            raise MGMError(f"fusion of mode {self.config.fusion.mode!r} has no queries of tokens")
         low, high = self._views(pixel_values_aux)
         tokens = self.low_resolution_tokens(self._check_pixels(low, high))
         return mining.query(tokens).float().mean((0, 1, 2))
-
-    def _for_crops(
-        self,
-        mining: Callable[[Tensor, list[Tensor]], Tensor],
-        tokens: Tensor,
-        stages: list[Tensor],
-    ) -> Tensor:
-        """Apply `mining` to the tokens (B, N, C) of every crop: (images, crops, N, ...)."""
-        grid, side = self.config.image_grid, self.config.tokens_per_side
-        cells = tokens[:, : grid**2].unflatten(2, (side, side)).unflatten(1, (grid, grid))
-        # Side by side, the cells' tokens are one finer grid over the whole high-resolution map.
-        whole = cells.transpose(2, 3).flatten(1, 4)
-        mined = mining(whole, stages).unflatten(1, (grid, side, grid, side))
-        mined = mined.transpose(2, 3).flatten(3, 4).flatten(1, 2)
-        if not self.config.image_global:
-            return mined
-        mined_global = mining(tokens[:, -1], downscaled(stages, grid))
-        return torch.cat([mined, mined_global.unsqueeze(1)], dim=1)
 
     def _zero_image_term(self, device: torch.device) -> Tensor:
         """Zero that depends on all trained vision parameters: their gradients are zero, not None.
@@ -237,10 +229,18 @@ class ImageFeaturesMixin:
                     zero = zero + parameter.flatten()[:0].sum().to(zero)
         return zero
 
-    def _mining_parts(self) -> tuple[ConvNextTower, PatchInfoMining]:
+    def _fusion_parts(self) -> tuple[ConvNextTower, nn.Module]:
         if self.vision_tower_aux is None or self.mining is None:
             raise MGMError("config: vision_aux_config is null; this model mines no details")
         return self.vision_tower_aux, self.mining
+
+    def _fusion_module(self, tokens: Tensor) -> nn.Module:
+        """The module in use: `mining`, or in an ablation of it a rival with its weights."""
+        _, mining = self._fusion_parts()
+        mode = self.fusion.mode
+        if mode in (self.config.fusion.mode, NONE) or not isinstance(mining, PatchInfoMining):
+            return mining
+        return ablated_mining(mining, self.config, mode, self.fusion.query, tokens)
 
     def _image_dtype(self) -> torch.dtype:
         parameter = next((self.mining or self.projector).parameters(), None)
@@ -277,6 +277,13 @@ class ImageFeaturesMixin:
                     "pixel_values_aux alone in uint8"
                 )
         return pixel_values
+
+
+def mean_tokens(tokens: Tensor, side: int) -> Tensor:
+    """Means (B, N / side^2, C) of side x side tokens each, of a square grid (B, N, C)."""
+    grid = math.isqrt(tokens.shape[1]) // side
+    blocks = tokens.unflatten(1, (grid, side, grid, side))
+    return blocks.mean((2, 4)).flatten(1, 2)
 
 
 def _check_shape(name: str, pixels: Tensor | None, expected: tuple[int, ...]) -> Tensor:

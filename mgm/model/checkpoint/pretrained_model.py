@@ -14,6 +14,7 @@ from mgm.model.checkpoint.from_pretrained import build_state_dict, finalize, res
 from mgm.model.checkpoint.saved_files import replace_model
 from mgm.model.configuration_mgm import MGMConfig
 from mgm.model.ops.deepspeed_log import quiet_deepspeed
+from mgm.model.vision.fusion.modules import RIVALS
 from mgm.model.vision.vit import TOWER_KINDS
 
 
@@ -42,6 +43,7 @@ class MGMPreTrainedModel(PreTrainedModel):
         *(kind.tower.__name__ for kind in TOWER_KINDS),
         "ConvNextTower",
         "PatchInfoMining",
+        *(rival.__name__ for rival in RIVALS.values()),
     ]
     _skip_keys_device_placement: ClassVar[list[str]] = [  # ty: ignore[incompatible-attribute-override]
         "past_key_values"

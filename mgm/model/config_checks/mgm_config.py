@@ -46,7 +46,7 @@ def _check_vision_tower(config: Any) -> None:
     select = config.vision_feature_select
     require(select == "patch", "vision_feature_select", select, "patch")
     require(
-        config.tokens_per_side >= 1,
+        config.vision_config.patch_size <= config.image_size,
         "vision_config.patch_size",
         config.vision_config.patch_size,
         f"at most the image_size, {config.image_size}",
@@ -82,8 +82,10 @@ def _check_image_preparation(config: Any) -> None:
 
 
 def _check_high_resolution(config: Any) -> None:
-    """Check that the high-resolution map divides into one window for each token."""
-    multiple = STEM_STRIDE * config.tokens_per_side * config.image_grid
+    """Check that the finest map that is used divides into one window for each token."""
+    finest = config.fusion.used_stages(len(config.vision_aux_config.dims))[0]
+    stride = STEM_STRIDE * 2 ** (finest - 1)
+    multiple = stride * config.tokens_per_side * config.image_grid
     below = config.image_size_aux // multiple * multiple
     nearest = f"{below} or {below + multiple}" if below else str(multiple)
     require(
@@ -91,6 +93,6 @@ def _check_high_resolution(config: Any) -> None:
         "image_size_aux",
         config.image_size_aux,
         f"a multiple of {multiple}, the nearest {nearest}, so that the map divides into a "
-        f"window for each token ({STEM_STRIDE} pixels per position x "
+        f"window for each token ({stride} pixels per position x "
         f"{config.tokens_per_side} tokens per side x image_grid {config.image_grid})",
     )

@@ -27,7 +27,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from mgm.model.vision.fusion.fusion_config import ONE_QUERY, POOL, FusionConfig
 from mgm.model.vision.windowed_map import WindowedMap, resize
 
 TILE_ELEMENTS = 4 << 20  # elements of all stages in one tile on a CPU: a few MiB
@@ -110,15 +109,11 @@ class PatchInfoMining(nn.Module):
     Args:
         width: channels of a token, C.
         aux_dims: channels of each high-resolution stage.
-        fusion: variants of the attention, for ablations; None: that of the paper.
     """
 
-    def __init__(
-        self, width: int, aux_dims: Sequence[int], fusion: FusionConfig | None = None
-    ) -> None:
+    def __init__(self, width: int, aux_dims: Sequence[int]) -> None:
         super().__init__()
         self.aux_dims = tuple(aux_dims)
-        self.fusion = fusion or FusionConfig()
         self.query = NormedLinear(width, width)
         self.key = AbsorbedKey(sum(aux_dims), width)
         self.value = AbsorbedValue(sum(aux_dims), width)
@@ -156,50 +151,59 @@ class PatchInfoMining(nn.Module):
         stages: Sequence[Tensor],
         result: Callable[[WindowedMap, Tensor], Tensor],
     ) -> Tensor:
-        """`result` of the windows and their attention weights, tile by tile: (B, N, ...)."""
-        if len(tokens) != len(stages[0]):
-            raise ValueError(f"{len(tokens)} images of tokens, but {len(stages[0])} of maps")
-        grid, eps = math.isqrt(tokens.shape[1]), self.key.norm.eps
-        shift = self.fusion.window_shift
-        # Rolling the maps to the right is rolling the tokens to the left.
-        queries = self._queries(_rolled(tokens, grid, -shift)) / math.sqrt(tokens.shape[-1])
-        queries, bias = self.key(queries)
-        kind = tokens.device.type
-        has_autocast = torch.amp.is_autocast_available(kind)  # not on "meta"
-        with torch.autocast(kind, enabled=False) if has_autocast else nullcontext():
-            parts = []
-            for images, windows, tile in tiles(stages, grid):
-                windowed_map = WindowedMap(tile, grid, eps)
-                weights = self._attention_weights(
-                    windowed_map, queries[images, windows], bias[images, windows]
-                )
-                parts.append(result(windowed_map, weights))
-            return _rolled(torch.cat(parts, dim=1).view(*tokens.shape[:2], -1), grid, shift)
-
-    def _queries(self, tokens: Tensor) -> Tensor:
-        """Queries of tokens (B, N, C), of the same shape."""
-        queries = self.query(tokens)
-        if self.fusion.mode != ONE_QUERY:
-            return queries
-        if self.fusion.query is None:
-            return queries.mean(1, keepdim=True).expand_as(queries)
-        return queries.new_tensor(self.fusion.query).expand_as(queries)
-
-    def _attention_weights(
-        self, windowed_map: WindowedMap, queries: Tensor, bias: Tensor
-    ) -> Tensor:
-        """Softmax of the scores over each window's positions, (B, N, P)."""
-        if self.fusion.mode == POOL:
-            return torch.full_like(windowed_map.rstd, 1 / windowed_map.rstd.shape[-1])
-        scores = windowed_map.scores(queries) + bias.to(windowed_map.dtype)
-        return scores.softmax(-1)
+        """`result` of the windows and their attention weights: (B, N, ...)."""
+        queries, bias = self.key(self.query(tokens) / math.sqrt(tokens.shape[-1]))
+        return attend_windows(queries, bias, stages, self.key.norm.eps, result)
 
 
-def _rolled(tokens: Tensor, grid: int, columns: int) -> Tensor:
-    """(B, N, ...) of a square grid, rolled by a number of columns to the right."""
-    if columns == 0:
-        return tokens
-    return tokens.unflatten(1, (grid, grid)).roll(columns, 2).flatten(1, 2)
+def attend_windows(
+    queries: Tensor,
+    bias: Tensor,
+    stages: Sequence[Tensor],
+    eps: float,
+    result: Callable[[WindowedMap, Tensor], Tensor],
+) -> Tensor:
+    """Attention of queries over their windows, tile by tile.
+
+    Args:
+        queries: absorbed queries of a square grid of windows, (B, N, H).
+        bias: bias of their scores, (B, N, 1).
+        stages: as for `PatchInfoMining.forward`.
+        eps: epsilon of the normalisation of positions.
+        result: computes (images, windows, ...) from a tile's windows and their attention weights.
+
+    Returns:
+        The results of all tiles, (B, N, ...).
+
+    Raises:
+        ValueError: queries and maps are of different numbers of images.
+    """
+    if len(queries) != len(stages[0]):
+        raise ValueError(f"{len(queries)} images of tokens, but {len(stages[0])} of maps")
+
+    def attend(windowed_map: WindowedMap, images: slice, windows: slice) -> Tensor:
+        scores = windowed_map.scores(queries[images, windows])
+        scores = scores + bias[images, windows].to(windowed_map.dtype)
+        return result(windowed_map, scores.softmax(-1))
+
+    return over_windows(stages, math.isqrt(queries.shape[1]), eps, attend)
+
+
+def over_windows(
+    stages: Sequence[Tensor],
+    grid: int,
+    eps: float,
+    result: Callable[[WindowedMap, slice, slice], Tensor],
+) -> Tensor:
+    """`result` of each tile, its images and its windows: (B, N, ...); without autocast."""
+    kind = stages[0].device.type
+    has_autocast = torch.amp.is_autocast_available(kind)  # not on "meta"
+    with torch.autocast(kind, enabled=False) if has_autocast else nullcontext():
+        parts = [
+            result(WindowedMap(tile, grid, eps), images, windows)
+            for images, windows, tile in tiles(stages, grid)
+        ]
+        return torch.cat(parts, dim=1).view(len(stages[0]), grid**2, -1)
 
 
 def tiles(stages: Sequence[Tensor], grid: int) -> Iterator[tuple[slice, slice, list[Tensor]]]:
