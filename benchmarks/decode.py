@@ -95,7 +95,7 @@ def large(device: str) -> Engine:
         nano.tokenizer,
         conversation=nano.conversation,
         image_token_id=config.image_token_id,
-        patch_size=config.vision_config.patch_size,
+        patch_size=config.pixels_per_token,
     )
     return Engine(model, processor)
 

@@ -34,7 +34,8 @@ class MGMProcessor(ProcessorMixin):
         tokenizer: tokenizer from `load_tokenizer`; the token `<image>` is added if missing.
         conversation: name of the conversation template, see `mgm.data.text.templates`.
         image_token_id: the token id at image positions; default: that of `<image>`.
-        patch_size: ViT patch size in pixels; each patch is one image position.
+        patch_size: pixels per side of an image position: of a ViT patch, or of several where
+            `FusionConfig.token_pooling` makes one token of them.
         wrap_images: whether prompts have `<im_start>` and `<im_end>` around images.
         chat_template: Jinja source of the chat template; default: generated from the conversation
             template.

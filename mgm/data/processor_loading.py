@@ -105,7 +105,7 @@ def _from_model(folder: Path, base: str | None) -> dict[str, Any]:
         "conversation": config.conversation,
         "model_type": config.text_config.model_type,
         "image_token_id": config.image_token_id,
-        "patch_size": config.vision_config.patch_size,
+        "patch_size": config.pixels_per_token,
         "wrap_images": bool(raw.get("mm_use_im_start_end", False)),
     }
 

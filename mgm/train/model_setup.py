@@ -33,6 +33,7 @@ from mgm.model.loading import load_model
 from mgm.model.modeling_mgm import MGMForConditionalGeneration
 from mgm.model.ops.attention import set_attention
 from mgm.model.vision.convnext import load_convnext_tower
+from mgm.model.vision.fusion.fusion_config import FusionConfig
 from mgm.model.vision.vit import load_vision_tower
 from mgm.train.args.arguments import TrainingArguments
 from mgm.train.args.validation import Arguments
@@ -99,6 +100,7 @@ def build_model_and_processor(
     model.config.conversation = processor.conversation
     for name in IMAGE_CONFIG_FIELDS:
         setattr(processor.image_processor, name, getattr(model.config, name))
+    processor.patch_size = model.config.pixels_per_token
     if model_flags.version is not None:
         _check_vocabulary(processor, folder)
     _sync_special_tokens(model, processor)
@@ -184,7 +186,7 @@ def _from_components(
         tokenizer,
         conversation=default if flags.version is None else version_template(flags.version),
         image_token_id=image_token_id,
-        patch_size=model.config.vision_config.patch_size,
+        patch_size=model.config.pixels_per_token,
     )
     return model, processor
 
@@ -204,11 +206,25 @@ def _from_checkpoint(
         own = getattr(model.config, name)
         if given.get(name, own) != own:
             raise MGMError(f"--{flag} {given[name]}: {folder} was made with {own}; leave it out")
+    if flags.fusion is not None:
+        _check_fusion(flags.fusion, model.config.fusion, folder)
     for name, value in given.items():
         setattr(model.config, name, value)
     _replace_towers(model, folder, arguments)
     model.config.check()
     return model, processor
+
+
+def _check_fusion(flag: str, own: FusionConfig, folder: Path) -> None:
+    """Refuse a fusion that has other weights than the folder's; other settings may change."""
+    given = FusionConfig.from_flag(flag)
+    for name in ("mode", "stages"):
+        value = getattr(own, name)
+        if getattr(given, name) != value:
+            raise MGMError(
+                f"--fusion {flag}: {folder} was made with {name} {value!r}, whose weights do not "
+                "fit another; leave it out, or start from a language model and encoders"
+            )
 
 
 def _check_processor(
@@ -253,6 +269,7 @@ def _given_values(arguments: Arguments) -> dict[str, Any]:
     values = {name: getattr(model, flag) for name, flag in FIXED_FIELDS.items()}
     values |= {name: getattr(data, name) for name in IMAGE_SETTINGS}
     values["model_max_length"] = training.model_max_length
+    values["fusion"] = None if model.fusion is None else FusionConfig.from_flag(model.fusion)
     return {name: value for name, value in values.items() if value is not None}
 
 

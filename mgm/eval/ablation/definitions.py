@@ -5,10 +5,10 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from mgm.errors import MGMError
-from mgm.model.vision.fusion.fusion_config import NONE, ONE_QUERY, POOL, FusionConfig
 
 if TYPE_CHECKING:
     from mgm.model.configuration_mgm import MGMConfig
+    from mgm.model.vision.fusion.fusion_config import FusionConfig
 
 HR_OFF, GREY_VIT = "hr_off", "grey_vit"
 
@@ -24,23 +24,23 @@ class _AblationKind:
     """
 
     description: str
-    change: Callable[[FusionConfig, int], FusionConfig]
+    change: "Callable[[FusionConfig, int], FusionConfig]"
     default: "Callable[[MGMConfig], int] | None" = None
 
 
 ABLATION_KINDS: Mapping[str, _AblationKind] = {
     HR_OFF: _AblationKind(
-        "high-resolution branch off (mined = 0)", lambda f, n: replace(f, mode=NONE)
+        "high-resolution branch off (mined = 0)", lambda f, n: replace(f, mode="none")
     ),
     GREY_VIT: _AblationKind("ViT sees grey", lambda f, n: replace(f, grey_low_resolution=True)),
     "hr_only": _AblationKind(
         "ViT's tokens not added", lambda f, n: replace(f, high_resolution_only=True)
     ),
     "pool": _AblationKind(
-        "mean of the window instead of attention", lambda f, n: replace(f, mode=POOL)
+        "mean of the window instead of attention", lambda f, n: replace(f, mode="pool")
     ),
     "one_query": _AblationKind(
-        "one fixed query for all tokens of all images", lambda f, n: replace(f, mode=ONE_QUERY)
+        "one fixed query for all tokens of all images", lambda f, n: replace(f, mode="one_query")
     ),
     "shift": _AblationKind(
         "maps shifted by {} whole window(s)", lambda f, n: replace(f, window_shift=n), lambda c: 1
@@ -90,7 +90,7 @@ class Ablation:
         """The change in words, for tables."""
         return ABLATION_KINDS[self.kind].description.format(self.number)
 
-    def fusion(self, config: "MGMConfig") -> FusionConfig:
+    def fusion(self, config: "MGMConfig") -> "FusionConfig":
         """The fusion settings of an ablated model; those of `one_query` still lack the query.
 
         Raises:
@@ -98,7 +98,7 @@ class Ablation:
         """
         try:
             fusion = ABLATION_KINDS[self.kind].change(config.fusion, self.number)
-            fusion.check_model(config)
+            fusion.check_inference(config)
         except MGMError as error:
             raise MGMError(f"--ablate {self.name}: {error}") from error
         if fusion == config.fusion:
@@ -116,7 +116,8 @@ def parse_ablations(names: Sequence[str], config: "MGMConfig") -> list[Ablation]
     """Parse the names of `--ablate`: in order, without duplicates.
 
     Args:
-        names: names of ablations and groups of ablations.
+        names: names of ablations and groups of ablations. Of a group, those that a model with
+            another fusion than mining does not support are left out.
         config: of the model, for default numbers: `blur` and `blur:336` are the same ablation of a
             model with 336 pixels.
 
@@ -124,15 +125,32 @@ def parse_ablations(names: Sequence[str], config: "MGMConfig") -> list[Ablation]
         MGMError: unknown ablation, or the model does not support it.
     """
     ablations: dict[Ablation, None] = {}
-    for name in _expand_groups(names):
-        kind, number = _parse(name)
-        default = ABLATION_KINDS[kind].default
-        if number is None:
-            number = 0 if default is None else default(config)
-        ablation = Ablation(kind, number)
-        ablation.fusion(config)
-        ablations[ablation] = None
+    for name in names:
+        members = ABLATION_GROUPS.get(name, (name,))
+        supported = [_resolve(member, config) for member in members]
+        if len(members) > 1 and config.fusion.to_json():
+            supported = [ablation for ablation in supported if _is_supported(ablation, config)]
+        for ablation in supported:
+            ablation.fusion(config)
+            ablations[ablation] = None
     return list(ablations)
+
+
+def _resolve(name: str, config: "MGMConfig") -> Ablation:
+    """The ablation of a name, with the default number where it has none."""
+    kind, number = _parse(name)
+    default = ABLATION_KINDS[kind].default
+    if number is None:
+        number = 0 if default is None else default(config)
+    return Ablation(kind, number)
+
+
+def _is_supported(ablation: Ablation, config: "MGMConfig") -> bool:
+    try:
+        ablation.fusion(config)
+    except MGMError:
+        return False
+    return True
 
 
 def _expand_groups(names: Sequence[str]) -> list[str]:

@@ -23,6 +23,7 @@ from mgm.model.published_layout.config_fields import (
     translate_config,
 )
 from mgm.model.published_layout.weight_names import to_published
+from mgm.model.vision.fusion.fusion_config import DEFAULT_FUSION
 
 MAX_SHARD_BYTES = 5 * 10**9
 
@@ -119,6 +120,11 @@ def plan_conversion(
         raise MGMError(f"{source}: is in the {layout} layout already; give the other --to")
     tensors = checkpoint.tensors
     if layout == "published":
+        if checkpoint.config.fusion != DEFAULT_FUSION:
+            raise MGMError(
+                f"{source}/{CONFIG_FILE}: fusion is {checkpoint.config.fusion.to_json()}; the "
+                "published layout holds patch info mining alone, keep this model in the native one"
+            )
         tensors = {to_published(name): tensor for name, tensor in tensors.items()}
         integers = [t for t in checkpoint.tensors.values() if not t.dtype.is_floating_point]
         if integers:
@@ -229,7 +235,7 @@ def _differences(flat: Mapping[str, Any], checkpoint: Checkpoint) -> list[str]:
 
 def _network_settings(config: MGMConfig) -> dict[str, Any]:
     """The settings that define the network and its inputs, by dotted names."""
-    settings = {name: getattr(config, name) for name in (*FIELDS, "image_token_id", "fusion")}
+    settings = {name: getattr(config, name) for name in (*FIELDS, "image_token_id")}
     text = config.text_config.to_dict()
     settings["text_config.model_type"] = text["model_type"]
     settings |= {

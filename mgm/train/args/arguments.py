@@ -59,10 +59,16 @@ class ModelArguments:
         "Folder of the high-resolution encoder, a ConvNeXt of OpenCLIP or timm. Default, and "
         "'none': a model without it and without mining.",
     )
+    fusion: str | None = _flag(
+        None,
+        "How both encoders' outputs become image tokens: mining, one_query, pool, concat, gate or "
+        "none, or an object of config.json's fields, see docs/fusion.md. Default: mining, or the "
+        "folder's.",
+    )
     pretrain_mm_mlp_adapter: str | None = _flag(
         None, "Result of stage 1: its folder or its mm_projector.bin."
     )
-    tune_mm_mlp_adapter: bool = _flag(False, "Stage 1: train mining and projector only.")
+    tune_mm_mlp_adapter: bool = _flag(False, "Stage 1: train fusion (mining) and projector only.")
     freeze_mm_mlp_adapter: bool = _flag(False, "Freeze the projector.")
     freeze_backbone: bool = _flag(False, "Freeze the language model except its LM head.")
     optimize_vision_tower: bool = _flag(False, "Train the upper half of the ViT's layers.")

@@ -14,6 +14,7 @@ from mgm.data.images.orientation import check_orientation
 from mgm.data.sources.bad_samples import BAD_SAMPLE_POLICIES
 from mgm.errors import MGMError, one_line
 from mgm.model.files.json_fields import shortened
+from mgm.model.vision.fusion.fusion_config import FusionConfig
 from mgm.train.args.arguments import (
     BIT_WIDTHS,
     NO_QUANTIZATION,
@@ -109,6 +110,8 @@ def parse_arguments(argv: Sequence[str] | None = None) -> Arguments:
             f"--on_bad_sample {data.on_bad_sample}: choose {' or '.join(BAD_SAMPLE_POLICIES)}"
         )
     check_orientation(data.image_orientation, "--image_orientation")
+    if model.fusion is not None:
+        FusionConfig.from_flag(model.fusion)
     _check_numbers(training)
     _check_combinations(model, training)
     _check_lora(model, training)

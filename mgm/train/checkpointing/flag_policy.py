@@ -29,6 +29,7 @@ CONFIG_FLAGS = {
     "image_size_aux": "image_size_aux",
     "image_grid": "image_grid",
     "image_global": "image_global",
+    "fusion": "fusion",
     "mm_projector_type": "projector_type",
     "mm_vision_select_layer": "vision_feature_layer",
     "mm_vision_select_feature": "vision_feature_select",

@@ -18,6 +18,7 @@ from mgm.data.text.templates import version_template
 from mgm.errors import MGMError
 from mgm.model.files.json_file import is_present, read_json
 from mgm.model.modeling_mgm import MGMForConditionalGeneration
+from mgm.model.vision.fusion.fusion_config import FusionConfig
 from mgm.train.args.validation import Arguments
 from mgm.train.checkpointing.flag_policy import CONFIG_FLAGS, FLAG_POLICIES, Policy
 from mgm.train.checkpointing.initial_weights import initial_weights
@@ -64,7 +65,8 @@ def fingerprint_of_flags(arguments: Arguments) -> Fingerprint:
             if policy is not Policy.CONFIG:
                 entries[f"--{name}"] = _plain(value)
             elif value is not None:  # None: the folder's value is kept
-                entries[f"--{name}"] = version_template(value) if name == "version" else value
+                parse = {"version": version_template, "fusion": _fusion_fields}.get(name)
+                entries[f"--{name}"] = parse(value) if parse else value
     entries.pop("--data_seed")  # None: --seed
     entries["order_seed"] = training.order_seed
     if arguments[1].streaming:  # the order of a stream depends on the number of workers
@@ -109,7 +111,8 @@ def fingerprint_of(
     entries: Fingerprint = {"format": FINGERPRINT_FORMAT} | fingerprint_of_flags(arguments)
     for flag, field in CONFIG_FLAGS.items():
         owner = processor if field == "conversation" else model.config
-        entries[f"--{flag}"] = _plain(getattr(owner, field))
+        value = getattr(owner, field)
+        entries[f"--{flag}"] = _plain(value.to_json() if field == "fusion" else value)
     entries |= initial_weights(arguments)
     entries["items"] = len(items.names if isinstance(items, StreamedDataset) else items)
     entries |= data_fingerprint(items, "--data_path")
@@ -233,6 +236,10 @@ def _shown(value: Any) -> str:
         digest = content.sha256
         return content.path + (f" (sha256 {digest[:8]})" if digest else "")
     return "left out" if value is None or value == "" else str(value)
+
+
+def _fusion_fields(flag: str) -> Any:
+    return _plain(FusionConfig.from_flag(flag).to_json())
 
 
 def _plain(value: Any) -> Any:

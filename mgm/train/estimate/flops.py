@@ -3,11 +3,11 @@
 from dataclasses import dataclass
 
 import torch
-from torch.utils.flop_counter import FlopCounterMode
 from transformers import PretrainedConfig
 
 from mgm.model.configuration_mgm import MGMConfig
 from mgm.model.modeling_mgm import MGMForConditionalGeneration
+from mgm.train.estimate.vision_cost import vision_cost
 
 # Dense bfloat16 FLOP/s by torch's name of the device; from the vendors' data sheets.
 PEAK_FLOPS = {
@@ -68,13 +68,7 @@ def flops_per_sample(
         recompute: whether activation checkpointing recomputes the language model's layers.
     """
     config = model.config
-    side = config.image_size_aux
-    with FlopCounterMode(display=False) as counter, torch.no_grad():
-        model.get_image_features(
-            torch.empty(1, config.crops, 3, config.image_size, config.image_size, device="meta"),
-            torch.empty(1, 3, side, side, device="meta"),
-        )
-    vision = counter.get_total_flops()
+    vision = vision_cost(config).flops
     weights, attention = forward_flops(model, config.text_config, tokens)
     trained = any(parameter.requires_grad for parameter in model.language_model.parameters())
     # Gradients of inputs cost as much as the forward pass, those of weights as much again.

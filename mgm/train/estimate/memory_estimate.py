@@ -18,6 +18,7 @@ from mgm.model.families import TEXT_TYPE_OF_PUBLISHED
 from mgm.model.files.json_file import read_json
 from mgm.model.modeling_mgm import MGMForConditionalGeneration
 from mgm.model.vision.convnext import read_architecture
+from mgm.model.vision.fusion.fusion_config import FusionConfig
 from mgm.model.vision.vit import read_vision_config
 from mgm.train.args.validation import Arguments, parse_flags
 from mgm.train.distributed.batch_plan import BatchPlan
@@ -110,14 +111,18 @@ def build_meta_model(arguments: Arguments, config: Path | None) -> MGMForConditi
         fields = read_json(config)
     else:
         raise MGMError(f"{folder} is missing")
+    flag = model_flags.fusion
+    fusion = None if flag is None else FusionConfig.from_flag(flag)
     if fields.get("model_type") in TEXT_TYPE_OF_PUBLISHED:
         model_config = MGMConfig.from_pretrained(folder)
+        model_config.fusion = fusion or model_config.fusion
     else:
         model_config = MGMConfig(
             text_config=fields,
             vision_config=_vision_config(model_flags.vision_tower),
             vision_aux_config=_vision_aux_config(model_flags.vision_tower_aux),
             projector_type=model_flags.mm_projector_type or "linear",
+            fusion=fusion,
         )
     for name in ("image_size_aux", "image_grid", "image_global"):
         if getattr(data_flags, name) is not None:

@@ -57,6 +57,11 @@ def _trained_modules(
         if head is not None and head.weight is not embedding.weight:
             yield head
     if arguments.optimize_vision_tower:
+        if not model.config.fusion.uses_low_resolution:
+            raise MGMError(
+                "--optimize_vision_tower: with this --fusion the ViT's tokens are not used; leave "
+                "it out"
+            )
         layers = model.vision_tower.layers
         yield from layers[len(layers) // 2 :]
     if arguments.optimize_vision_tower_aux:
@@ -65,7 +70,9 @@ def _trained_modules(
                 "--optimize_vision_tower_aux: the model has no high-resolution encoder; "
                 "leave it out or start from one with --vision_tower_aux"
             )
-        for stage in model.vision_tower_aux.stages.children():
+        stages = list(model.vision_tower_aux.stages.children())
+        deepest = model.config.fusion.used_stages(len(stages))[-1]
+        for stage in stages[:deepest]:
             yield list(stage.get_submodule("blocks").children())[-1]
 
 

@@ -160,6 +160,11 @@ class FusionConfig:
         """Whether the high-resolution tower's output is used."""
         return self.mode != NONE
 
+    @property
+    def uses_low_resolution(self) -> bool:
+        """Whether the low-resolution tower's output is used, as queries or in the output."""
+        return not self.high_resolution_only or self.mode == MINING
+
     def used_stages(self, count: int) -> tuple[int, ...]:
         """Numbers of the used stages of a tower with `count`, finest first."""
         return self.stages or tuple(range(1, count + 1))
