@@ -51,10 +51,10 @@ def test_answers_are_the_same_alone_batched_and_streamed(engine, requests):
     for request, answer in zip(requests, alone, strict=True):
         for one in (drafting, engine):
             stream = one.stream(request)
-            pieces = list(stream)
-            assert "".join(pieces) == answer.text
+            chunks = list(stream)
+            assert "".join(chunks) == answer.text
             assert stream.answer == answer
-        assert len(pieces) > 1 or len(answer.tokens) < 3
+        assert len(chunks) > 1 or len(answer.tokens) < 3
 
 
 def test_tokens_are_those_of_generate(engine, pictures):
@@ -122,8 +122,8 @@ def test_stop_texts_end_an_answer(engine):
     assert answer.text == whole[: whole.index(stop)]
     assert answer.finish_reason == "stop"
     assert len(answer.tokens) < 30
-    pieces = list(engine.stream(short))
-    assert "".join(pieces) == answer.text
+    chunks = list(engine.stream(short))
+    assert "".join(chunks) == answer.text
 
 
 def test_stop_tokens_are_not_part_of_an_answer(engine, pictures):

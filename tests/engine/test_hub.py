@@ -16,11 +16,11 @@ ROOT = Path(__file__).resolve().parents[2]
 
 def python(address: str, home: Path, *lines: str, **more: str) -> subprocess.CompletedProcess[str]:
     """Run lines in a process of its own, since the library reads its settings when imported."""
-    places = {"HF_ENDPOINT": address, "HF_HOME": str(home), "HF_HUB_DISABLE_XET": "1"}
+    variables = {"HF_ENDPOINT": address, "HF_HOME": str(home), "HF_HUB_DISABLE_XET": "1"}
     program = "\n".join(["import mgm", *lines])
     return subprocess.run(
         [sys.executable, "-c", program],
-        env=os.environ | places | more | {"HF_HUB_DISABLE_TELEMETRY": "1"},
+        env=os.environ | variables | more | {"HF_HUB_DISABLE_TELEMETRY": "1"},
         capture_output=True,
         text=True,
         cwd=ROOT,
@@ -97,6 +97,6 @@ def test_uploading_a_whole_model(tmp_path, repositories) -> None:
     for name, content in uploaded.items():
         (tmp_path / "copy" / name).write_bytes(content)
     request = mgm.Request("hello", max_new_tokens=8)
-    answers = [mgm.load(place).answer([request]) for place in (source, tmp_path / "copy")]
+    answers = [mgm.load(folder).answer([request]) for folder in (source, tmp_path / "copy")]
     assert answers[0] == answers[1]
     assert 'mgm.load("owner/copy")' in (tmp_path / "copy/README.md").read_text()

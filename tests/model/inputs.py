@@ -78,10 +78,10 @@ def expanded(case: Case, config: MGMConfig, left: bool = False) -> dict[str, Ten
         "labels": torch.full((len(rows), length), -100),
     }
     for row, (ids, labels) in enumerate(rows):
-        place = slice(length - len(ids), length) if left else slice(0, len(ids))
-        batch["input_ids"][row, place] = torch.from_numpy(ids)
-        batch["attention_mask"][row, place] = 1
-        batch["labels"][row, place] = torch.from_numpy(labels)
+        span = slice(length - len(ids), length) if left else slice(0, len(ids))
+        batch["input_ids"][row, span] = torch.from_numpy(ids)
+        batch["attention_mask"][row, span] = 1
+        batch["labels"][row, span] = torch.from_numpy(labels)
     return batch
 
 

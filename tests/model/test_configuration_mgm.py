@@ -64,13 +64,13 @@ def test_invalid_values_are_named(field: str, value: object, valid: str) -> None
         ({"patch_size": 16, "image_size": 224}, 1, 768, "56, the nearest 728 or 784"),
     ],
 )
-def test_sizes_that_would_fit_are_named(vision, image_grid, found, nearest) -> None:
+def test_sizes_that_would_fit_are_named(vision, image_grid, size, nearest) -> None:
     vision = {"model_type": "siglip_vision_model", **vision}
     with pytest.raises(MGMError) as fault:
-        tiny_config(vision_config=vision, image_grid=image_grid, image_size_aux=found)
+        tiny_config(vision_config=vision, image_grid=image_grid, image_size_aux=size)
     side = vision["image_size"] // vision["patch_size"]
     assert str(fault.value) == (
-        f"config: image_size_aux is {found}; valid: a multiple of {nearest}, so that the map "
+        f"config: image_size_aux is {size}; valid: a multiple of {nearest}, so that the map "
         f"divides into a window for each token (4 pixels per position x {side} tokens per side x "
         f"image_grid {image_grid})"
     )

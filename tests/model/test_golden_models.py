@@ -36,13 +36,13 @@ def images_of(case: Case, model: MGMForConditionalGeneration) -> dict[str, torch
 
 def stored_rows_difference(case: Case, name: str, ours: torch.Tensor) -> float:
     """Difference over all stored rows of all samples."""
-    found, expected = [], []
+    actual, expected = [], []
     for row in range(ours.shape[0]):
         if f"{name}_{row}" in case.figures:
-            found.append(ours[row, case.tensor(f"rows_{row}").long()])
+            actual.append(ours[row, case.tensor(f"rows_{row}").long()])
             expected.append(case.tensor(f"{name}_{row}"))
-    assert found, f"nothing is stored of {name}"
-    return difference(torch.cat(found), torch.cat(expected))
+    assert actual, f"nothing is stored of {name}"
+    return difference(torch.cat(actual), torch.cat(expected))
 
 
 @pytest.mark.parametrize("name", SINGLE)

@@ -157,14 +157,14 @@ def test_generation_of_a_padded_batch_equals_single_answers(model, left: bool) -
     layouts = ["abIcdefg", "hijk", "aIbIcd"] if left else ["abId", "efIg"]
     images = random_images(config, 3 if left else 2)
     owners = [[0], [], [1, 2]] if left else [[0], [1]]
-    asked = {"max_new_tokens": 6, "do_sample": False, "eos_token_id": None, "pad_token_id": 0}
+    settings = {"max_new_tokens": 6, "do_sample": False, "eos_token_id": None, "pad_token_id": 0}
     batch = batch_of(config, layouts, left=left)
-    together = model.generate(**batch, **images, **asked)[:, batch["input_ids"].shape[1] :]
+    together = model.generate(**batch, **images, **settings)[:, batch["input_ids"].shape[1] :]
     assert together.shape == (len(layouts), 6)
     for row, (layout, mine) in enumerate(zip(layouts, owners, strict=True)):
         own = {name: value[mine] for name, value in images.items()} if mine else {}
         ids = batch_of(config, [layout])["input_ids"]
-        alone = model.generate(input_ids=ids, **own, **asked)[:, ids.shape[1] :]
+        alone = model.generate(input_ids=ids, **own, **settings)[:, ids.shape[1] :]
         assert together[row].tolist() == alone[0].tolist()
 
 
@@ -180,33 +180,33 @@ def test_weights_may_be_brought_for_each_call(model) -> None:
 
 @torch.no_grad()
 def test_an_assistant_sees_the_images_too(model) -> None:
-    asked = {"max_new_tokens": 8, "do_sample": False, "eos_token_id": None, "pad_token_id": 0}
+    settings = {"max_new_tokens": 8, "do_sample": False, "eos_token_id": None, "pad_token_id": 0}
     inputs = batch_of(model.config, ["abIcd"]) | random_images(model.config, 1)
-    expected = model.generate(**inputs, **asked)
+    expected = model.generate(**inputs, **settings)
     for assistant in (copy.deepcopy(model), tiny_model(seed=1)):
-        assisted = model.generate(**inputs, **asked, assistant_model=assistant)
+        assisted = model.generate(**inputs, **settings, assistant_model=assistant)
         assert assisted.tolist() == expected.tolist()
 
 
 @torch.no_grad()
 def test_cache_changes_nothing(model) -> None:
-    asked = {"max_new_tokens": 6, "do_sample": False, "eos_token_id": None, "pad_token_id": 0}
+    settings = {"max_new_tokens": 6, "do_sample": False, "eos_token_id": None, "pad_token_id": 0}
     inputs = batch_of(model.config, ["abIcd"]) | random_images(model.config, 1)
-    cached = model.generate(**inputs, **asked)
-    assert cached.tolist() == model.generate(**inputs, **asked, use_cache=False).tolist()
+    cached = model.generate(**inputs, **settings)
+    assert cached.tolist() == model.generate(**inputs, **settings, use_cache=False).tolist()
 
 
 @torch.no_grad()
 def test_beams_keep_every_sample_with_its_images(model) -> None:
-    asked = {"max_new_tokens": 5, "num_beams": 3, "do_sample": False}
-    asked |= {"eos_token_id": None, "pad_token_id": 0}
+    settings = {"max_new_tokens": 5, "num_beams": 3, "do_sample": False}
+    settings |= {"eos_token_id": None, "pad_token_id": 0}
     images = random_images(model.config, 3)
     batch = batch_of(model.config, ["aIbIc", "deIfg"], left=True)
-    together = model.generate(**batch, **images, **asked)
+    together = model.generate(**batch, **images, **settings)
     for row, (layout, mine) in enumerate([("aIbIc", [0, 1]), ("deIfg", [2])]):
         ids = batch_of(model.config, [layout])["input_ids"]
         own = {name: value[mine] for name, value in images.items()}
-        alone = model.generate(input_ids=ids, **own, **asked)[0, ids.shape[1] :]
+        alone = model.generate(input_ids=ids, **own, **settings)[0, ids.shape[1] :]
         assert together[row, batch["input_ids"].shape[1] :].tolist() == alone.tolist()
 
 

@@ -141,16 +141,16 @@ def test_predictions_are_logits(options, model, file, processor, tmp_path):
 
     samples = TrainingDataset(file, processor)
     plain = trainer(model, samples, processor, tmp_path, compute_metrics=metrics, **options)
-    found = plain.evaluate()
+    evaluated = plain.evaluate()
     expected = batch_losses(model, samples, processor)
-    assert found["eval_loss"] == pytest.approx(expected, rel=1e-5)
+    assert evaluated["eval_loss"] == pytest.approx(expected, rel=1e-5)
     output = plain.predict(samples)
     assert output.metrics["test_loss"] == pytest.approx(expected, rel=1e-5)
     if options.get("prediction_loss_only"):
         assert output.predictions is None
         assert not seen
         return
-    assert found["eval_n"] == len(samples)
+    assert evaluated["eval_n"] == len(samples)
     assert isinstance(seen[0].predictions, np.ndarray)  # alone: no cache, no losses of groups
     assert seen[0].predictions.shape == (*seen[0].label_ids.shape, VOCABULARY)
     assert output.predictions.shape == seen[0].predictions.shape

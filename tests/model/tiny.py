@@ -84,9 +84,9 @@ def batch_of(config: MGMConfig, layouts: list[str], left: bool = False) -> dict[
     ids = torch.zeros(len(rows), length, dtype=torch.long)
     mask = torch.zeros_like(ids)
     for row, of_row in enumerate(rows):
-        place = slice(length - len(of_row), length) if left else slice(0, len(of_row))
-        ids[row, place] = torch.tensor(of_row)
-        mask[row, place] = 1
+        span = slice(length - len(of_row), length) if left else slice(0, len(of_row))
+        ids[row, span] = torch.tensor(of_row)
+        mask[row, span] = 1
     return {"input_ids": ids, "attention_mask": mask}
 
 

@@ -46,8 +46,8 @@ def test_no_request_breaks_a_server(server, request):
     expected = ask(f"{address}/v1/chat/completions", CHAT)[1]["choices"]
     schema = schemathesis.openapi.from_url(f"{address}/openapi.json")
     statuses: dict[str, set[int]] = {}
-    for found in schema.get_all_operations():
-        operation = found.ok()
+    for result in schema.get_all_operations():
+        operation = result.ok()
         if "register" in operation.path:
             continue  # they would take the worker off, or put others on
         for mode in schemathesis.GenerationMode:

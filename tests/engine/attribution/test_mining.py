@@ -38,8 +38,8 @@ def eager_attention(engine: Engine, request: mgm.Request, answer: str) -> Tensor
 def test_answers_attention_is_that_of_transformers(engine, pictures) -> None:
     request = mgm.Request("compare", images=pictures)
     before = engine.answer([request])
-    found = attribute_mining(engine, request, ANSWER)
-    shares = np.concatenate([one.answer.ravel() for one in found])
+    attribution = attribute_mining(engine, request, ANSWER)
+    shares = np.concatenate([one.answer.ravel() for one in attribution])
     expected = eager_attention(engine, request, ANSWER).numpy()
     np.testing.assert_allclose(shares, expected, rtol=1e-4, atol=1e-7)
     assert 0 < shares.sum() < 1
@@ -51,22 +51,22 @@ def test_capped_attention(tmp_path, pictures) -> None:
     engine = mgm.load(build(tmp_path / "capped", **capped), device="cpu")
     assert engine.model.config.text_config.attn_logit_softcapping
     request = mgm.Request("what?", images=pictures[:1])
-    (found,) = attribute_mining(engine, request, ANSWER)
+    (attribution,) = attribute_mining(engine, request, ANSWER)
     expected = eager_attention(engine, request, ANSWER).numpy()
-    np.testing.assert_allclose(found.answer.ravel(), expected, rtol=1e-3, atol=1e-6)
+    np.testing.assert_allclose(attribution.answer.ravel(), expected, rtol=1e-3, atol=1e-6)
 
 
 def test_mining_is_that_of_the_published_form(engine, pictures) -> None:
-    (_, found) = attribute_mining(engine, mgm.Request("what?", images=pictures))
-    assert found.answer is None
-    assert found.view.size == (64, 64)
+    (_, attribution) = attribute_mining(engine, mgm.Request("what?", images=pictures))
+    assert attribution.answer is None
+    assert attribution.view.size == (64, 64)
     inputs = engine.processor.image_processor([pictures[1]])
     model: MGMForConditionalGeneration = engine.model
     with torch.no_grad():
         tokens = model.low_resolution_tokens(inputs["pixel_values"])
         full = concatenated_map(model.high_resolution_stages(inputs["pixel_values_aux"]))
         expected = published_attention(model.mining, tokens[:, 0], full)
-    np.testing.assert_allclose(found.mining, expected.numpy(), rtol=1e-3, atol=1e-6)
+    np.testing.assert_allclose(attribution.mining, expected.numpy(), rtol=1e-3, atol=1e-6)
 
 
 def test_crops_and_the_global_view_come_in_order(pictures) -> None:
@@ -78,12 +78,12 @@ def test_crops_and_the_global_view_come_in_order(pictures) -> None:
     )
     engine = Engine(model, MGMProcessor(images, tokenizer, "nano", patch_size=7))
     request = mgm.Request("what?", images=pictures[1:])
-    (found,) = attribute_mining(engine, request, ANSWER)
-    assert found.grid == 2
+    (attribution,) = attribute_mining(engine, request, ANSWER)
+    assert attribution.grid == 2
     side = config.tokens_per_side
-    assert found.mining.shape[:2] == found.answer.shape == (5, side**2)
+    assert attribution.mining.shape[:2] == attribution.answer.shape == (5, side**2)
     expected = eager_attention(engine, request, ANSWER).view(5, -1).numpy()
-    np.testing.assert_allclose(found.answer, expected[[1, 2, 3, 4, 0]], rtol=1e-4, atol=1e-7)
+    np.testing.assert_allclose(attribution.answer, expected[[1, 2, 3, 4, 0]], rtol=1e-4, atol=1e-7)
 
 
 def test_in_the_thread_that_computes(engine, pictures) -> None:
@@ -91,11 +91,11 @@ def test_in_the_thread_that_computes(engine, pictures) -> None:
     (alone,) = attribute_mining(engine, request, ANSWER)
     engine.start()
     try:
-        (found,) = attribute_mining(engine, request, ANSWER)
+        (attribution,) = attribute_mining(engine, request, ANSWER)
     finally:
         engine.stop()
-    np.testing.assert_array_equal(found.mining, alone.mining)
-    np.testing.assert_array_equal(found.answer, alone.answer)
+    np.testing.assert_array_equal(attribution.mining, alone.mining)
+    np.testing.assert_array_equal(attribution.answer, alone.answer)
 
 
 def test_what_cannot_be_shown(engine) -> None:

@@ -14,25 +14,25 @@ TEXT = "naïve 图 of a 🏳️‍🌈 flag, 7 €"
 
 def stream(tokenizer, ids, stops=()):
     """Every piece, and the text at the end."""
-    text, pieces = IncrementalDetokenizer(TokenBytes(tokenizer), stops), []
+    text, parts = IncrementalDetokenizer(TokenBytes(tokenizer), stops), []
     for token in ids:
         if not text.stopped:
             text.append(token)
-            pieces.append(text.pop_text())
+            parts.append(text.pop_text())
     text.finish()
-    pieces.append(text.pop_text())
-    assert "".join(pieces) == text.text
-    return pieces, text
+    parts.append(text.pop_text())
+    assert "".join(parts) == text.text
+    return parts, text
 
 
 def test_characters_of_several_tokens_come_whole():
     tokenizer = byte_tokenizer()
     ids = tokenizer(TEXT).input_ids
-    pieces, text = stream(tokenizer, ids)
+    parts, text = stream(tokenizer, ids)
     assert text.text == TEXT
     assert len(ids) > len(TEXT)  # some characters took several tokens
-    assert "\ufffd" not in "".join(pieces)
-    assert max(map(len, pieces)) == 1
+    assert "\ufffd" not in "".join(parts)
+    assert max(map(len, parts)) == 1
 
 
 @pytest.mark.parametrize("name", ["vicuna", "vicuna_nonlegacy", "gemma", "llama3", "gptneox"])
@@ -40,9 +40,9 @@ def test_text_of_published_tokenizers(name):
     tokenizer = load_tokenizer(golden(f"tokenizers/{name}"))
     for text in (TEXT, "A sign: STOP\n  two  spaces", "图图"):
         ids = tokenizer(text, add_special_tokens=False).input_ids
-        pieces, streamed = stream(tokenizer, ids)
+        parts, streamed = stream(tokenizer, ids)
         assert streamed.text == tokenizer.decode(ids, skip_special_tokens=True) == text
-        assert all("\ufffd" not in piece for piece in pieces)
+        assert all("\ufffd" not in part for part in parts)
 
 
 def test_wrong_bytes_do_not_spoil_their_neighbours():
@@ -61,18 +61,18 @@ def test_special_tokens_are_no_text():
 
 def test_stop_texts_are_never_seen_in_part():
     tokenizer = byte_tokenizer()
-    pieces, text = stream(tokenizer, tokenizer("a # ## b### c").input_ids, ["###", "end"])
+    parts, text = stream(tokenizer, tokenizer("a # ## b### c").input_ids, ["###", "end"])
     assert text.text == "a # ## b"
     assert text.stopped
-    assert pieces[1:9] == [" ", "", "# ", "", "", "## ", "b", ""]
+    assert parts[1:9] == [" ", "", "# ", "", "", "## ", "b", ""]
 
 
 def test_the_beginning_of_a_stop_text_alone_is_text():
     tokenizer = byte_tokenizer()
-    pieces, text = stream(tokenizer, tokenizer("is it the en").input_ids, ["end"])
+    parts, text = stream(tokenizer, tokenizer("is it the en").input_ids, ["end"])
     assert text.text == "is it the en"
     assert not text.stopped
-    assert pieces[-1] == "en"
+    assert parts[-1] == "en"
 
 
 def test_the_first_of_several_stop_texts_counts():
@@ -120,10 +120,10 @@ def test_tokens_make_up_the_text(name, by_bytes):
                     break
                 first = text.num_popped_tokens
                 text.finish() if token is None else text.append(token)
-                piece = text.pop_text()
+                part = text.pop_text()
                 spans = text.spans(first, text.num_popped_tokens)
-                assert "".join(span.part.text for span in spans) == piece
-                taken += piece
+                assert "".join(span.part.text for span in spans) == part
+                taken += part
             spans = text.spans(0, len(ids))
             expected = whole.text.partition(stops[0])[0] if stops else whole.text
             assert taken == text.text == expected
@@ -213,9 +213,9 @@ def test_long_stop_texts_cost_little():
     tokens = vocabulary("bytes")
     ids = tokens.tokenizer("a" * 999 + "c").input_ids
     text = IncrementalDetokenizer(tokens, ["a" * 999 + "b"] * 8)
-    begun = time.thread_time()
+    start_time = time.thread_time()
     for token in ids:
         text.append(token)
         text.pop_text()
-    assert time.thread_time() - begun < 1.5
+    assert time.thread_time() - start_time < 1.5
     assert text.text == "a" * 999 + "c"

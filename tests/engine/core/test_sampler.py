@@ -44,7 +44,7 @@ def test_limits_leave_the_unlikely_out(limits, left):
     drawn = draws(600, temperature=1.0, seed=1, **limits)
     assert set(drawn.tolist()) == left
     share = torch.bincount(drawn, minlength=4) / len(drawn)
-    chances = LOGITS.softmax(-1) * torch.tensor([place in left for place in range(4)])
+    chances = LOGITS.softmax(-1) * torch.tensor([token in left for token in range(4)])
     torch.testing.assert_close(share, chances / chances.sum(), atol=0.06, rtol=0)
 
 
@@ -139,10 +139,10 @@ def test_rows_that_are_not_finite_change_no_other(value, temperature):
     alone = [sample(LOGITS[None], [Sampler(way)])[0] for way in ways]
     rows = LOGITS.repeat(4, 1)
     rows[2] = value
-    found = sample(rows, [Sampler(way) for way in ways])
-    assert isinstance(found[2], MGMError)
-    assert "non-finite" in str(found[2])
-    assert [found[row] for row in (0, 1, 3)] == [alone[row] for row in (0, 1, 3)]
+    tokens = sample(rows, [Sampler(way) for way in ways])
+    assert isinstance(tokens[2], MGMError)
+    assert "non-finite" in str(tokens[2])
+    assert [tokens[row] for row in (0, 1, 3)] == [alone[row] for row in (0, 1, 3)]
 
 
 def test_a_single_infinity_is_no_reason_to_end():

@@ -24,8 +24,8 @@ def request(**settings) -> Request:
 
 
 def test_a_continuation_keeps_its_first_blank():
-    asked = request(logprobs=2)
-    anew, going_on = nano().answer([asked, replace(asked, continues_text=True)])
+    original = request(logprobs=2)
+    anew, going_on = nano().answer([original, replace(original, continues_text=True)])
     assert going_on.tokens == anew.tokens
     assert going_on.text == " " + anew.text
     tokenizer = nano().processor.tokenizer
@@ -41,8 +41,8 @@ def test_a_continuation_keeps_its_first_blank():
 
 @pytest.mark.parametrize("going_on", [False, True])
 def test_streams_are_the_answer(going_on):
-    asked = request(continues_text=going_on)
-    stream = nano().stream(asked)
+    original = request(continues_text=going_on)
+    stream = nano().stream(original)
     while nano().scheduler.busy:
         nano().scheduler.step()
     assert "".join(stream) == stream.answer.text

@@ -93,8 +93,8 @@ def test_json_of_a_schema(part):
     """The nano model, drawing at random."""
     schemas = SCHEMAS[part::4]
     forms = [StructuredOutput(json=schema, disable_any_whitespace=True) for schema in schemas]
-    asked = [request(form, seed=seed, max_new_tokens=90) for form in forms for seed in range(3)]
-    for one, answer in zip(asked, nano().answer(asked), strict=True):
+    requests = [request(form, seed=seed, max_new_tokens=90) for form in forms for seed in range(3)]
+    for one, answer in zip(requests, nano().answer(requests), strict=True):
         schema = json.loads(one.structured_output.json)
         assert answer.finish_reason == "stop", (schema, answer.text)
         jsonschema.validate(json.loads(answer.text), schema)
@@ -109,8 +109,8 @@ def test_other_forms(seed):
         StructuredOutput(grammar='start: "a" b~1..4 "."\nb: "x" | "y" "z"'): r"a(x|yz){1,4}\.",
         StructuredOutput(grammar='root ::= "hi " name\nname ::= "bob" | "eve"'): "hi (bob|eve)",
     }
-    asked = [request(form, seed=seed, max_new_tokens=120) for form in forms]
-    for pattern, answer in zip(forms.values(), nano().answer(asked), strict=True):
+    requests = [request(form, seed=seed, max_new_tokens=120) for form in forms]
+    for pattern, answer in zip(forms.values(), nano().answer(requests), strict=True):
         assert re.fullmatch(pattern, answer.text), answer.text
         assert answer.finish_reason == "stop"
 
@@ -138,14 +138,14 @@ def test_free_and_constrained_answers_together(engine):
         StructuredOutput(choice=["one", "two", "three"]),
         StructuredOutput(json={"type": "array", "items": {"type": "boolean"}, "maxItems": 3}),
     ]
-    asked = [request(form, seed=seed, max_new_tokens=20) for seed, form in enumerate(forms * 2)]
-    asked[1] = replace(asked[1], temperature=0.0, logprobs=3)
-    asked[5] = replace(asked[5], frequency_penalty=0.5)
-    alone = [Engine(engine.model, engine.processor).answer([one])[0] for one in asked]
-    assert engine.answer(asked) == alone
+    requests = [request(form, seed=seed, max_new_tokens=20) for seed, form in enumerate(forms * 2)]
+    requests[1] = replace(requests[1], temperature=0.0, logprobs=3)
+    requests[5] = replace(requests[5], frequency_penalty=0.5)
+    alone = [Engine(engine.model, engine.processor).answer([one])[0] for one in requests]
+    assert engine.answer(requests) == alone
     drafting = Engine(engine.model, engine.processor, num_speculative_tokens=8)
     for _ in range(2):  # the second time with drafts of what was written before
-        assert drafting.answer(asked) == alone
+        assert drafting.answer(requests) == alone
 
 
 def test_the_logprobs_are_those_of_the_model(engine):
@@ -159,9 +159,9 @@ def test_the_logprobs_are_those_of_the_model(engine):
 
 
 def test_a_grammar_that_fails_midway_is_alone(engine, monkeypatch):
-    asked = [request(StructuredOutput(regex="[ab]{9}"), seed=seed) for seed in range(3)]
-    expected = engine.answer(asked)
-    streams = [engine.stream(one) for one in asked]
+    requests = [request(StructuredOutput(regex="[ab]{9}"), seed=seed) for seed in range(3)]
+    expected = engine.answer(requests)
+    streams = [engine.stream(one) for one in requests]
     engine.scheduler.step()
     engine.scheduler.running[1].sampler.mask._matcher.consume_token(7)
     while engine.scheduler.busy:
@@ -238,10 +238,10 @@ def test_steps_of_long_fixed_texts_are_cheap(compiler, form):
     grammar = compiler.compile(StructuredOutput(**form), STOPS)
     accepted, slowest = [], 0.0
     for _ in range(50):
-        begun = time.thread_time()
+        start_time = time.thread_time()
         (token, *_) = tokens_of(grammar.bitmask())
         grammar.accept(token)
-        slowest = max(slowest, time.thread_time() - begun)
+        slowest = max(slowest, time.thread_time() - start_time)
         accepted.append(token)
     assert slowest < 0.05
     assert b"".join(map(compiler._vocabulary.of, accepted)).lstrip(b'"').strip(b"a") == b""
@@ -255,17 +255,17 @@ def test_steps_of_long_fixed_texts_are_cheap(compiler, form):
     ],
 )
 def test_ambiguous_grammars_end_before_their_steps_cost_much(compiler, grammar):
-    found = compiler.compile(StructuredOutput(grammar=grammar), STOPS)
+    matcher = compiler.compile(StructuredOutput(grammar=grammar), STOPS)
     (a,) = compiler._vocabulary.tokenizer("a").input_ids
     slowest = 0.0
 
     def write(count: int) -> None:
         nonlocal slowest
         for _ in range(count):
-            begun = time.thread_time()
-            found.bitmask()
-            found.accept(a)
-            slowest = max(slowest, time.thread_time() - begun)
+            start_time = time.thread_time()
+            matcher.bitmask()
+            matcher.accept(a)
+            slowest = max(slowest, time.thread_time() - start_time)
 
     with pytest.raises(MGMError, match=r"the grammar cannot continue .*items"):
         write(700)
@@ -300,11 +300,11 @@ def test_many_choices(compiler, form):
     }
     grammar = compiler.compile(StructuredOutput(**forms[form]), STOPS)
     text = {"choice": "c9999", "enum": '"c4999"', "properties": '{"p499":"x"}'}[form]
-    begun = time.thread_time()
+    start_time = time.thread_time()
     for token in compiler._vocabulary.tokenizer(text).input_ids:
         assert token in tokens_of(grammar.bitmask())
         grammar.accept(token)
-    assert time.thread_time() - begun < 0.5
+    assert time.thread_time() - start_time < 0.5
     assert grammar.complete or 4 in tokens_of(grammar.bitmask())
 
 
@@ -334,11 +334,11 @@ def test_any_json(compiler, schema):
 
 
 def test_a_choice_may_begin_another(compiler):
-    found = compiler.compile(StructuredOutput(choice=["a", "ab"]), STOPS)
+    matcher = compiler.compile(StructuredOutput(choice=["a", "ab"]), STOPS)
     a, b = compiler._vocabulary.tokenizer("ab").input_ids
-    assert tokens_of(found.bitmask()) == [a]
-    found.accept(a)
-    assert sorted(tokens_of(found.bitmask())) == sorted([b, *STOPS])
+    assert tokens_of(matcher.bitmask()) == [a]
+    matcher.accept(a)
+    assert sorted(tokens_of(matcher.bitmask())) == sorted([b, *STOPS])
 
 
 def test_one_grammar_is_compiled_at_a_time(compiler, monkeypatch):
@@ -424,7 +424,7 @@ def test_ends_come_where_the_grammar_may_end(tmp_path, stops):
     engine._preparer.prompts.stop_criteria = replace(
         engine._preparer.prompts.stop_criteria, token_ids=ids
     )
-    asked = [request(StructuredOutput(regex="a{2,5}"), seed=seed) for seed in range(4)]
-    for answer in engine.answer(asked):
+    requests = [request(StructuredOutput(regex="a{2,5}"), seed=seed) for seed in range(4)]
+    for answer in engine.answer(requests):
         assert re.fullmatch("a{2,5}", answer.text)
         assert answer.finish_reason == "stop"

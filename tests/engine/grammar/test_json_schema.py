@@ -71,7 +71,7 @@ PYDANTIC = [
 
 
 @pytest.mark.parametrize(
-    "schema", [*PYDANTIC, *({"type": "string", "format": known} for known in sorted(FORMATS))]
+    "schema", [*PYDANTIC, *({"type": "string", "format": name} for name in sorted(FORMATS))]
 )
 def test_schemas_of_pydantic_are_taken(schema):
     pytest.importorskip("llguidance")

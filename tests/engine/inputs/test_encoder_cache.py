@@ -50,11 +50,11 @@ def test_threads_keep_within_the_bound():
     def ask(thread):
         for step in range(500):
             name = (thread + step) % 25
-            found = cache.get(b"%d" % name)
-            if found is None:
+            features = cache.get(b"%d" % name)
+            if features is None:
                 cache.put(b"%d" % name, torch.full((10,), float(name)))
             else:
-                assert found[0] == name
+                assert features[0] == name
             assert cache.nbytes <= 440  # one more, while another thread puts it
 
     with ThreadPoolExecutor(8) as pool:

@@ -54,7 +54,7 @@ def busy(engine: Engine) -> Iterator[threading.Event]:
         engine.stop()
 
 
-def wanted(engine: Engine, pool: ThreadPoolExecutor, colours) -> list[Future[list[Tensor]]]:
+def submit_images(engine: Engine, pool: ThreadPoolExecutor, colours) -> list[Future[list[Tensor]]]:
     """Threads that want an image each, once all of them wait."""
     original, queued = engine.images._queue._enqueue, []
 
@@ -75,11 +75,11 @@ def test_what_threads_want_together_is_seen_together(engine, monkeypatch):
     ours = [expected(engine, colour) for colour in colours]
     seen = watch(engine, monkeypatch)
     with ThreadPoolExecutor(len(colours)) as pool, busy(engine) as free:
-        futures = wanted(engine, pool, colours)
+        futures = submit_images(engine, pool, colours)
         free.set()
-        found = [future.result(60)[0] for future in futures]
+        features = [future.result(60)[0] for future in futures]
     assert seen == [(8, "engine"), (2, "engine")]
-    torch.testing.assert_close(found, ours, rtol=1e-3, atol=1e-3)
+    torch.testing.assert_close(features, ours, rtol=1e-3, atol=1e-3)
     assert engine.images.encode([plain("red")])[0] is engine.images.cache.get(
         engine.images.prepare([plain("red")], [""])[0].key
     )
@@ -90,11 +90,11 @@ def test_images_are_prepared_by_who_wants_them(engine, monkeypatch):
     threads = []
     original = MGMImageProcessor.high_resolution
 
-    def named(self, image):
+    def recorded(self, image):
         threads.append(threading.current_thread().name)
         return original(self, image)
 
-    monkeypatch.setattr(MGMImageProcessor, "high_resolution", named)
+    monkeypatch.setattr(MGMImageProcessor, "high_resolution", recorded)
     monkeypatch.setattr(torch, "get_num_threads", lambda: 16)
     with busy(engine) as free:
         prepared = engine.prepare([mgm.Request("what?", images=[plain("red")])])
@@ -117,7 +117,7 @@ def test_the_fault_of_one_image_is_its_own(engine, monkeypatch):
     red = expected(engine, "red")
     seen = watch(engine, monkeypatch, blind)
     with ThreadPoolExecutor(2) as pool, busy(engine) as free:
-        (fine,) = wanted(engine, pool, ["red"])
+        (fine,) = submit_images(engine, pool, ["red"])
         bad = pool.submit(engine.images.encode, [square])
         wait_for(lambda: len(engine.images._queue._queue) == 2)
         free.set()
@@ -166,13 +166,13 @@ def test_who_waits_when_the_engine_stops_is_told(engine, monkeypatch):
     event = threading.Event()
     engine._core.run_soon(lambda: event.wait(60) and None)
     with ThreadPoolExecutor(13) as pool:
-        futures = wanted(engine, pool, [*COLOURS, "red", "red"])
+        futures = submit_images(engine, pool, [*COLOURS, "red", "red"])
         stopped = pool.submit(engine.stop)
         wait_for(lambda: engine._core._thread._stopped)
         event.set()
         stopped.result(60)
-        told = [future.exception(60) for future in futures]
-    assert all(isinstance(error, MGMError) and "stopped" in str(error) for error in told)
+        errors = [future.exception(60) for future in futures]
+    assert all(isinstance(error, MGMError) and "stopped" in str(error) for error in errors)
     assert len(engine.images.encode([plain(colour) for colour in COLOURS])) == len(COLOURS)
 
 

@@ -44,8 +44,8 @@ def test_requests_see_photos_upright_unless_they_say_stored(engine):
     assert not torch.equal(expected["upright"], expected["stored"])
     for source in (content, Image.open(io.BytesIO(content))):
         for word in ("upright", "stored", "upright"):  # one is not taken for the other
-            found = engine.images.encode([source], word)[0]
-            torch.testing.assert_close(found, expected[word])
+            features = engine.images.encode([source], word)[0]
+            torch.testing.assert_close(features, expected[word])
         torch.testing.assert_close(engine.images.encode([source])[0], expected["upright"])
     both = [mgm.Request("what?", images=[content], orientation=word) for word in expected]
     prepared = engine.prepare(both).images
@@ -57,8 +57,8 @@ def test_the_processor_decides_for_requests_that_do_not(engine, monkeypatch):
     monkeypatch.setattr(engine.processor.image_processor, "orientation", "stored")
     assert engine.images.open(photo()).size == (60, 40)
     assert engine.images.open(photo(), orientation="upright").size == (40, 60)
-    found = engine.images.encode([photo()])[0]
-    torch.testing.assert_close(found, engine.images.encode([photo()], "stored")[0])
+    features = engine.images.encode([photo()])[0]
+    torch.testing.assert_close(features, engine.images.encode([photo()], "stored")[0])
 
 
 def test_a_wrong_word_is_refused():
@@ -98,8 +98,8 @@ def test_decoding_shares_a_budget_of_memory(engine, monkeypatch):
     monkeypatch.setattr(decoding.EncodedImage, "decode", decode)
     contents = [photo(number) + bytes([number]) for number in range(1, 9)]
     with ThreadPoolExecutor(8) as pool:
-        found = list(
+        features = list(
             pool.map(lambda one: fresh.prepare([mgm.Request("?", images=[one])]), contents)
         )
-    assert len(found) == 8
+    assert len(features) == 8
     assert peak == 2

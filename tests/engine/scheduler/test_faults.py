@@ -179,8 +179,8 @@ def break_end_of_text(engine, monkeypatch, request):
 def break_mask(engine, monkeypatch, request):
     original = engine._preparer.grammar
 
-    def mask(asked, label):
-        return BrokenMask() if BELL in asked.prompt else original(asked, label)
+    def mask(batch, label):
+        return BrokenMask() if BELL in batch.prompt else original(batch, label)
 
     monkeypatch.setattr(engine._preparer, "grammar", mask)
     return request
@@ -215,19 +215,19 @@ STAGES = {
 @pytest.fixture(scope="module")
 def alone(tiny_folder, pictures):
     """Every request's answer when it is asked alone."""
-    asked = requests(pictures)
-    return [mgm.load(tiny_folder, device="cpu").answer([one])[0] for one in asked]
+    batch = requests(pictures)
+    return [mgm.load(tiny_folder, device="cpu").answer([one])[0] for one in batch]
 
 
 @pytest.mark.parametrize("chunk_size", [512, 7])
 @pytest.mark.parametrize("stage", STAGES, ids=lambda stage: stage.__name__)
 def test_others_answer_as_if_alone(engine, monkeypatch, pictures, alone, stage, chunk_size):
-    asked = requests(pictures)
+    batch = requests(pictures)
     config = SchedulerConfig(max_prefill_tokens=chunk_size)
     engine = Engine(engine.model, engine.processor, scheduler_config=config)
-    asked[CULPRIT] = stage(engine, monkeypatch, asked[CULPRIT])
+    batch[CULPRIT] = stage(engine, monkeypatch, batch[CULPRIT])
     streams, faults = {}, {}
-    for number, request in enumerate(asked):
+    for number, request in enumerate(batch):
         try:
             if stage is break_listener and number == CULPRIT:
                 (streams[number],) = engine.subscribe([request], raising)
@@ -242,7 +242,7 @@ def test_others_answer_as_if_alone(engine, monkeypatch, pictures, alone, stage, 
             assert stream.ended
             assert stream.answer == alone[number]
             same = stream.answer.sampled_tokens == alone[number].sampled_tokens
-            assert same or asked[number].logprobs
+            assert same or batch[number].logprobs
         except MGMError as error:
             faults[number] = error
     assert list(faults) == [CULPRIT]
@@ -260,11 +260,13 @@ def test_nothing_of_a_faulty_request_is_kept(engine, monkeypatch, pictures, stag
     (sequence,) = engine._preparer.sequences(engine.prepare([request]))
     with pytest.raises(MGMError):
         engine.answer([request])
-    known = engine.scheduler.prefix_cache.match_length(sequence.token_keys, engine.model.dtype)
+    cached_length = engine.scheduler.prefix_cache.match_length(
+        sequence.token_keys, engine.model.dtype
+    )
     if stage in (spoil_decode, break_decode):  # the prompt was good
-        assert known == len(sequence.token_keys) - 1
+        assert cached_length == len(sequence.token_keys) - 1
         return
-    assert not known
+    assert not cached_length
     assert not any(
         bool(layer.keys.isnan().any())
         for layer in engine.scheduler._kv_cache.layers
@@ -275,10 +277,10 @@ def test_nothing_of_a_faulty_request_is_kept(engine, monkeypatch, pictures, stag
 def test_prompts_that_share_a_row_are_not_spoiled_by_one_another(engine, monkeypatch, pictures):
     """Their suffixes are masked from one another, and yet NaN would spread."""
     texts = ["what is a?", f"what is {BELL}?", "what else?"]
-    asked = [Request(text, images=pictures, max_new_tokens=6) for text in texts]
-    expected = [Engine(engine.model, engine.processor).answer([one])[0] for one in asked]
-    spoil_prompt(engine, monkeypatch, asked[1])
-    streams = [engine.stream(one) for one in asked]
+    batch = [Request(text, images=pictures, max_new_tokens=6) for text in texts]
+    expected = [Engine(engine.model, engine.processor).answer([one])[0] for one in batch]
+    spoil_prompt(engine, monkeypatch, batch[1])
+    streams = [engine.stream(one) for one in batch]
     while engine.scheduler.busy:
         engine.scheduler.step()
     assert [streams[number].answer for number in (0, 2)] == [expected[0], expected[2]]
@@ -328,8 +330,8 @@ def test_a_failed_device_ends_all(engine, monkeypatch):
 
 
 def test_too_little_memory_for_prompts_together_is_enough_for_each(engine, monkeypatch):
-    asked = [Request(text, max_new_tokens=4) for text in ("hi", "you", "there")]
-    expected = [Engine(engine.model, engine.processor).answer([one])[0] for one in asked]
+    batch = [Request(text, max_new_tokens=4) for text in ("hi", "you", "there")]
+    expected = [Engine(engine.model, engine.processor).answer([one])[0] for one in batch]
 
     def change(given, output):
         embeddings = given.get("inputs_embeds")
@@ -337,7 +339,7 @@ def test_too_little_memory_for_prompts_together_is_enough_for_each(engine, monke
             raise torch.OutOfMemoryError("CUDA out of memory")
 
     watch_forward(engine, monkeypatch, change)
-    assert engine.answer(asked) == expected
+    assert engine.answer(batch) == expected
 
 
 @pytest.mark.parametrize("raw", [True, False])

@@ -139,13 +139,13 @@ def spoil(engine, how: str) -> None:
 
 @pytest.mark.parametrize("how", ["none", "all", "end", "some"])
 def test_answers_do_not_depend_on_guesses(tiny_folder, pictures, how):
-    asked = questions(pictures)
-    expected = mgm.load(tiny_folder, device="cpu").answer(asked)
+    requests = questions(pictures)
+    expected = mgm.load(tiny_folder, device="cpu").answer(requests)
     engine = mgm.load(tiny_folder, device="cpu", num_speculative_tokens=DRAFT_TOKENS)
     if how != "none":
         spoil(engine, how)
     for _ in range(2):  # what was written is guessed the second time
-        assert [one.tokens for one in engine.answer(asked)] == [one.tokens for one in expected]
+        assert [one.tokens for one in engine.answer(requests)] == [one.tokens for one in expected]
     assert not engine.scheduler.busy
     drafter = engine.scheduler.drafter
     drafted, accepted = drafter.num_draft_tokens, drafter.num_accepted_tokens
@@ -157,13 +157,13 @@ def test_answers_do_not_depend_on_guesses(tiny_folder, pictures, how):
 @windows
 def test_windows_with_guesses(tmp_path, pictures, text, attention):
     folder = build(tmp_path / "model", **text)
-    asked = questions(pictures)
+    requests = questions(pictures)
     chosen = {"device": "cpu", "attention": attention}
-    expected = mgm.load(folder, **chosen).answer(asked)
+    expected = mgm.load(folder, **chosen).answer(requests)
     engine = mgm.load(folder, **chosen, num_speculative_tokens=DRAFT_TOKENS)
     spoil(engine, "some")
     for _ in range(2):
-        assert [one.tokens for one in engine.answer(asked)] == [one.tokens for one in expected]
+        assert [one.tokens for one in engine.answer(requests)] == [one.tokens for one in expected]
     drafter = engine.scheduler.drafter
     assert 0 < drafter.num_accepted_tokens < drafter.num_draft_tokens
 
@@ -205,8 +205,8 @@ def test_an_answer_ends_within_a_guess(engine):
         answer = engine.answer([Request("hi", max_new_tokens=limit)])[0]
         assert answer.tokens == whole.tokens[:limit]
         assert answer.finish_reason == "length"
-    for place in range(1, len(whole.text) - 1):
-        text = whole.text[place : place + 2]
+    for index in range(1, len(whole.text) - 1):
+        text = whole.text[index : index + 2]
         answer = engine.answer([Request("hi", max_new_tokens=40, stop=[text])])[0]
         assert answer.text == whole.text[: whole.text.index(text)]
         assert answer.finish_reason == "stop"
@@ -226,22 +226,22 @@ def test_a_second_turn_after_guesses(tiny_folder, pictures, how):
     text = engine.answer([first])[0].text
     second = Request("sure?", images=pictures, history=[(first.prompt, text)], max_new_tokens=19)
     expected = mgm.load(tiny_folder, device="cpu").answer([second])[0]
-    found = engine.answer([second])[0]
-    assert found.tokens == expected.tokens
-    assert found.cached_tokens > len(engine.processor.encode(engine.prompt(first)))
+    answer = engine.answer([second])[0]
+    assert answer.tokens == expected.tokens
+    assert answer.cached_tokens > len(engine.processor.encode(engine.prompt(first)))
 
 
 @pytest.mark.slow
 def test_compiled_steps_take_guesses(tmp_path, pictures):
     folder = build(tmp_path / "model")
-    asked = questions(pictures)
-    expected = mgm.load(folder, device="cpu").answer(asked)
+    requests = questions(pictures)
+    expected = mgm.load(folder, device="cpu").answer(requests)
     engine = mgm.load(folder, device="cpu", num_speculative_tokens=DRAFT_TOKENS)
     torch._dynamo.reset()
     engine.compile_decode(backend="eager")
     spoil(engine, "some")
     with torch._dynamo.config.patch(error_on_recompile=True):
         for _ in range(2):
-            assert [one.tokens for one in engine.answer(asked)] == [o.tokens for o in expected]
-        assert engine.answer(asked[:1])[0].tokens == expected[0].tokens
+            assert [one.tokens for one in engine.answer(requests)] == [o.tokens for o in expected]
+        assert engine.answer(requests[:1])[0].tokens == expected[0].tokens
     assert engine.scheduler.drafter.num_accepted_tokens

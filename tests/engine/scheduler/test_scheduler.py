@@ -72,16 +72,16 @@ def count_calls_of_prompts(engine, monkeypatch) -> list[tuple[int, int]]:
 
 @pytest.mark.parametrize("chunk_size", [512, 7])
 def test_answers_join_and_leave_as_if_alone(engine, tiny_folder, pictures, chunk_size):
-    asked = questions(pictures)
-    alone = [mgm.load(tiny_folder, device="cpu").answer([request])[0] for request in asked]
+    requests = questions(pictures)
+    alone = [mgm.load(tiny_folder, device="cpu").answer([request])[0] for request in requests]
     engine = configured(engine, max_prefill_tokens=chunk_size)
     draw = random.Random(0)
-    streams, texts, left = [], {}, list(range(len(asked)))
+    streams, texts, left = [], {}, list(range(len(requests)))
     draw.shuffle(left)
     while left or streams:
         if left and draw.random() < 0.3:
             number = left.pop()
-            streams.append((number, engine.stream(asked[number])))
+            streams.append((number, engine.stream(requests[number])))
             texts[number] = ""
         for number, stream in list(streams):
             text = next(stream, None)
@@ -90,20 +90,20 @@ def test_answers_join_and_leave_as_if_alone(engine, tiny_folder, pictures, chunk
                 streams.remove((number, stream))
             else:
                 texts[number] += text
-    assert [texts[number] for number in range(len(asked))] == [answer.text for answer in alone]
+    assert [texts[number] for number in range(len(requests))] == [answer.text for answer in alone]
     assert not engine.scheduler.busy
 
 
 def test_more_requests_than_rows(engine, pictures):
     engine = configured(engine, max_num_seqs=2)
-    asked = questions(pictures)
-    together = engine.answer(asked)
-    assert together == [engine.answer([request])[0] for request in asked]
+    requests = questions(pictures)
+    together = engine.answer(requests)
+    assert together == [engine.answer([request])[0] for request in requests]
 
 
 def test_memory_decides_how_many_are_written_together(engine, pictures):
-    asked = questions(pictures)
-    expected = Engine(engine.model, engine.processor).answer(asked)
+    requests = questions(pictures)
+    expected = Engine(engine.model, engine.processor).answer(requests)
     text = engine.model.config.text_config
     position = 2 * text.num_hidden_layers * text.num_key_value_heads * text.head_dim * 4
     assert kv_bytes_per_token(engine.model) == position
@@ -121,26 +121,26 @@ def test_memory_decides_how_many_are_written_together(engine, pictures):
         largest = max(largest, len(together))
 
     engine.scheduler.step = step
-    assert engine.answer(asked) == expected
+    assert engine.answer(requests) == expected
     assert largest in (2, 3)
     assert not engine.scheduler._kv_cache.lengths
-    assert configured(engine, kv_cache_bytes=1).answer(asked) == expected  # one alone may always
+    assert configured(engine, kv_cache_bytes=1).answer(requests) == expected  # one alone may always
 
 
 def test_threads_share_an_engine(engine, tiny_folder, pictures):
-    asked = questions(pictures) * 3
-    expected = mgm.load(tiny_folder, device="cpu").answer(asked)
-    found: dict[int, str] = {}
+    requests = questions(pictures) * 3
+    expected = mgm.load(tiny_folder, device="cpu").answer(requests)
+    texts: dict[int, str] = {}
 
     def ask(number: int) -> None:
-        found[number] = "".join(engine.stream(asked[number]))
+        texts[number] = "".join(engine.stream(requests[number]))
 
-    threads = [threading.Thread(target=ask, args=(number,)) for number in range(len(asked))]
+    threads = [threading.Thread(target=ask, args=(number,)) for number in range(len(requests))]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join(60)
-    assert [found[number] for number in range(len(asked))] == [one.text for one in expected]
+    assert [texts[number] for number in range(len(requests))] == [one.text for one in expected]
 
 
 def test_a_long_prompt_does_not_stop_the_others(engine, monkeypatch):
@@ -160,55 +160,55 @@ def test_a_long_prompt_does_not_stop_the_others(engine, monkeypatch):
 def test_short_prompts_are_read_together(engine, pictures, monkeypatch):
     """One call reads several that differ in length and in what is known of them."""
     engine.answer([Request("what is this?", images=pictures[:1], max_new_tokens=2)])
-    asked = [
+    requests = [
         Request("hi you", max_new_tokens=9),
         Request("what is that?", images=pictures[:1], max_new_tokens=9),
         Request("and so", max_new_tokens=9),
     ]
-    expected = [Engine(engine.model, engine.processor).answer([one])[0] for one in asked]
+    expected = [Engine(engine.model, engine.processor).answer([one])[0] for one in requests]
     calls = count_calls_of_prompts(engine, monkeypatch)
-    assert engine.answer(asked) == expected
+    assert engine.answer(requests) == expected
     assert len(calls) == 1
     assert calls[0][0] == 3
 
 
 def test_questions_about_one_image_read_it_once(engine, pictures):
     texts = ("a?", "bc", "d?")
-    asked = [Request(text, images=[pictures[1]], max_new_tokens=5) for text in texts]
-    expected = [Engine(engine.model, engine.processor).answer([one])[0] for one in asked]
-    found = engine.answer(asked)
-    assert found == expected
+    requests = [Request(text, images=[pictures[1]], max_new_tokens=5) for text in texts]
+    expected = [Engine(engine.model, engine.processor).answer([one])[0] for one in requests]
+    answers = engine.answer(requests)
+    assert answers == expected
     image = engine.processor.image_tokens_per_image
-    assert [one.cached_tokens > image for one in found] == [False, True, True]
+    assert [one.cached_tokens > image for one in answers] == [False, True, True]
 
 
 def test_questions_about_an_image_are_one_row(engine, pictures, monkeypatch):
     """Some of it is known, some begin alike beyond the image, one is asked twice."""
     engine.answer([Request("", images=pictures[1:], max_new_tokens=1)])
     texts = ("what is a?", "what is this long one?", "what is a?", "what else?")
-    asked = [Request(text, images=pictures[1:] * 9, max_new_tokens=5) for text in texts]
-    asked.insert(2, Request("no image, but a prompt of some length", max_new_tokens=6))
-    expected = [Engine(engine.model, engine.processor).answer([one])[0] for one in asked]
+    requests = [Request(text, images=pictures[1:] * 9, max_new_tokens=5) for text in texts]
+    requests.insert(2, Request("no image, but a prompt of some length", max_new_tokens=6))
+    expected = [Engine(engine.model, engine.processor).answer([one])[0] for one in requests]
     calls = count_calls_of_prompts(engine, monkeypatch)
-    assert engine.answer(asked) == expected
+    assert engine.answer(requests) == expected
     assert [rows for rows, _ in calls] == [2]
     # Once ended they are known, each to its own end.
     calls.clear()
-    again = engine.answer(asked)
+    again = engine.answer(requests)
     assert again == expected
-    assert sum(one.prompt_tokens - one.cached_tokens for one in again) == len(asked)
+    assert sum(one.prompt_tokens - one.cached_tokens for one in again) == len(requests)
 
 
 def test_a_row_of_several_prompts_has_to_fit(engine, pictures, monkeypatch):
-    asked = [
+    requests = [
         Request(f"{number}" * 25, images=pictures * 5, max_new_tokens=3) for number in range(3)
     ]
-    expected = [Engine(engine.model, engine.processor).answer([one])[0] for one in asked]
+    expected = [Engine(engine.model, engine.processor).answer([one])[0] for one in requests]
     widest = max(one.prompt_tokens for one in expected) + 3
     kv_cache_bytes = 3 * (widest + 30) * kv_bytes_per_token(engine.model)
     engine = configured(engine, kv_cache_bytes=kv_cache_bytes)
     calls = count_calls_of_prompts(engine, monkeypatch)
-    assert engine.answer(asked) == expected
+    assert engine.answer(requests) == expected
     # Two fit in a row of their own length and 30 more, three do not.
     rows, positions = calls[0]
     assert rows == 1
@@ -226,24 +226,24 @@ def test_what_is_known_may_end_within_an_image(engine, pictures):
         for number in range(len(parts[0]))
     ]
     last = len(ids) - 1 - ids[::-1].index(image)
-    for known in (last + 1, last, ids.index(image) + 1, ids.index(image), 3):
+    for cached_length in (last + 1, last, ids.index(image) + 1, ids.index(image), 3):
         other = Engine(engine.model, engine.processor)
         other.scheduler.prefix_cache.insert(
-            sequence.token_keys[:known],
+            sequence.token_keys[:cached_length],
             engine.model.dtype,
-            lambda start, known=known: slice_kv(whole, start, known),
+            lambda start, cached_length=cached_length: slice_kv(whole, start, cached_length),
         )
-        found = other.answer([request])[0]
-        assert found.cached_tokens == known
-        assert found.tokens == expected.tokens
+        answer = other.answer([request])[0]
+        assert answer.cached_tokens == cached_length
+        assert answer.tokens == expected.tokens
 
 
 @pytest.mark.parametrize("chunk_size", [512, 7])
 def test_rows_are_filled_before_a_token_is_written(engine, pictures, chunk_size):
-    asked = questions(pictures)
-    expected = Engine(engine.model, engine.processor).answer(asked)
+    requests = questions(pictures)
+    expected = Engine(engine.model, engine.processor).answer(requests)
     engine = configured(engine, max_prefill_tokens=chunk_size, prefill_first=True, max_num_seqs=4)
-    streams = engine.streams(asked)
+    streams = engine.streams(requests)
     engine.scheduler.step()
     assert len(engine.scheduler.running) == 4
     assert ["".join(stream) for stream in streams] == [one.text for one in expected]
@@ -257,27 +257,27 @@ def test_sizes_are_positive(name):
 
 @pytest.mark.parametrize("enough", [True, False])
 def test_memory_of_rows_is_used_again_unless_it_is_much(engine, pictures, enough):
-    asked = questions(pictures)
-    expected = Engine(engine.model, engine.processor).answer(asked)
+    requests = questions(pictures)
+    expected = Engine(engine.model, engine.processor).answer(requests)
     engine = configured(engine, kv_cache_bytes=2**32 if enough else 2**16)
     rows = engine.scheduler._kv_cache
     engine.scheduler.prefix_cache.capacity = 0  # or less would be read the second time
-    assert [one.text for one in engine.answer(asked)] == [one.text for one in expected]
+    assert [one.text for one in engine.answer(requests)] == [one.text for one in expected]
     assert rows.lengths == []
     kept = [layer.keys for layer in rows.layers]
     assert all((part is not None) == enough for part in kept)
-    assert [one.text for one in engine.answer(asked)] == [one.text for one in expected]
+    assert [one.text for one in engine.answer(requests)] == [one.text for one in expected]
     if enough:
         assert all(old is new.keys for old, new in zip(kept, rows.layers, strict=True))
 
 
 def test_rows_of_another_precision(engine, pictures):
     """What was written in one precision is no memory for another."""
-    asked = questions(pictures)
-    engine.answer(asked)
+    requests = questions(pictures)
+    engine.answer(requests)
     engine.model.double()
-    expected = Engine(engine.model, engine.processor).answer(asked)
-    assert engine.answer(asked) == expected
+    expected = Engine(engine.model, engine.processor).answer(requests)
+    assert engine.answer(requests) == expected
 
 
 def test_a_second_turn_reads_only_what_is_new(engine, pictures, monkeypatch):
@@ -289,24 +289,24 @@ def test_a_second_turn_reads_only_what_is_new(engine, pictures, monkeypatch):
     )
     expected = Engine(engine.model, engine.processor).answer([second])[0]
     read = count_tokens_read(engine, monkeypatch)
-    found = engine.answer([second])[0]
-    assert found == expected
+    again = engine.answer([second])[0]
+    assert again == expected
     # All of the first prompt, and what was written, but for where text and tokens part.
-    assert found.cached_tokens >= answer.prompt_tokens
-    assert read[0] == found.prompt_tokens - found.cached_tokens
-    assert engine.scheduler.prefix_cache.hits == found.cached_tokens
+    assert again.cached_tokens >= answer.prompt_tokens
+    assert read[0] == again.prompt_tokens - again.cached_tokens
+    assert engine.scheduler.prefix_cache.hits == again.cached_tokens
 
 
 def test_another_image_is_not_taken_for_the_first(engine, tiny_folder, pictures):
     red, ring = pictures
     engine.answer([Request("what is this?", images=[red], max_new_tokens=5)])
     other = Request("what is this?", images=[ring], max_new_tokens=15)
-    found = engine.answer([other])[0]
-    assert found == mgm.load(tiny_folder, device="cpu").answer([other])[0]
+    answer = engine.answer([other])[0]
+    assert answer == mgm.load(tiny_folder, device="cpu").answer([other])[0]
     image_begins = engine.processor.encode(engine.prompt(other)).index(
         engine.processor.image_token_id
     )
-    assert found.cached_tokens == image_begins
+    assert answer.cached_tokens == image_begins
 
 
 def test_what_is_kept_is_bounded(engine, pictures):
@@ -322,8 +322,8 @@ def test_what_is_kept_is_bounded(engine, pictures):
 
 
 def test_cancelled_answers_leave(engine, pictures):
-    asked = questions(pictures)
-    streams = [engine.stream(request) for request in asked]
+    requests = questions(pictures)
+    streams = [engine.stream(request) for request in requests]
     next(streams[0])
     streams[0].close()
     streams[2].close()  # while it waits
@@ -331,9 +331,9 @@ def test_cancelled_answers_leave(engine, pictures):
     assert [streams[n].answer.finish_reason for n in (0, 2, 3)] == ["cancelled"] * 3
     assert list(streams[2]) == []
     alone = Engine(engine.model, engine.processor)
-    assert "".join(streams[1]) == alone.answer([asked[1]])[0].text
+    assert "".join(streams[1]) == alone.answer([requests[1]])[0].text
     del streams  # whoever is read no more makes room too
-    assert engine.answer([asked[4]])[0] == alone.answer([asked[4]])[0]
+    assert engine.answer([requests[4]])[0] == alone.answer([requests[4]])[0]
     assert not engine.scheduler.busy
 
 
@@ -396,9 +396,9 @@ def test_beams_end_in_time_with_what_they_have_found(engine, monkeypatch):
     request = Request("what?", max_new_tokens=100, num_beams=3)
     whole = engine.answer([request])[0]
     assert len(whole.tokens) > 25
-    found = engine.answer([replace(request, max_seconds=0.4)])[0]
-    assert 1 < len(found.tokens) < 25
-    assert found.finish_reason == "length"
+    answer = engine.answer([replace(request, max_seconds=0.4)])[0]
+    assert 1 < len(answer.tokens) < 25
+    assert answer.finish_reason == "length"
 
 
 MISTRAL = {"model_type": "mistral", "sliding_window": 12}
@@ -424,10 +424,14 @@ def test_windows_and_kinds_of_attention(tmp_path, pictures, text, attention):
     """The tokens are those of transformers' own sequence."""
     folder = build(tmp_path / "model", **text)
     engine = mgm.load(folder, device="cpu", attention=attention)
-    asked = [Request("what is this?", images=[picture], max_new_tokens=20) for picture in pictures]
-    asked += [replace(asked[0], prompt=f"what is {text}?") for text in ("that", "a ring or a dot")]
-    asked.append(Request("a longer question without any image at all?", max_new_tokens=20))
-    for request, answer in zip(asked, engine.answer(asked), strict=True):
+    requests = [
+        Request("what is this?", images=[picture], max_new_tokens=20) for picture in pictures
+    ]
+    requests += [
+        replace(requests[0], prompt=f"what is {text}?") for text in ("that", "a ring or a dot")
+    ]
+    requests.append(Request("a longer question without any image at all?", max_new_tokens=20))
+    for request, answer in zip(requests, engine.answer(requests), strict=True):
         images = list(request.images) or None
         inputs = engine.processor(text=engine.prompt(request), images=images)
         ids = engine.model.generate(**inputs, max_new_tokens=20, do_sample=False)

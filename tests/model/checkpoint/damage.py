@@ -110,8 +110,8 @@ def make_layout(layout: str, folder: Path) -> Path:
     LlamaForCausalLM(LlamaConfig(**text)).save_pretrained(base)
     byte_tokenizer().save_pretrained(base)
     save_towers(clip, convnext)
-    place = folder / "model"
-    place.mkdir()
+    target = folder / "model"
+    target.mkdir()
     del text["model_type"]
     flat = text | {
         "_name_or_path": "llm",
@@ -123,13 +123,13 @@ def make_layout(layout: str, folder: Path) -> Path:
         "mm_vision_tower_aux": "convnext",
         "torch_dtype": "float32",
     }
-    (place / "config.json").write_text(json.dumps(flat))
+    (target / "config.json").write_text(json.dumps(flat))
     model = MGMForConditionalGeneration.from_parts(base, clip, convnext, image_size_aux=128)
     if layout == "lora":
-        _save_lora(model, place)
+        _save_lora(model, target)
     else:
-        save_stage1(model, place / "mm_projector.bin")
-    return place
+        save_stage1(model, target / "mm_projector.bin")
+    return target
 
 
 def _save_lora(model: MGMForConditionalGeneration, folder: Path) -> None:
@@ -211,9 +211,9 @@ def fingerprint(folder: Path) -> str:
         [Request("a b", [image], max_new_tokens=6), Request("c", max_new_tokens=6)]
     )
     engine.stop()
-    said = [answer.text for answer in answers]
+    texts = [answer.text for answer in answers]
     settings = [engine.model.generation_config.eos_token_id, engine.context_length]
-    return digest.hexdigest() + repr(said) + repr(settings)
+    return digest.hexdigest() + repr(texts) + repr(settings)
 
 
 def load_damaged(damage: Damage, source: Path, expected: str) -> Outcome:
@@ -223,7 +223,7 @@ def load_damaged(damage: Damage, source: Path, expected: str) -> Outcome:
         shutil.copytree(source, folder)
         damage.apply(folder / damage.file)
         try:
-            found = fingerprint(folder / "model")
+            outputs = fingerprint(folder / "model")
         except MGMError as error:
             text = str(error)
             # Where two files contradict each other, neither is the one at fault.
@@ -238,7 +238,7 @@ def load_damaged(damage: Damage, source: Path, expected: str) -> Outcome:
             return Outcome(
                 "traceback", f"{type(error).__name__}: {error} ({at} <- {last.filename})"[:300]
             )
-        return Outcome(SAME if found == expected else OTHER, "")
+        return Outcome(SAME if outputs == expected else OTHER, "")
 
 
 def run_all(
@@ -267,13 +267,13 @@ def run_all(
             if ended:
                 del running[child]
                 with os.fdopen(reader, encoding="utf-8", errors="replace") as stream:
-                    said = stream.read()
+                    outcome = stream.read()
                 if late:
                     yield damage, Outcome("hang", f"longer than {TIMEOUT:g} s")
-                elif not said:
+                elif not outcome:
                     yield damage, Outcome("died", f"status {status}")
                 else:
-                    yield damage, Outcome(*json.loads(said))
+                    yield damage, Outcome(*json.loads(outcome))
 
 
 def _child(damage: Damage, source: Path, expected: str, writer: int) -> None:

@@ -35,24 +35,24 @@ def write(folder: Path, parts: list[dict[str, torch.Tensor]], kind: str) -> Path
     shutil.copy(golden(NAME) / "config.json", folder)
     safe = kind == "safetensors"
     stem = "model" if safe else "pytorch_model"
-    places = {}
+    weight_map = {}
     for number, part in enumerate(parts, start=1):
         file = (
             f"{stem}-{number:05}-of-{len(parts):05}.{kind}" if len(parts) > 1 else f"{stem}.{kind}"
         )
         part = {name: tensor.contiguous() for name, tensor in part.items()}
         save_file(part, folder / file) if safe else torch.save(part, folder / file)
-        places |= dict.fromkeys(part, file)
+        weight_map |= dict.fromkeys(part, file)
     if len(parts) > 1:
-        index = json.dumps({"metadata": {}, "weight_map": places})
+        index = json.dumps({"metadata": {}, "weight_map": weight_map})
         (folder / f"{stem}.{kind}.index.json").write_text(index)
     return folder
 
 
-def cut(weights: dict[str, torch.Tensor], pieces: int, seed: int) -> list[dict[str, torch.Tensor]]:
+def cut(weights: dict[str, torch.Tensor], count: int, seed: int) -> list[dict[str, torch.Tensor]]:
     """Shards whose tensors were dealt out at random."""
     draw = random.Random(seed)
-    parts: list[dict[str, torch.Tensor]] = [{} for _ in range(pieces)]
+    parts: list[dict[str, torch.Tensor]] = [{} for _ in range(count)]
     for name in draw.sample(sorted(weights), len(weights)):
         draw.choice(parts)[name] = weights[name]
     return [part for part in parts if part]
@@ -60,15 +60,15 @@ def cut(weights: dict[str, torch.Tensor], pieces: int, seed: int) -> list[dict[s
 
 def assert_golden_weights(model) -> None:
     expected = {to_native_key(name): value for name, value in weights_of(golden(NAME)).items()}
-    found = model.state_dict()
-    assert found.keys() == expected.keys()
-    assert all(torch.equal(found[name], expected[name]) for name in found)
+    state = model.state_dict()
+    assert state.keys() == expected.keys()
+    assert all(torch.equal(state[name], expected[name]) for name in state)
 
 
 @pytest.mark.parametrize("kind", ["safetensors", "bin"])
 @pytest.mark.parametrize(("pieces", "seed"), [(1, 0), (2, 1), (7, 2), (40, 3)])
-def test_shards_cut_anywhere(tmp_path, kind, pieces, seed) -> None:
-    folder = write(tmp_path / "any", cut(weights_of(golden(NAME)), pieces, seed), kind)
+def test_shards_cut_anywhere(tmp_path, kind, shards, seed) -> None:
+    folder = write(tmp_path / "any", cut(weights_of(golden(NAME)), shards, seed), kind)
     assert_golden_weights(load_model(folder))
 
 
@@ -271,10 +271,10 @@ def test_experts_of_whole_numbers_are_named(tmp_path) -> None:
         load_model(folder)
 
 
-def zoo(place: Path, clip_heads: int = 2) -> None:
+def zoo(folder: Path, clip_heads: int = 2) -> None:
     """The golden towers in the model_zoo that config.json names."""
-    shutil.copytree(golden("model_zoo/OpenAI"), place / "model_zoo/OpenAI")
-    config = next((place / "model_zoo/OpenAI").glob("clip*/config.json"))
+    shutil.copytree(golden("model_zoo/OpenAI"), folder / "model_zoo/OpenAI")
+    config = next((folder / "model_zoo/OpenAI").glob("clip*/config.json"))
     values = json.loads(config.read_text())
     config.write_text(json.dumps(values | {"num_attention_heads": clip_heads}))
 
@@ -347,19 +347,19 @@ def test_a_tokenizer_with_more_pieces_than_the_model(tmp_path) -> None:
     (folder / "config.json").write_text(json.dumps(config))
     assert load_model(folder).config.image_token_id == 700
     shutil.copy(golden(NAME) / "tokenizer.model", folder)
-    pieces = len(MGMProcessor.from_pretrained(golden(NAME)).tokenizer.get_vocab()) - 1
-    assert load_model(folder).config.image_token_id == pieces > 700
-    assert MGMProcessor.from_pretrained(folder).image_token_id == pieces
+    rows = len(MGMProcessor.from_pretrained(golden(NAME)).tokenizer.get_vocab()) - 1
+    assert load_model(folder).config.image_token_id == rows > 700
+    assert MGMProcessor.from_pretrained(folder).image_token_id == rows
 
 
 @pytest.fixture
 def base(tmp_path) -> dict[str, Path]:
     """A language model and towers as the published stage 1 begins with, and its flat config."""
     torch.manual_seed(0)
-    places = {"language": tmp_path / "zoo/llm", "clip": tmp_path / "zoo/clip"}
-    places |= {"convnext": tmp_path / "zoo/convnext", "stage1": tmp_path / "work_dirs/stage1"}
-    LlamaForCausalLM(LlamaConfig(**TEXT)).save_pretrained(places["language"])
-    save_towers(places["clip"], places["convnext"])
+    folders = {"language": tmp_path / "zoo/llm", "clip": tmp_path / "zoo/clip"}
+    folders |= {"convnext": tmp_path / "zoo/convnext", "stage1": tmp_path / "work_dirs/stage1"}
+    LlamaForCausalLM(LlamaConfig(**TEXT)).save_pretrained(folders["language"])
+    save_towers(folders["clip"], folders["convnext"])
     flat = {name: value for name, value in TEXT.items() if name != "model_type"} | {
         "_name_or_path": "zoo/llm",
         "model_type": "mgm",
@@ -369,9 +369,9 @@ def base(tmp_path) -> dict[str, Path]:
         "mm_vision_tower_aux": "zoo/convnext",
         "torch_dtype": "float32",
     }
-    places["stage1"].mkdir(parents=True)
-    (places["stage1"] / "config.json").write_text(json.dumps(flat))
-    return places
+    folders["stage1"].mkdir(parents=True)
+    (folders["stage1"] / "config.json").write_text(json.dumps(flat))
+    return folders
 
 
 def assembled(base: dict[str, Path]):

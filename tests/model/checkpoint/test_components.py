@@ -18,10 +18,10 @@ from tests.model.tiny import TEXT, VISION_AUX, batch_of, random_images, save_tow
 def folders(tmp_path) -> dict[str, Path]:
     """A tiny language model and tiny towers, in folders as users have them."""
     torch.manual_seed(0)
-    places = {name: tmp_path / name for name in ("language", "clip", "convnext")}
-    LlamaForCausalLM(LlamaConfig(**TEXT)).save_pretrained(places["language"])
-    save_towers(places["clip"], places["convnext"])
-    return places
+    paths = {name: tmp_path / name for name in ("language", "clip", "convnext")}
+    LlamaForCausalLM(LlamaConfig(**TEXT)).save_pretrained(paths["language"])
+    save_towers(paths["clip"], paths["convnext"])
+    return paths
 
 
 def test_parts_keep_their_weights(folders) -> None:
@@ -178,8 +178,8 @@ def test_language_model_with_weights_missing_or_left_over(language) -> None:
 
 def test_language_model_with_weights_of_another_shape(language) -> None:
     folder, weights = language
-    found = language_fault(folder, weights | {"model.norm.weight": torch.zeros(7)})
-    assert "model.norm.weight has shape (7,), by config.json (24,); copy both" in found
+    message = language_fault(folder, weights | {"model.norm.weight": torch.zeros(7)})
+    assert "model.norm.weight has shape (7,), by config.json (24,); copy both" in message
 
 
 @pytest.mark.parametrize(

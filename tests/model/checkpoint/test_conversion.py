@@ -76,7 +76,7 @@ def test_converted_answers_are_those_of_the_source(tmp_path) -> None:
     convert(source, tmp_path / "native", "native")
     image = golden("images/land640x480.png")
     request = mgm.Request("What is this?", images=[image], max_new_tokens=8)
-    answers = [mgm.load(place).answer([request]) for place in (source, tmp_path / "native")]
+    answers = [mgm.load(folder).answer([request]) for folder in (source, tmp_path / "native")]
     assert answers[0] == answers[1]
 
 
@@ -169,10 +169,10 @@ def test_tokens_beside_the_vocabulary_and_wrapped_images(tmp_path) -> None:
     convert(tmp_path / "native", tmp_path / "back", "published")
     shutil.rmtree(tmp_path / "native/published")
     convert(tmp_path / "native", tmp_path / "anew", "published")
-    for place in ("back", "anew"):
-        processor = AutoProcessor.from_pretrained(tmp_path / place)
-        assert processor.image_token_id == 762, place
-        assert processor.wrap_images, place
+    for name in ("back", "anew"):
+        processor = AutoProcessor.from_pretrained(tmp_path / name)
+        assert processor.image_token_id == 762, name
+        assert processor.wrap_images, name
 
 
 def test_stage_1_becomes_a_whole_model(tmp_path) -> None:
@@ -187,22 +187,22 @@ def test_stage_1_becomes_a_whole_model(tmp_path) -> None:
     assert same_bits(again.state_dict(), model.state_dict())
     convert(source, tmp_path / "native", "native", base=str(whole))
     convert(tmp_path / "native", tmp_path / "published", "published")
-    for place in ("native", "published"):
-        engine = mgm.load(tmp_path / place)
-        assert same_bits(engine.model.state_dict(), model.state_dict()), place
+    for name in ("native", "published"):
+        engine = mgm.load(tmp_path / name)
+        assert same_bits(engine.model.state_dict(), model.state_dict()), name
         assert engine.answer([mgm.Request("Hi", max_new_tokens=2)])
 
 
 def test_edited_files_are_carried_back(tmp_path) -> None:
     convert(golden("work_dirs/MGM/MGM-7B"), tmp_path / "native", "native")
-    place = tmp_path / "native"
-    generation = GenerationConfig.from_pretrained(place)
+    native = tmp_path / "native"
+    generation = GenerationConfig.from_pretrained(native)
     generation.eos_token_id = [2, 13]
-    generation.save_pretrained(place)
-    processor = AutoProcessor.from_pretrained(place)
+    generation.save_pretrained(native)
+    processor = AutoProcessor.from_pretrained(native)
     processor.tokenizer.add_tokens(["<more>"])
-    processor.tokenizer.save_pretrained(place)
-    convert(place, tmp_path / "back", "published")
+    processor.tokenizer.save_pretrained(native)
+    convert(native, tmp_path / "back", "published")
     assert GenerationConfig.from_pretrained(tmp_path / "back").eos_token_id == [2, 13]
     assert "<more>" in AutoProcessor.from_pretrained(tmp_path / "back").tokenizer.get_vocab()
     assert not (tmp_path / "back/tokenizer.model").exists()

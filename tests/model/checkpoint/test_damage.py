@@ -26,9 +26,9 @@ def test_every_damage_is_harmless_or_named(tmp_path, layout) -> None:
         pytest.importorskip("peft")
     torch.set_num_threads(1)  # the processes of this test are forks
     make_layout(layout, tmp_path)
-    found = list(damages(layout, tmp_path))
-    whole = [damage for damage in found if damage.name in CONTENTS or damage.name in KINDS]
-    fields = [damage for damage in found if damage not in whole]
+    cases = list(damages(layout, tmp_path))
+    whole = [damage for damage in cases if damage.name in CONTENTS or damage.name in KINDS]
+    fields = [damage for damage in cases if damage not in whole]
     draw = random.Random(7)
     chosen = draw.sample(whole, 16) + draw.sample(fields, 16)
     kinds = []

@@ -61,20 +61,20 @@ def difference(ours, theirs) -> float:
 
 
 def test_a_base_in_four_bits_while_it_was_trained(lora) -> None:
-    places, inputs, expected, _ = lora
-    path = places["stage1"] / "config.json"
+    folders, inputs, expected, _ = lora
+    path = folders["stage1"] / "config.json"
     values = json.loads(path.read_text())
     values["quantization_config"] = {"quant_method": "bitsandbytes", "load_in_4bit": True}
     path.write_text(json.dumps(values))
-    model = load_model(places["stage1"], base=places["language"])
+    model = load_model(folders["stage1"], base=folders["language"])
     with torch.no_grad():
         assert difference(model(**inputs).logits, expected) < 1e-5
 
 
 @pytest.mark.parametrize("merge", [True, False])
 def test_same_logits_as_peft(lora, merge) -> None:
-    places, inputs, expected, wrapped = lora
-    model = load_model(places["stage1"], base=places["language"], merge_lora=merge)
+    folders, inputs, expected, wrapped = lora
+    model = load_model(folders["stage1"], base=folders["language"], merge_lora=merge)
     kept = [name for name, _ in model.named_parameters() if "lora_" in name]
     assert bool(kept) is not merge
     assert model.config.vision_config.hidden_size == 16
@@ -82,9 +82,9 @@ def test_same_logits_as_peft(lora, merge) -> None:
         assert difference(model(**inputs).logits, expected) < 1e-5
     if not merge:
         with pytest.raises(MGMError, match="with a LoRA that is not merged; load it whole to save"):
-            model.save_pretrained(places["stage1"].with_name("again"))
+            model.save_pretrained(folders["stage1"].with_name("again"))
         with pytest.raises(MGMError, match="does not stay beside int8 weights; merge"):
-            load_model(places["stage1"], "float32", None, "int8", places["language"], False)
+            load_model(folders["stage1"], "float32", None, "int8", folders["language"], False)
     else:
         weights = wrapped.merge_and_unload().state_dict()
         for name, value in weights.items():
@@ -122,22 +122,22 @@ def test_on_a_whole_mini_gemini(tmp_path, base) -> None:  # noqa: F811
     ],
 )
 def test_adapters_that_cannot_be_merged(lora, change, message) -> None:
-    places = lora[0]
-    settings = places["stage1"] / "adapter_config.json"
+    folders = lora[0]
+    settings = folders["stage1"] / "adapter_config.json"
     settings.write_text(json.dumps(json.loads(settings.read_text()) | change))
     with pytest.raises(MGMError, match=message):
-        load_model(places["stage1"], base=places["language"])
+        load_model(folders["stage1"], base=folders["language"])
 
 
 def test_adapter_of_another_base(tmp_path, lora) -> None:
-    places = lora[0]
+    folders = lora[0]
     other = tiny_model(
-        text_config=json.loads((places["language"] / "config.json").read_text())
+        text_config=json.loads((folders["language"] / "config.json").read_text())
         | {"hidden_size": 48}
     )
     other.language_model.save_pretrained(tmp_path / "other")
     with pytest.raises(MGMError, match=r"adapter_model.safetensors: .* do not make model.layers.0"):
-        load_model(places["stage1"], base=tmp_path / "other")
+        load_model(folders["stage1"], base=tmp_path / "other")
 
 
 def test_half_an_adapter(lora) -> None:
@@ -159,9 +159,9 @@ def test_half_an_adapter(lora) -> None:
     ],
 )
 def test_settings_that_change_nothing(lora, change) -> None:
-    places, inputs, expected, _ = lora
-    settings = places["stage1"] / "adapter_config.json"
+    folders, inputs, expected, _ = lora
+    settings = folders["stage1"] / "adapter_config.json"
     settings.write_text(json.dumps(json.loads(settings.read_text()) | change))
     with torch.no_grad():
-        found = load_model(places["stage1"], base=places["language"])(**inputs).logits
-    assert difference(found, expected) < 1e-5
+        logits = load_model(folders["stage1"], base=folders["language"])(**inputs).logits
+    assert difference(logits, expected) < 1e-5

@@ -145,9 +145,9 @@ def test_two_kinds_are_refused_by_name(tmp_path, first, second) -> None:
         return
     with pytest.raises(MGMError, match=r"has two models, (\S+) and (\S+), .*; delete ") as caught:
         check_one_model(tmp_path)
-    said = str(caught.value)
-    assert "\n" not in said
-    assert all(any(name in said for name in KINDS[kind][:-1]) for kind in (first, second))
+    message = str(caught.value)
+    assert "\n" not in message
+    assert all(any(name in message for name in KINDS[kind][:-1]) for kind in (first, second))
 
 
 def test_an_index_whose_files_were_not_downloaded_is_no_model(tmp_path) -> None:

@@ -143,8 +143,8 @@ def test_common_fields_that_change_no_answer(tmp_path, section) -> None:
         _with_field(tmp_path / "m", section, field, value)
     inputs = batch_of(model.config, ["aIb"]) | random_images(model.config, 1)
     with torch.no_grad():
-        found = load_model(tmp_path / "m").generate(**inputs, max_new_tokens=4)
-        assert torch.equal(found, model.generate(**inputs, max_new_tokens=4))
+        output = load_model(tmp_path / "m").generate(**inputs, max_new_tokens=4)
+        assert torch.equal(output, model.generate(**inputs, max_new_tokens=4))
 
 
 @pytest.mark.parametrize(

@@ -35,9 +35,9 @@ def equal(ours, theirs) -> bool:
 
 
 def check(file, expected) -> None:
-    found = lazy_tensors(file)
-    assert found.keys() == expected.keys()
-    for name, tensor in found.items():
+    tensors = lazy_tensors(file)
+    assert tensors.keys() == expected.keys()
+    for name, tensor in tensors.items():
         assert tensor.shape == tuple(expected[name].shape)
         assert tensor.dtype == expected[name].dtype
         assert equal(tensor.read(), expected[name]), name
@@ -52,8 +52,8 @@ def test_safetensors_hold_what_the_library_wrote(tmp_path) -> None:
 @pytest.mark.parametrize("zipped", [True, False])
 def test_torch_files_hold_what_torch_wrote(tmp_path, zipped) -> None:
     base = torch.randn(6, 4)
-    known = {name: value for name, value in TENSORS.items() if zipped or name != "small"}
-    weights = known | {"rows": base[2:4], "transposed": base.t(), "base": base, "same": base}
+    expected = {name: value for name, value in TENSORS.items() if zipped or name != "small"}
+    weights = expected | {"rows": base[2:4], "transposed": base.t(), "base": base, "same": base}
     torch.save(weights, tmp_path / "a.bin", _use_new_zipfile_serialization=zipped)
     check(tmp_path / "a.bin", weights)
     torch.save({"state_dict": weights, "epoch": 3}, tmp_path / "a.bin")
@@ -115,9 +115,9 @@ def test_the_library_reads_what_is_written(tmp_path, limit) -> None:
         == (limit == 40)
         == (tmp_path / "out/model.safetensors.index.json").exists()
     )
-    found = {name: value for file in files for name, value in load_file(file).items()}
-    assert found.keys() == TENSORS.keys()
-    assert all(equal(found[name], TENSORS[name]) for name in found)
+    read = {name: value for file in files for name, value in load_file(file).items()}
+    assert read.keys() == TENSORS.keys()
+    assert all(equal(read[name], TENSORS[name]) for name in read)
     assert sum(counts) == sum(tensor.nbytes for tensor in TENSORS.values())
 
 
@@ -197,11 +197,11 @@ def test_torch_files_that_are_cut_short(tmp_path, size) -> None:
         *({"a": "."}, {"a": ".."}, {"a": "config.json"}, {"a": "x\0.bin"}, {"a": "..\\x.bin"}),
     ],
 )
-def test_indexes_that_lead_elsewhere(tmp_path, places) -> None:
+def test_indexes_that_lead_elsewhere(tmp_path, weight_map) -> None:
     save_file({"a": torch.ones(2)}, tmp_path / "model.safetensors")
     (tmp_path / "f").mkdir()
     index = tmp_path / "f/model.safetensors.index.json"
-    index.write_text(json.dumps({"weight_map": places}))
+    index.write_text(json.dumps({"weight_map": weight_map}))
     with pytest.raises(MGMError, match=r"model\.safetensors\.index\.json: "):
         read_folder(tmp_path / "f")
 

@@ -178,5 +178,5 @@ def test_headers_that_the_library_takes_in_silence(tmp_path, content) -> None:
 def test_every_dtype_is_the_librarys(tmp_path) -> None:
     tensors = {name: torch.zeros(3).to(dtype) for name, dtype in SAFETENSORS_DTYPES.items()}
     save_file(tensors, tmp_path / "a.safetensors")
-    found = read_safetensors_header(tmp_path / "a.safetensors")
-    assert {tensor.name: tensor.dtype for tensor in found} == SAFETENSORS_DTYPES
+    header = read_safetensors_header(tmp_path / "a.safetensors")
+    assert {tensor.name: tensor.dtype for tensor in header} == SAFETENSORS_DTYPES

@@ -10,7 +10,7 @@ from torch import nn
 from torch.nn import functional as F
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from mgm.model.ops import fused_linear_cross_entropy as pieces
+from mgm.model.ops import fused_linear_cross_entropy as loss_module
 from mgm.model.ops.causal_lm_loss import CausalLMLoss
 from mgm.model.ops.fused_linear_cross_entropy import linear_cross_entropy
 from tests.model.inputs import difference
@@ -74,7 +74,7 @@ def assert_same_gradients(ours: nn.Module, theirs: nn.Module) -> None:
 @pytest.mark.parametrize("count", [None, 20])
 @pytest.mark.parametrize("kind", HEADS)
 def test_loss_and_gradients_are_those_of_all_logits(monkeypatch, kind, count, rows) -> None:
-    monkeypatch.setattr(pieces, "LOGITS_BYTES", 4 * 50 * rows)
+    monkeypatch.setattr(loss_module, "LOGITS_BYTES", 4 * 50 * rows)
     model = language_model(kind)
     whole = copy.deepcopy(model)
     batch = samples()
@@ -117,15 +117,15 @@ def test_losses_of_groups(kind) -> None:
         expected = full_loss(logits, batch["labels"], None)
         expected.backward()
         torch.testing.assert_close(output.loss, expected)
-        found = {int(group): (loss, count) for group, loss, count in output.group_losses}
+        by_group = {int(group): (loss, count) for group, loss, count in output.group_losses}
         for group in groups.unique().tolist():
             labels = batch["labels"].masked_fill(groups != group, -100)
             count = int((labels[:, 1:] != -100).sum())
             if count:
-                loss, counted = found.pop(group)
+                loss, counted = by_group.pop(group)
                 assert int(counted) == count
                 torch.testing.assert_close(loss, full_loss(logits, labels, 1).detach())
-        assert not found
+        assert not by_group
     assert_same_gradients(model, whole)
 
 
@@ -187,7 +187,7 @@ def test_a_head_that_gives_zeros_tells_nothing_yet() -> None:
 
 @pytest.mark.parametrize("bias", [True, False])
 def test_gradients_are_those_of_finite_differences(monkeypatch, bias) -> None:
-    monkeypatch.setattr(pieces, "LOGITS_BYTES", 4 * 7 * 2)
+    monkeypatch.setattr(loss_module, "LOGITS_BYTES", 4 * 7 * 2)
     torch.manual_seed(0)
     made = {"dtype": torch.float64, "requires_grad": True}
     hidden, weight = torch.randn(5, 3, **made), torch.randn(7, 3, **made)

@@ -35,9 +35,9 @@ def test_bytes_are_normalised_as_published(layout):
     mean, std = (np.array(values, dtype=np.float32) for values in MEANS)
     channels_last = pixels.permute(0, 2, 3, 1).numpy()
     expected = ((channels_last * (1 / 255)).astype(np.float32) - mean) / std
-    found = ImageViews(28, 1, False, **SAME).normalise(pixels)
-    assert found.dtype == torch.float32
-    assert np.array_equal(found.permute(0, 2, 3, 1).numpy(), expected)
+    normalised = ImageViews(28, 1, False, **SAME).normalise(pixels)
+    assert normalised.dtype == torch.float32
+    assert np.array_equal(normalised.permute(0, 2, 3, 1).numpy(), expected)
 
 
 @pytest.mark.parametrize("exact", [True, False])
@@ -51,8 +51,8 @@ def test_crops_of_several_images(grid, whole, exact):
     for row in range(grid):
         for column in range(grid):
             expected = view[:, :, 14 * row : 14 * row + 14, 14 * column : 14 * column + 14]
-            found = crops[:, row * grid + column]
-            torch.testing.assert_close(found, expected, rtol=0, atol=1e-5)
+            crop = crops[:, row * grid + column]
+            torch.testing.assert_close(crop, expected, rtol=0, atol=1e-5)
     if whole:
         expected = F.interpolate(view, (14, 14), mode="bilinear")
         torch.testing.assert_close(crops[:, -1], expected, rtol=0, atol=1e-5)

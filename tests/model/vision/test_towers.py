@@ -308,16 +308,16 @@ def test_broken_openclip_config(tmp_path, content, message) -> None:
 
 def test_names_of_openclip_lead_to_its_repository(monkeypatch) -> None:
     pytest.importorskip("open_clip")
-    asked: list[str] = []
+    names: list[str] = []
     monkeypatch.setattr(
-        "mgm.model.files.hub.checkpoint_folder", lambda name: asked.append(name) or Path(name)
+        "mgm.model.files.hub.checkpoint_folder", lambda name: names.append(name) or Path(name)
     )
     # The published models' ConvNeXt, by the folder name of their model_zoo.
     part_folder("convnext_large_d_320:laion2b_s29b_b131k_ft_soup")
     part_folder("hf-hub:laion/CLIP-convnext_large_d_320.laion2B-s29B-b131K-ft-soup")
     part_folder("google/siglip2-base-patch16-256")
     repository = "laion/CLIP-convnext_large_d_320.laion2B-s29B-b131K-ft-soup"
-    assert asked == [repository, repository, "google/siglip2-base-patch16-256"]
+    assert names == [repository, repository, "google/siglip2-base-patch16-256"]
     with pytest.raises(MGMError, match=r"convnext_large_d_320 it has .*laion2b_s29b_b131k_ft_soup"):
         part_folder("convnext_large_d_320:best")
     assert part_folder("work_dirs/missing/model") == Path("work_dirs/missing/model")

@@ -210,9 +210,9 @@ def test_who_is_refused_can_read_why_and_the_connection_is_closed(head):
     """A client that sends all of its body first gets the response, not a reset."""
     with server() as address, connect(address) as sock:
         sock.sendall(head + b"x" * 3_000_000)
-        begun = time.monotonic()
+        start_time = time.monotonic()
         assert b'{"error":' in everything(sock)
-        assert time.monotonic() - begun < connection.LINGER_TIMEOUT / 2
+        assert time.monotonic() - start_time < connection.LINGER_TIMEOUT / 2
 
 
 def test_a_refused_request_with_a_small_body_leaves_the_connection_open():
@@ -309,8 +309,10 @@ def test_who_reads_nothing_is_left(monkeypatch):
 def test_the_longest_idle_connection_makes_room(monkeypatch):
     monkeypatch.setattr(connection, "MAX_CONNECTIONS", 2)
     with server() as address:
-        begun, first, second = (connect(address) for _ in range(3))
-        assert everything(begun) == b""  # nobody is idle: the first that has not sent a request
+        unfinished, first, second = (connect(address) for _ in range(3))
+        assert (
+            everything(unfinished) == b""
+        )  # nobody is idle: the first that has not sent a request
         for sock in (second, first):
             echo(sock)
             time.sleep(0.01)
@@ -318,7 +320,7 @@ def test_the_longest_idle_connection_makes_room(monkeypatch):
             echo(fourth)
             assert everything(second) == b""
         echo(first)
-        for sock in (first, second, begun):
+        for sock in (first, second, unfinished):
             sock.close()
 
 

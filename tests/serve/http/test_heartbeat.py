@@ -21,8 +21,8 @@ class FakeController:
     """Answers what `answers` has for a path, and keeps what came."""
 
     def __init__(self, **answers: bytes) -> None:
-        known = {"register_worker": b"null", "receive_heart_beat": b'{"exist": true}'}
-        self.answers = {path: http(body) for path, body in known.items()} | answers
+        responses = {"register_worker": b"null", "receive_heart_beat": b'{"exist": true}'}
+        self.answers = {path: http(body) for path, body in responses.items()} | answers
         self.received: list[tuple[str, dict]] = []
         self.heads: list[bytes] = []
 

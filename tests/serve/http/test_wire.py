@@ -52,7 +52,7 @@ def test_what_is_no_address_of_a_worker(address):
 
 @pytest.mark.parametrize("text", ["plain", "\u00e4\u6f22\U0001f600", "half \ud83d", "\0\n\\ud83d"])
 def test_frames_hold_any_text(text):
-    found = encode_frame(text, 3, extra=1)
-    assert found.endswith(b"\0")
-    assert found.count(b"\0") == 1
-    assert json.loads(found[:-1]) == {"text": text, "error_code": 3, "extra": 1}
+    frame = encode_frame(text, 3, extra=1)
+    assert frame.endswith(b"\0")
+    assert frame.count(b"\0") == 1
+    assert json.loads(frame[:-1]) == {"text": text, "error_code": 3, "extra": 1}

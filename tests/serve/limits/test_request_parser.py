@@ -50,8 +50,8 @@ def test_small_chunks_are_refused_in_time(size):
 def test_chunks_of_honest_clients_are_parsed(body, portion):
     parser = RequestParser()
     data = HEAD + body + END
-    found = [parse(parser, data[at : at + portion]) for at in range(0, len(data), portion)]
-    assert sum(content for _, content in found) == body.count(b"x")
+    results = [parse(parser, data[at : at + portion]) for at in range(0, len(data), portion)]
+    assert sum(content for _, content in results) == body.count(b"x")
     assert parser.their_state is h11.DONE
 
 

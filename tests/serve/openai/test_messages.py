@@ -27,14 +27,14 @@ def text(content: str) -> dict:
 
 
 def test_images_and_texts():
-    found = conversation(
+    chat = conversation(
         {"role": "developer", "content": [text("a"), text("b")]},
         {"role": "user", "content": [image({"url": "u1", "detail": "low"}), text("what?")]},
         {"role": "assistant", "content": [{"type": "refusal", "refusal": "no"}]},
         {"role": "user", "content": [text("and"), image("u2"), image("u3"), text("<image>")]},
     )
-    assert found.sources == ("u1", "u2", "u3")
-    assert found.messages == (
+    assert chat.sources == ("u1", "u2", "u3")
+    assert chat.messages == (
         Message("system", "ab"),
         Message("user", "<image>\nwhat?"),
         Message("assistant", "no"),
@@ -43,13 +43,13 @@ def test_images_and_texts():
 
 
 def test_a_suffix_stands_behind_the_last_question():
-    found = conversation(
+    chat = conversation(
         {"role": "user", "content": "a"},
         {"role": "user", "content": "b"},
         {"role": "assistant", "content": "c"},
     )
-    assert [one.text for one in found.with_suffix("!").messages] == ["a", "b!", "c"]
-    assert found.with_suffix("") == found
+    assert [one.text for one in chat.with_suffix("!").messages] == ["a", "b!", "c"]
+    assert chat.with_suffix("") == chat
 
 
 def test_images_are_limited():

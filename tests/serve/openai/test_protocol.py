@@ -95,10 +95,10 @@ def message(content: object, role: str = "user") -> dict:
 def test_errors_are_openais(change, code, param, text):
     with pytest.raises(BadRequestError) as caught:
         parse(change)
-    found = caught.value
-    assert (found.code, found.field, found.status) == (code, param, 400), str(found)
-    assert text in str(found)
-    assert "\n" not in str(found)
+    error = caught.value
+    assert (error.code, error.field, error.status) == (code, param, 400), str(error)
+    assert text in str(error)
+    assert "\n" not in str(error)
 
 
 @pytest.mark.parametrize(

@@ -58,13 +58,13 @@ class FakeWorker:
 
 
 def read_request(connection: socket.socket) -> bytes:
-    found = b""
-    while b"\r\n\r\n" not in found:
+    data = b""
+    while b"\r\n\r\n" not in data:
         received = connection.recv(65536)
         if not received:
             return b""
-        found += received
-    head, _, body = found.partition(b"\r\n\r\n")
+        data += received
+    head, _, body = data.partition(b"\r\n\r\n")
     lengths = [line for line in head.lower().split(b"\r\n") if line.startswith(b"content-length:")]
     length = int(lengths[0].partition(b":")[2]) if lengths else 0
     while len(body) < length:

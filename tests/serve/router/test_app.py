@@ -62,13 +62,13 @@ def long_body(stream: bool = True) -> dict:
     return body | {"stream": stream}
 
 
-def read_all(url: str, body: dict, found: list[bytes], begun: threading.Event) -> None:
+def read_all(url: str, body: dict, chunks: list[bytes], started: threading.Event) -> None:
     request = urllib.request.Request(url, json.dumps(body).encode())
     with urllib.request.urlopen(request, timeout=60) as response:
-        found.append(response.read1())
-        begun.set()
+        chunks.append(response.read1())
+        started.set()
         while chunk := response.read1():
-            found.append(chunk)
+            chunks.append(chunk)
 
 
 def fixed_port() -> int:
@@ -114,19 +114,19 @@ def test_killed_workers_and_a_controller_that_comes_back(endless, programs):
     # A worker is killed while it answers: its requests end with an error, and the other answers.
     streams: list[list[bytes]] = [[], [], [], []]
     threads = []
-    for number, found in enumerate(streams):
+    for number, chunks in enumerate(streams):
         path = "v1/chat/completions" if number % 2 else "worker_generate_stream"
-        asked = long_body() if number % 2 else body | {"max_new_tokens": 4000}
-        begun = threading.Event()
-        arguments = (f"{controller}/{path}", asked, found, begun)
+        request = long_body() if number % 2 else body | {"max_new_tokens": 4000}
+        started = threading.Event()
+        arguments = (f"{controller}/{path}", request, chunks, started)
         threads.append(threading.Thread(target=read_all, args=arguments))
         threads[-1].start()
-        assert begun.wait(30)
+        assert started.wait(30)
     programs[1].send_signal(signal.SIGKILL)
     for thread in threads:
         thread.join(60)
         assert not thread.is_alive()
-    ends = [b"".join(found) for found in streams]
+    ends = [b"".join(chunks) for chunks in streams]
     broken = [end for end in ends if b"worker disconnected before finishing" in end]
     # Two of them, but for a heartbeat that reported a shorter queue while they were dispatched.
     assert 1 <= len(broken) <= 3
@@ -142,17 +142,17 @@ def test_killed_workers_and_a_controller_that_comes_back(endless, programs):
     assert ask(f"{controller}/worker_get_status", {})[1]["speed"] == 1
 
     # A worker that hangs is removed, and its request ends.
-    found: list[bytes] = []
-    begun = threading.Event()
+    chunks: list[bytes] = []
+    started = threading.Event()
     thread = threading.Thread(
-        target=read_all, args=(f"{controller}/v1/chat/completions", long_body(), found, begun)
+        target=read_all, args=(f"{controller}/v1/chat/completions", long_body(), chunks, started)
     )
     thread.start()
-    assert begun.wait(30)
+    assert started.wait(30)
     programs[2].send_signal(signal.SIGSTOP)
     thread.join(30)
     assert not thread.is_alive()
-    assert b"worker disconnected before finishing" in b"".join(found)
+    assert b"worker disconnected before finishing" in b"".join(chunks)
     assert models(controller) == []
     programs[2].send_signal(signal.SIGCONT)
 
@@ -173,10 +173,10 @@ def test_a_controller_is_killed_and_started_again_amid_traffic(programs):
     def ask_on() -> None:
         while not stop.wait(0.02):
             try:
-                found: object = ask(f"{controller}/v1/chat/completions", body)[0]
+                outcome: object = ask(f"{controller}/v1/chat/completions", body)[0]
             except OSError:
-                found = "down"
-            seen.append((time.monotonic(), found))
+                outcome = "down"
+            seen.append((time.monotonic(), outcome))
 
     def answer(connection: socket.socket, _: bytes) -> None:
         time.sleep(0.05)
@@ -207,9 +207,9 @@ def test_a_controller_is_killed_and_started_again_amid_traffic(programs):
         stop.set()
         for thread in threads:
             thread.join(20)
-        assert {found for when, found in seen if when < killed - 0.5} == {200}
-        assert {found for when, found in seen if when > killed} <= {"down", 404, 200}
-        after = [found for when, found in seen if when > back + 0.2]
+        assert {outcome for when, outcome in seen if when < killed - 0.5} == {200}
+        assert {outcome for when, outcome in seen if when > killed} <= {"down", 404, 200}
+        after = [outcome for when, outcome in seen if when > back + 0.2]
         assert len(after) > 10
         assert set(after) == {200}
 
@@ -237,8 +237,8 @@ def test_a_worker_of_the_published_shape_answers_through_the_controller(tmp_path
         assert ask(f"{controller}/register_worker", registration)[0] == 200
         beat = {"worker_name": worker, "queue_length": 0}
         assert ask(f"{controller}/receive_heart_beat", beat) == (200, {"exist": True})
-        found = ask(f"{controller}/get_worker_address", {"model": "m"})
-        assert found == (200, {"address": worker})
+        response = ask(f"{controller}/get_worker_address", {"model": "m"})
+        assert response == (200, {"address": worker})
         for prompt in prompts:
             direct = frames(f"{worker}/worker_generate_stream", body | prompt)
             assert len(direct) > 1
@@ -252,16 +252,16 @@ def test_a_worker_that_is_asked_to_end_finishes_first(endless, programs):
     worker = start("model_worker", *worker_words(endless, ports[1], controller))
     programs.append(worker)
     wait_for(lambda: is_up(controller) and models(controller) == ["m"])
-    found: list[bytes] = []
-    begun = threading.Event()
+    chunks: list[bytes] = []
+    started = threading.Event()
     url = f"http://localhost:{ports[1]}/v1/chat/completions"
     body = long_body() | {"max_tokens": 400}
-    thread = threading.Thread(target=read_all, args=(url, body, found, begun))
+    thread = threading.Thread(target=read_all, args=(url, body, chunks, started))
     thread.start()
-    assert begun.wait(30)
+    assert started.wait(30)
     worker.send_signal(signal.SIGTERM)
     thread.join(60)
-    assert b"".join(found).endswith(b"data: [DONE]\n\n")
+    assert b"".join(chunks).endswith(b"data: [DONE]\n\n")
     assert worker.wait(30) in (0, -signal.SIGTERM)
     assert models(controller) == []
 

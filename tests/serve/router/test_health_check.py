@@ -151,9 +151,9 @@ def test_a_refresh_is_shared_and_waits_for_no_hung_worker(registry, monkeypatch)
     async def run() -> None:
         client = FakeClient(answer)
         checker = HealthChecker(registry, client)
-        begun = time.monotonic()
+        start_time = time.monotonic()
         await asyncio.gather(*(checker.refresh() for _ in range(50)))
-        assert time.monotonic() - begun < 2
+        assert time.monotonic() - start_time < 2
         assert client.count == 2
         assert registry.models == ["m", "new"]
         await checker.close()
@@ -205,10 +205,10 @@ def test_whatever_a_worker_answers_its_status_with(status, monkeypatch):
     async def run() -> None:
         client = WorkerClient("k")
         try:
-            begun = time.monotonic()
+            start_time = time.monotonic()
             with pytest.raises(MGMError) as caught:
                 await client.status(worker.address)
-            assert time.monotonic() - begun < 2
+            assert time.monotonic() - start_time < 2
             assert str(caught.value).isprintable()
         finally:
             await client.close()

@@ -284,8 +284,8 @@ def test_no_more_than_a_thousand_workers():
     assert response.status_code == 400
     assert "1000" in response.json()["error"]["message"]
     # One that is registered may come again.
-    known = BODY | {"worker_name": "http://localhost:7"}
-    assert client.post("/register_worker", json=known).status_code == 200
+    registered = BODY | {"worker_name": "http://localhost:7"}
+    assert client.post("/register_worker", json=registered).status_code == 200
 
 
 def test_the_status_for_a_parent_is_one_that_it_takes():
@@ -313,9 +313,9 @@ def test_keys_are_for_workers_that_have_the_workers_key():
                     answer = client.post(path, json={"model": "m"}, headers=headers)
                     assert answer.status_code == 200
                 client.post("/refresh_all_workers", headers=headers)
-            found = worker.requests + worker.status_requests
-            assert len(found) >= 4
-            for request in found:
+            requests = worker.requests + worker.status_requests
+            assert len(requests) >= 4
+            for request in requests:
                 lines = request.split(b"\r\n")
                 keys = [line for line in lines if line.lower().startswith(b"authorization")]
                 assert keys == ([] if sent is None else [b"Authorization: " + sent])

@@ -44,8 +44,8 @@ def chat(controller: str, **more: object) -> tuple[int, object]:
     return ask(f"{controller}/v1/chat/completions", BODY | more, timeout=20)
 
 
-def message(found: tuple[int, object]) -> str:
-    return found[1]["error"]["message"]
+def message(response: tuple[int, object]) -> str:
+    return response[1]["error"]["message"]
 
 
 def good(connection: socket.socket, _: bytes) -> None:
@@ -117,9 +117,9 @@ def test_a_worker_that_sends_interim_responses_without_end_is_left(status):
         worker.closed.append(time.monotonic())
 
     with fake_worker(interim) as worker, controller_of(worker) as (controller, _):
-        found = chat(controller)
-        assert found[0] == 502
-        assert message(found) == "worker disconnected before finishing; retry"
+        response = chat(controller)
+        assert response[0] == 502
+        assert message(response) == "worker disconnected before finishing; retry"
         wait_for(lambda: worker.closed, 5)
 
 
@@ -145,9 +145,9 @@ def test_what_kills_one_worker_is_not_sent_to_the_next():
         fake_worker(good) as second,
         controller_of(first, second) as (controller, registry),
     ):
-        found = chat(controller)
-        assert found[0] == 502
-        assert message(found) == "worker disconnected before finishing; retry"
+        response = chat(controller)
+        assert response[0] == 502
+        assert message(response) == "worker disconnected before finishing; retry"
         assert (len(first.requests), len(second.requests)) == (1, 0)
         # Its status is asked, and good: it stays.
         wait_for(lambda: first.status_requests, 5)
@@ -202,9 +202,9 @@ def test_a_request_that_no_worker_took_goes_to_another():
         assert [chat(controller)[0] for _ in range(3)] == [200] * 3
         wait_for(lambda: set(registry.workers) == {second.address}, 5)
     with controller_of(dead) as (controller, _):
-        found = chat(controller)
-        assert found[0] == 503
-        assert found[1]["error"]["code"] == "worker_unavailable"
+        response = chat(controller)
+        assert response[0] == 503
+        assert response[1]["error"]["code"] == "worker_unavailable"
         (only,) = frames(f"{controller}/worker_generate_stream", {"model": "m", "prompt": "hi"})
         assert only["error_code"] == 2
 
@@ -217,9 +217,9 @@ def test_a_worker_that_hangs_is_not_waited_for(monkeypatch):
 
     with fake_worker(never, None) as worker, controller_of(worker) as (controller, registry):
         registry.heartbeat_timeout = 1.0
-        begun = time.monotonic()
+        start_time = time.monotonic()
         assert chat(controller)[0] == 502
-        assert time.monotonic() - begun < 5
+        assert time.monotonic() - start_time < 5
         assert chat(controller)[0] == 404
 
 
@@ -435,9 +435,9 @@ def test_controllers_that_are_their_own_workers_end_the_loop(count, path):
         ]
         for registry, below in zip(registries, [*addresses[1:], addresses[0]], strict=True):
             registry.register(below, STATUS, False)
-        status, found = ask(f"{addresses[0]}/{path}", BODY)
+        status, reply = ask(f"{addresses[0]}/{path}", BODY)
         assert status == 508
-        assert found["error"]["code"] == "controller_loop"
+        assert reply["error"]["code"] == "controller_loop"
         metrics = [urllib.request.urlopen(f"{one}/metrics").read().decode() for one in addresses]
         answered = re.findall(r'requests_total{outcome="ok"} ([0-9.]+)', "".join(metrics))
         assert sum(map(float, answered)) == MAX_HOPS
@@ -501,11 +501,11 @@ def test_a_rogue_worker_hurts_its_own_requests_alone(kind):
         controller_of(rogue) as (controller, registry),
     ):
         registry.register(honest.address, STATUS | {"model_names": ["h"]}, True)
-        found = chat(controller)
-        assert found[0] == 502
-        assert found[1]["error"]["type"] == "server_error"
+        response = chat(controller)
+        assert response[0] == 502
+        assert response[1]["error"]["type"] == "server_error"
         # Where a worker is found is no client's business.
-        assert rogue.address.removeprefix("http://") not in json.dumps(found)
+        assert rogue.address.removeprefix("http://") not in json.dumps(response)
         assert chat(controller, model="h") == (200, {"ok": True})
         assert honest.requests[0].count(b"POST /") == 1
 

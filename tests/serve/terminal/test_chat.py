@@ -13,11 +13,11 @@ SETTINGS = Request("", max_new_tokens=20)
 def engine(tiny_folder):
     """An engine of the tiny model that notes what it was asked."""
     engine = mgm.load(tiny_folder, device="cpu")
-    engine.asked = []
+    engine.requests = []
     stream = engine.stream
 
     def noted(request):
-        engine.asked.append(request)
+        engine.requests.append(request)
         return stream(request)
 
     engine.stream = noted
@@ -41,14 +41,14 @@ def test_a_conversation_that_becomes_too_long(chat, engine):
     engine.model.config.text_config.max_position_embeddings = 400
     for number in range(12):
         answer = ask(chat, f"{number} {QUESTION}")
-        assert engine.asked[-1].prompt == f"{number} {QUESTION}"
-        assert engine.remaining_tokens(engine.asked[-1]) >= 20
+        assert engine.requests[-1].prompt == f"{number} {QUESTION}"
+        assert engine.remaining_tokens(engine.requests[-1]) >= 20
         assert answer
-    kept = [question.split()[0] for question, _ in engine.asked[-1].history]
+    kept = [question.split()[0] for question, _ in engine.requests[-1].history]
     assert kept[0] == "0"
     assert kept[1:] == [str(number) for number in range(12 - len(kept), 11)]
     assert 2 < len(kept) < 9
-    prompt = engine.prompt(engine.asked[-1])
+    prompt = engine.prompt(engine.requests[-1])
     assert prompt.startswith("<s><|user|><image>\n0 ")
     assert chat.reports
     assert all("dropped 1 earlier turn" in report for report in chat.reports)
@@ -57,11 +57,11 @@ def test_a_conversation_that_becomes_too_long(chat, engine):
 def test_the_first_exchange_goes_last(chat, engine):
     ask(chat, "x" * 485)
     ask(chat, "sure?")
-    assert engine.asked[-1].history == ()
-    assert engine.prompt(engine.asked[-1]).startswith("<s><|user|><image>\nsure?")
+    assert engine.requests[-1].history == ()
+    assert engine.prompt(engine.requests[-1]).startswith("<s><|user|><image>\nsure?")
     assert chat.reports == ["the conversation exceeds the model's context; dropped 1 earlier turn"]
     ask(chat, "sure?")
-    assert [question for question, _ in engine.asked[-1].history] == ["sure?"]
+    assert [question for question, _ in engine.requests[-1].history] == ["sure?"]
 
 
 def test_a_question_that_is_too_long_changes_nothing(chat, engine):
@@ -70,18 +70,18 @@ def test_a_question_that_is_too_long_changes_nothing(chat, engine):
         ask(chat, "x" * 600)
     assert chat.reports == []
     ask(chat, "sure?")
-    assert [question for question, _ in engine.asked[-1].history] == ["what?"]
+    assert [question for question, _ in engine.requests[-1].history] == ["what?"]
 
 
 def test_markers_belong_to_the_first_question(chat, engine):
     with pytest.raises(MGMError, match="the question has 2 <image> for 1 image; write as many"):
         ask(chat, "<image> or <image>?")
     ask(chat, "what is <image>?")
-    assert engine.prompt(engine.asked[-1]).startswith("<s><|user|>what is <image>?<|end|>")
+    assert engine.prompt(engine.requests[-1]).startswith("<s><|user|>what is <image>?<|end|>")
     with pytest.raises(MGMError, match="in the first question only"):
         ask(chat, "and <image>?")
     ask(chat, "sure?")
-    assert engine.prompt(engine.asked[-1]).startswith("<s><|user|>what is <image>?<|end|>")
+    assert engine.prompt(engine.requests[-1]).startswith("<s><|user|>what is <image>?<|end|>")
 
 
 def test_markers_without_images(engine):
@@ -104,4 +104,4 @@ def test_a_marker_that_the_model_writes_places_no_image(chat, engine, monkeypatc
     ask(chat, "what?")
     monkeypatch.undo()
     ask(chat, "sure?")
-    assert engine.asked[-1].history == (("what?", "an"),)
+    assert engine.requests[-1].history == (("what?", "an"),)

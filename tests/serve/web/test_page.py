@@ -34,12 +34,12 @@ def workers(tmp_path_factory):
     """A model that answers well, and one that never ends."""
     endless = build(tmp_path_factory.mktemp("models") / "endless", positions=8192, endless=True)
     limits = Limits(max_concurrency=2, max_queue=1, max_tokens=4000)
-    found = [
+    addresses = [
         Worker(mgm.load(NANO, device="cpu"), ("nano",), limits),
         Worker(mgm.load(endless, device="cpu"), ("endless",), limits),
     ]
     # The page asks for 512 tokens, which a tiny model has written before a browser looks again.
-    scheduler = found[1].engine.scheduler
+    scheduler = addresses[1].engine.scheduler
     step = scheduler.step
 
     def slowly() -> None:
@@ -47,7 +47,7 @@ def workers(tmp_path_factory):
         step()
 
     scheduler.step = slowly
-    return found
+    return addresses
 
 
 @pytest.fixture(scope="module")
@@ -98,11 +98,11 @@ def address(controller, log_folder):
 @pytest.fixture(scope="module")
 def browser():
     with playwright.sync_playwright() as started:
-        found = started.chromium.launch(
+        launched = started.chromium.launch(
             executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu"]
         )
-        yield found
-        found.close()
+        yield launched
+        launched.close()
 
 
 @pytest.fixture
@@ -143,8 +143,8 @@ def put(page, text: str, *files) -> None:
 
 def answers(page, side: str = "left") -> list[str]:
     return [
-        found.inner_text().strip()
-        for found in page.query_selector_all(f"#chat_{side} .bot.message")
+        message.inner_text().strip()
+        for message in page.query_selector_all(f"#chat_{side} .bot.message")
     ]
 
 
@@ -313,7 +313,7 @@ def test_faults_are_shown_and_the_page_goes_on(open_page, workers, registry, tmp
     wait_for_toast(page, "fake.png")
     assert not answers(page)
     page.click("#box .delete-button")
-    known = dict(registry.workers)
+    registered = dict(registry.workers)
     registry.workers.clear()
     try:
         put(page, "hello")
@@ -321,7 +321,7 @@ def test_faults_are_shown_and_the_page_goes_on(open_page, workers, registry, tmp
         page.click("#reload")
         page.wait_for_selector("text=No model is being served")
     finally:
-        registry.workers.update(known)
+        registry.workers.update(registered)
     page.click("#reload")
     page.wait_for_function("document.querySelector('#model input').value")
     page.click("#chat_left button[title=Retry]")

@@ -102,11 +102,11 @@ def test_chat_is_what_the_engine_says(client, alone, pictures):
         ]
     )[0]
     settings = {"model": "tiny", "messages": messages, "temperature": 0, "max_tokens": 15}
-    found = client.chat.completions.create(**settings)
-    assert found.choices[0].message.content == expected.text
-    assert found.choices[0].finish_reason == expected.finish_reason
-    assert found.usage.prompt_tokens == expected.prompt_tokens
-    assert found.usage.completion_tokens == len(expected.tokens)
+    completion = client.chat.completions.create(**settings)
+    assert completion.choices[0].message.content == expected.text
+    assert completion.choices[0].finish_reason == expected.finish_reason
+    assert completion.usage.prompt_tokens == expected.prompt_tokens
+    assert completion.usage.completion_tokens == len(expected.tokens)
     again = client.chat.completions.create(**settings)
     assert again.usage.prompt_tokens_details.cached_tokens == expected.prompt_tokens - 1
 
@@ -223,9 +223,11 @@ def test_tokens_of_logprobs_are_the_text(client, stop):
 
 def test_completions(client, alone):
     prompt = alone.prompt(mgm.Request("hi"))
-    found = client.completions.create(model="tiny", prompt=prompt, temperature=0, max_tokens=20)
+    completion = client.completions.create(
+        model="tiny", prompt=prompt, temperature=0, max_tokens=20
+    )
     (expected,) = alone.answer([mgm.Request("hi", max_new_tokens=20)])
-    assert found.choices[0].text == expected.text
+    assert completion.choices[0].text == expected.text
     text = "".join(
         chunk.choices[0].text
         for chunk in client.completions.create(
@@ -304,8 +306,8 @@ ANSWER = {"role": "assistant", "content": "x"}
 def test_what_is_wrong_is_said(address, change, status, field, text):
     body = {"model": "tiny", "messages": [MESSAGE]} | change
     for stream in (False, True):
-        found, answer = ask(f"{address}/v1/chat/completions", {"stream": stream} | body)
-        assert found == status, answer
+        actual, answer = ask(f"{address}/v1/chat/completions", {"stream": stream} | body)
+        assert actual == status, answer
         assert text in answer["error"]["message"]
         assert answer["error"]["param"] == field
         assert "Traceback" not in json.dumps(answer)
@@ -410,9 +412,9 @@ def test_a_full_queue(endless):
     body = {"model": "e", "messages": [MESSAGE], "max_tokens": 300, "temperature": 0}
     with running(build_worker_app(worker)) as address:
         url = f"{address}/v1/chat/completions"
-        found: list[int] = []
+        statuses: list[int] = []
         threads = [
-            threading.Thread(target=lambda: found.append(ask(url, body)[0])) for _ in range(2)
+            threading.Thread(target=lambda: statuses.append(ask(url, body)[0])) for _ in range(2)
         ]
         for number, thread in enumerate(threads):
             thread.start()
@@ -423,7 +425,7 @@ def test_a_full_queue(endless):
         assert frame["error_code"] == 1
         for thread in threads:
             thread.join(60)
-        assert found == [200, 200]
+        assert statuses == [200, 200]
 
 
 def test_who_leaves_is_not_answered_further(endless):
@@ -446,7 +448,7 @@ def test_who_leaves_is_not_answered_further(endless):
 
 
 def test_metrics(address):
-    begun = time.perf_counter()
+    start_time = time.perf_counter()
     body = {"model": "tiny", "messages": [MESSAGE], "max_tokens": 3, "temperature": 0}
     before = urllib.request.urlopen(f"{address}/metrics").read().decode()
     _, answer = ask(f"{address}/v1/chat/completions", body)
@@ -467,7 +469,7 @@ def test_metrics(address):
     seconds = value(after, "mgm_e2e_request_latency_seconds_sum") - value(
         before, "mgm_e2e_request_latency_seconds_sum"
     )
-    assert 0 < seconds < time.perf_counter() - begun
+    assert 0 < seconds < time.perf_counter() - start_time
     # The same request again has draft tokens, and the same answer.
     again = [ask(f"{address}/v1/chat/completions", body | {"max_tokens": 30}) for _ in range(2)]
     assert again[0][1]["choices"] == again[1][1]["choices"]
@@ -486,11 +488,12 @@ def test_image_generation(folder, pipeline):
     with running(build_worker_app(worker)) as address:
         client = openai.OpenAI(base_url=f"{address}/v1", api_key="none", max_retries=0)
         assert [model.id for model in client.models.list()] == ["tiny", "sdxl"]
-        found = client.images.generate(
+        generated = client.images.generate(
             model="sdxl", prompt="a cat", n=2, size="32x48", extra_body={"seed": 3}
         )
         images = [
-            Image.open(io.BytesIO(base64.b64decode(one.b64_json or ""))) for one in found.data or []
+            Image.open(io.BytesIO(base64.b64decode(one.b64_json or "")))
+            for one in generated.data or []
         ]
         for number, image in enumerate(images):
             expected = generator.generate("a cat", 3 + number, (32, 48))
@@ -583,8 +586,8 @@ def test_image_prompt_of_an_answer(folder, pipeline):
         ]
         assert streamed_images == [image]
         prompt = worker.engine.prompt(mgm.Request("a cat"))
-        asked = {"model": "tiny", "prompt": prompt, "gen_image": True, "images": []}
-        *_, last = frames(f"{address}/worker_generate_stream", asked)
+        body = {"model": "tiny", "prompt": prompt, "gen_image": True, "images": []}
+        *_, last = frames(f"{address}/worker_generate_stream", body)
         assert worker.asked == worker.engine.prompt(mgm.Request("a cat" + GEN_SUFFIX))
         assert last["text"] == f"{prompt}Here: \nPrompt: a red cat\n"
         assert png(last["image"]).size == png(image["image_url"]["url"]).size
@@ -596,8 +599,8 @@ def test_image_prompt_of_an_answer(folder, pipeline):
 def test_gen_image_without_an_image_model(address):
     status, body = ask(f"{address}/v1/chat/completions", text_message("x") | {"gen_image": True})
     assert (status, body["error"]["param"]) == (400, "gen_image")
-    asked = {"model": "tiny", "prompt": "x", "gen_image": True}
-    (frame,) = frames(f"{address}/worker_generate_stream", asked)
+    body = {"model": "tiny", "prompt": "x", "gen_image": True}
+    (frame,) = frames(f"{address}/worker_generate_stream", body)
     assert frame["error_code"]
     assert "--gen-model" in frame["text"]
 
@@ -636,9 +639,11 @@ def test_what_was_mined(address, alone, pictures):
     ]
     status, body = ask(f"{address}/v1/attribution", {"model": "tiny", "messages": messages})
     assert status == 200
-    found = decode_attribution(body)
+    attribution = decode_attribution(body)
     request = mgm.Request(f"{IMAGE_MARKER}\n{IMAGE_MARKER}\ncompare", images=pictures)
-    for ours, theirs in zip(found, attribute_mining(alone, request, "not the same"), strict=True):
+    for ours, theirs in zip(
+        attribution, attribute_mining(alone, request, "not the same"), strict=True
+    ):
         assert ours.mining == pytest.approx(theirs.mining, rel=1e-3, abs=1e-4)
         assert ours.answer == pytest.approx(theirs.answer, rel=1e-3, abs=1e-4)
         assert ours.view.size == theirs.view.size

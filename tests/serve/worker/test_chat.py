@@ -75,11 +75,11 @@ def test_a_message_is_continued(client, worker):
     begin = whole.text[:5]
     messages = [USER, assistant(begin)]
     more = {"continue_final_message": True, "add_generation_prompt": False}
-    found = client.chat.completions.create(**SETTINGS, messages=messages, extra_body=more)
+    completion = client.chat.completions.create(**SETTINGS, messages=messages, extra_body=more)
     prompt = worker.engine.prompt(mgm.Request("hi")) + begin
     request = mgm.Request(prompt, raw=True, max_new_tokens=12, continues_text=True)
     (expected,) = worker.engine.answer([request])
-    assert found.choices[0].message.content == expected.text
+    assert completion.choices[0].message.content == expected.text
 
 
 SCHEMA = {
@@ -93,8 +93,8 @@ SCHEMA = {
 def test_an_answer_has_the_form_that_is_asked_for(client):
     settings = SETTINGS | {"messages": [USER], "temperature": 1, "max_tokens": 300, "n": 3}
     form = {"type": "json_schema", "json_schema": {"name": "x", "schema": SCHEMA, "strict": True}}
-    found = client.chat.completions.create(**settings, seed=1, response_format=form)
-    for choice in found.choices:
+    completion = client.chat.completions.create(**settings, seed=1, response_format=form)
+    for choice in completion.choices:
         answer = json.loads(choice.message.content)
         assert isinstance(answer["ok"], bool)
         assert answer["n"] in (1, 2)

@@ -325,9 +325,9 @@ class Names:
         self.addresses = list(addresses)
 
     def __call__(self, host: str, port: int, **_: object) -> list:
-        found = self.addresses.pop(0) if len(self.addresses) > 1 else self.addresses[0]
-        family = socket.AF_INET6 if ":" in found else socket.AF_INET
-        return [(family, socket.SOCK_STREAM, 6, "", (found, port))]
+        address = self.addresses.pop(0) if len(self.addresses) > 1 else self.addresses[0]
+        family = socket.AF_INET6 if ":" in address else socket.AF_INET
+        return [(family, socket.SOCK_STREAM, 6, "", (address, port))]
 
 
 @pytest.mark.parametrize("later", ["127.0.0.2", "169.254.169.254", "64:ff9b::7f00:1"])

@@ -34,9 +34,9 @@ def events(url: str, body: dict) -> list[dict]:
     request = urllib.request.Request(url, json.dumps(body | {"stream": True}).encode())
     with urllib.request.urlopen(request, timeout=60) as response:
         assert response.headers["Content-Type"].startswith("text/event-stream")
-        *found, done = response.read().decode().removesuffix("\n\n").split("\n\n")
+        *received, done = response.read().decode().removesuffix("\n\n").split("\n\n")
     assert done == "data: [DONE]"
-    return [json.loads(one.removeprefix("data: ")) for one in found]
+    return [json.loads(one.removeprefix("data: ")) for one in received]
 
 
 @pytest.mark.parametrize(
@@ -46,8 +46,8 @@ def events(url: str, body: dict) -> list[dict]:
 def test_choices_stream_side_by_side(endless_address, path, body):
     body |= {"max_tokens": 60, "temperature": 1, "seed": 7}
     _, whole = ask(f"{endless_address}{path}", body)
-    found = events(f"{endless_address}{path}", body | {"stream_options": {"include_usage": True}})
-    *chunks, usage = found
+    body |= {"stream_options": {"include_usage": True}}
+    *chunks, usage = events(f"{endless_address}{path}", body)
     for name in ("prompt_tokens", "completion_tokens", "total_tokens"):
         assert usage["usage"][name] == whole["usage"][name]
     assert usage["choices"] == []
