@@ -57,9 +57,9 @@ def pytest_runtest_call(item: pytest.Item) -> Generator[None, object, object]:
     """Fail a test that belongs to another tier, or should do with less."""
     from tests.preloaded import cpu_seconds
 
-    begun = cpu_seconds(item.nodeid)
+    start = cpu_seconds(item.nodeid)
     result = yield
-    taken = cpu_seconds(item.nodeid) - begun
+    taken = cpu_seconds(item.nodeid) - start
     if taken > MAX_CPU_SECONDS and not any(item.get_closest_marker(name) for name in EXEMPT):
         pytest.fail(
             f"took {taken:.1f} s of CPU: make it smaller, or mark it as one of "

@@ -33,17 +33,17 @@ class Handler(BaseHTTPRequestHandler):
         if path.startswith(("/api/models/", "/api/datasets/")):
             owner, name, *rest = path.split("/")[3:]
             revision = rest[1] if len(rest) > 1 else "main"
-            places = (self.root / owner / name).glob("*")
-            folder = next((p for p in places if revision in (p.name, commit(p))), None)
+            folders = (self.root / owner / name).glob("*")
+            folder = next((p for p in folders if revision in (p.name, commit(p))), None)
             if folder is None:
                 self.reply(404, {"error": "no"}, {"X-Error-Code": "RevisionNotFound"})
                 return
             if rest[:1] == ["tree"]:
-                place = folder.joinpath(*rest[2:])
+                target = folder.joinpath(*rest[2:])
                 deep = "recursive=true" in self.path.lower()
-                found = sorted(place.rglob("*") if deep else place.glob("*"))
-                if place.is_dir():
-                    self.reply(200, [entry(one, folder) for one in found])
+                entries = sorted(target.rglob("*") if deep else target.glob("*"))
+                if target.is_dir():
+                    self.reply(200, [entry(one, folder) for one in entries])
                 else:
                     self.reply(404, {"error": "no"}, {"X-Error-Code": "EntryNotFound"})
             else:
@@ -58,13 +58,13 @@ class Handler(BaseHTTPRequestHandler):
             if revision in (folder.name, commit(folder)) and (folder / file).is_file():
                 content = (folder / file).read_bytes()
                 tag = hashlib.sha1(content).hexdigest()
-                facts = {"ETag": f'"{tag}"', "X-Repo-Commit": commit(folder)}
-                wanted = self.headers.get("range")
-                if wanted and self.command == "GET":
-                    first, last = wanted.removeprefix("bytes=").split("-")
-                    self.reply(206, content[int(first) : int(last or len(content)) + 1], facts)
+                headers = {"ETag": f'"{tag}"', "X-Repo-Commit": commit(folder)}
+                range_header = self.headers.get("range")
+                if range_header and self.command == "GET":
+                    first, last = range_header.removeprefix("bytes=").split("-")
+                    self.reply(206, content[int(first) : int(last or len(content)) + 1], headers)
                 else:
-                    self.reply(200, content, facts)
+                    self.reply(200, content, headers)
                 return
         self.reply(404, {"error": "no"}, {"X-Error-Code": "EntryNotFound"})
 
@@ -78,7 +78,7 @@ class Handler(BaseHTTPRequestHandler):
             owner, name, _, revision = unquote(self.path).split("/")[3:7]
             folders = (self.root / owner / name).iterdir()
             folder = next(one for one in folders if revision in (one.name, commit(one)))
-            paths = [folder / path for path in asked_paths(body)]
+            paths = [folder / path for path in requested_paths(body)]
             self.reply(200, [entry(path, folder) for path in paths if path.exists()])
         elif "/preupload/" in self.path:
             files = json.loads(body)["files"]
@@ -122,8 +122,8 @@ class Handler(BaseHTTPRequestHandler):
         pass
 
 
-def asked_paths(body: bytes) -> list[str]:
-    """What is asked about, in JSON or as a form."""
+def requested_paths(body: bytes) -> list[str]:
+    """The paths of a request, in JSON or as a form."""
     if body.startswith(b"{"):
         return json.loads(body)["paths"]
     return parse_qs(body.decode()).get("paths", [])

@@ -14,8 +14,8 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["
 
 def pinned(file: str) -> dict[str, Version]:
     lines = (ROOT / file).read_text(encoding="utf-8").splitlines()
-    found = (line.split("==") for line in lines if not line.startswith("#"))
-    return {canonicalize_name(name): Version(version) for name, version in found}
+    pairs = (line.split("==") for line in lines if not line.startswith("#"))
+    return {canonicalize_name(name): Version(version) for name, version in pairs}
 
 
 def promised(lines: list[str]) -> Iterator[tuple[str, Requirement]]:

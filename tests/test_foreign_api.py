@@ -196,14 +196,14 @@ NARROWER = {
 def resolve(path: str) -> Any:
     """What a path of packages, modules, classes and attributes leads to."""
     first, *rest = path.split(".")
-    found: Any = importlib.import_module(first)
+    value: Any = importlib.import_module(first)
     for name in rest:
         first = f"{first}.{name}"
         try:
-            found = getattr(found, name)
+            value = getattr(value, name)
         except AttributeError:
-            found = importlib.import_module(first)
-    return found
+            value = importlib.import_module(first)
+    return value
 
 
 @cache
@@ -267,10 +267,10 @@ def set_on_self(tree: ast.AST) -> set[str]:
     }
 
 
-def members(found: ast.ClassDef) -> set[str]:
+def members(definition: ast.ClassDef) -> set[str]:
     """What a class defines in its body, and its methods on `self`."""
-    names = set_on_self(found)
-    for node in found.body:
+    names = set_on_self(definition)
+    for node in definition.body:
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
             names.add(node.name)
         names |= {part.id for part in assigned(node) if isinstance(part, ast.Name)}
@@ -300,8 +300,10 @@ def defined(file: str) -> set[str]:
 @cache
 def inherited(file: str) -> set[str]:
     """What the classes of a file have of classes of ours in other files."""
-    homes = {found.name: other for other in sources() for found in classes(other)}
-    bases = {ast.unparse(base).split("[")[0] for found in classes(file) for base in found.bases}
+    homes = {definition.name: other for other in sources() for definition in classes(other)}
+    bases = {
+        ast.unparse(base).split("[")[0] for definition in classes(file) for base in definition.bases
+    }
     others = {homes[base] for base in bases if base in homes} - {file}
     return {name for other in others for name in defined(other) | inherited(other)}
 
@@ -310,7 +312,9 @@ def our_classes() -> Iterator[tuple[str, ast.ClassDef, type, list[type]]]:
     """Our classes with bases of other libraries: file, source, class, these bases."""
     for file in sources():
         derived = [
-            found for found in classes(file) if found.bases and found in sources()[file].body
+            definition
+            for definition in classes(file)
+            if definition.bases and definition in sources()[file].body
         ]
         if not file.startswith("mgm/") or not derived:
             continue
@@ -320,11 +324,11 @@ def our_classes() -> Iterator[tuple[str, ast.ClassDef, type, list[type]]]:
             if str(error.name).startswith("mgm"):
                 raise
             continue  # of an extra that is not installed here
-        for found in derived:
-            built = getattr(module, found.name)
+        for definition in derived:
+            built = getattr(module, definition.name)
             theirs = [base for base in built.__mro__ if is_foreign(base)]
             if theirs:
-                yield file, found, built, theirs
+                yield file, definition, built, theirs
 
 
 def is_foreign(base: type) -> bool:
@@ -352,10 +356,10 @@ def uses() -> Iterator[tuple[str, str, int]]:
         for name, line in reached(tree):
             if is_private(name) and name not in ours:
                 yield file, name, line
-    for file, found, _, theirs in our_classes():
-        for name in filter(is_private, members(found)):
+    for file, definition, _, theirs in our_classes():
+        for name in filter(is_private, members(definition)):
             if any(has(base, name) for base in theirs):
-                yield file, name, found.lineno
+                yield file, name, definition.lineno
 
 
 def table() -> set[tuple[str, str]]:
@@ -383,15 +387,15 @@ def test_names_are_there(entry):
 
 
 def test_table_has_every_private_name():
-    known = table()
-    unknown = [f"{file}:{line} {name}" for file, name, line in uses() if (file, name) not in known]
+    listed = table()
+    unknown = [f"{file}:{line} {name}" for file, name, line in uses() if (file, name) not in listed]
     assert not unknown, "use something public, ask the file that owns it, or add to TABLE"
 
 
 def test_every_name_is_used_by_its_owner_alone():
     mentions = {
         file: {name for name, _ in reached(tree)}
-        | {name for found in classes(file) for name in members(found)}
+        | {name for definition in classes(file) for name in members(definition)}
         for file, tree in sources().items()
     }
     for owner, name in sorted(table()):
@@ -403,12 +407,12 @@ def test_every_name_is_used_by_its_owner_alone():
 
 def parameters(owner: type, name: str) -> list[inspect.Parameter] | None:
     """Of a method, without `self`; None: it is no method."""
-    found = inspect.getattr_static(owner, name)
-    bound = not isinstance(found, staticmethod)
-    found = getattr(found, "__func__", found)
-    if not inspect.isfunction(found):
+    function = inspect.getattr_static(owner, name)
+    bound = not isinstance(function, staticmethod)
+    function = getattr(function, "__func__", function)
+    if not inspect.isfunction(function):
         return None
-    return list(inspect.signature(found).parameters.values())[bound:]
+    return list(inspect.signature(function).parameters.values())[bound:]
 
 
 def is_variadic(one: inspect.Parameter) -> bool:
@@ -419,15 +423,15 @@ def refused(ours: list[inspect.Parameter], theirs: list[inspect.Parameter]) -> l
     """What callers of their method may give, or leave out, and ours does not take so."""
     kinds = {one.kind for one in ours}
     in_order = [p.name for p in ours if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
-    named = {p.name for p in ours if p.kind in (p.KEYWORD_ONLY, p.POSITIONAL_OR_KEYWORD)}
+    by_name = {p.name for p in ours if p.kind in (p.KEYWORD_ONLY, p.POSITIONAL_OR_KEYWORD)}
     wrong = []
-    for place, one in enumerate(theirs):
+    for position, one in enumerate(theirs):
         if is_variadic(one):
             continue
-        if one.kind != one.POSITIONAL_ONLY and one.name not in named:
+        if one.kind != one.POSITIONAL_ONLY and one.name not in by_name:
             wrong += [one.name] * (one.VAR_KEYWORD not in kinds)
-        if one.kind != one.KEYWORD_ONLY and in_order[place : place + 1] != [one.name]:
-            wrong += [one.name] * (one.VAR_POSITIONAL not in kinds or place < len(in_order))
+        if one.kind != one.KEYWORD_ONLY and in_order[position : position + 1] != [one.name]:
+            wrong += [one.name] * (one.VAR_POSITIONAL not in kinds or position < len(in_order))
     given = {one.name for one in theirs if one.default is one.empty}
     needed = {p.name for p in ours if p.default is p.empty and not is_variadic(p)}
     return sorted({*wrong, *(needed - given)})
@@ -435,8 +439,8 @@ def refused(ours: list[inspect.Parameter], theirs: list[inspect.Parameter]) -> l
 
 def overrides() -> Iterator[tuple[str, list[str]]]:
     """Our overrides of methods of other libraries, and what they refuse."""
-    for file, found, built, theirs in our_classes():
-        for name in sorted(members(found) & vars(built).keys()):
+    for file, definition, built, theirs in our_classes():
+        for name in sorted(members(definition) & vars(built).keys()):
             base = next((base for base in theirs if name in vars(base)), None)
             if base is None or name.startswith("__"):
                 continue
@@ -445,7 +449,7 @@ def overrides() -> Iterator[tuple[str, list[str]]]:
                 continue
             # Modules and functions of torch take anything, until a subclass says what.
             if not other or not all(map(is_variadic, other)):
-                yield f"{file} {found.name}.{name}", refused(own, other)
+                yield f"{file} {definition.name}.{name}", refused(own, other)
 
 
 def test_overrides_take_what_the_library_gives():
@@ -454,7 +458,7 @@ def test_overrides_take_what_the_library_gives():
 
 
 def test_nothing_abstract_is_left_open():
-    for file, found, built, theirs in our_classes():
+    for file, definition, built, theirs in our_classes():
         open_names = getattr(built, "__abstractmethods__", ())
         left = [name for name in open_names if any(name in vars(base) for base in theirs)]
-        assert not left, f"{file}: {found.name} lacks {left}"
+        assert not left, f"{file}: {definition.name} lacks {left}"

@@ -85,7 +85,7 @@ LAYERS = {
         ("train_mem",),
     ),
 }
-MOST_FILES = 9  # of a folder, beside __init__.py
+MAX_FILES = 9  # of a folder, beside __init__.py
 MANY_FILES = {"eval/benchmarks"}  # one file for each benchmark
 # Packages and files of servers, which these libraries are for; others import them where they start
 # a server.
@@ -181,16 +181,18 @@ def test_rooms_import_downwards():
     assert set(LAYERS) <= seen
 
 
-@pytest.mark.parametrize("room", LAYERS)
-def test_packages_of_a_room_import_downwards(room):
+@pytest.mark.parametrize("package", LAYERS)
+def test_packages_of_a_room_import_downwards(package):
     seen = set()
     for importer, module, where in imports():
         above, below = importer.split("."), module.split(".")
-        if above[:2] == below[:2] == ["mgm", room] and len(below) > 2:
-            check_order(LAYERS[room], above[2], below[2], where)
+        if above[:2] == below[:2] == ["mgm", package] and len(below) > 2:
+            check_order(LAYERS[package], above[2], below[2], where)
             seen |= {above[2], below[2]}
-    there = {path.stem for path in (PACKAGE / room).iterdir() if path.suffix in ("", ".py")}
-    assert there - {"__init__", "__pycache__", "texts"} == {n for row in LAYERS[room] for n in row}
+    there = {path.stem for path in (PACKAGE / package).iterdir() if path.suffix in ("", ".py")}
+    assert there - {"__init__", "__pycache__", "texts"} == {
+        n for row in LAYERS[package] for n in row
+    }
     assert seen
 
 
@@ -204,7 +206,7 @@ def test_no_modules_import_one_another():
 
 def test_folders_can_be_seen_at_a_glance():
     files = Counter(file.parent.as_posix() for file, _ in sources() if file.stem != "__init__")
-    many = {folder for folder, count in files.items() if count > MOST_FILES}
+    many = {folder for folder, count in files.items() if count > MAX_FILES}
     assert many == MANY_FILES
     assert all((PACKAGE / folder / "__init__.py").is_file() for folder in files)
 
@@ -212,14 +214,14 @@ def test_folders_can_be_seen_at_a_glance():
 def test_only_base_dependencies_are_imported_unasked():
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     names = [re.match(r"[\w.-]+", line)[0].lower() for line in project["dependencies"]]
-    known = {MODULE_OF.get(name, name.replace("-", "_")) for name in names}
-    known |= {*sys.stdlib_module_names, "mgm"}
+    allowed = {MODULE_OF.get(name, name.replace("-", "_")) for name in names}
+    allowed |= {*sys.stdlib_module_names, "mgm"}
     for file, tree in sources():
         server = file.as_posix() in SERVERS
         for node in at_import(tree.body):
             for name in imported(node):
                 top = name.split(".")[0]
-                fine = top in known or (server and top in OF_SERVERS)
+                fine = top in allowed or (server and top in OF_SERVERS)
                 fine = fine or top == OF_OTHERS.get(file.as_posix())
                 assert fine, f"{file}:{node.lineno} imports {top}, which is optional"
                 path = name.replace(".", "/").removeprefix("mgm/") + ".py"

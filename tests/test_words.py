@@ -13,7 +13,15 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "mgm"
-ROOMS = ("", "data", "engine", "eval", "model", "serve", "train")  # "": the files of `mgm/` itself
+PACKAGES = (
+    "",
+    "data",
+    "engine",
+    "eval",
+    "model",
+    "serve",
+    "train",
+)  # "": the files of `mgm/` itself
 
 # Home-made words, and what a reader of vLLM, transformers, PyTorch and lmms-eval searches for.
 IN_NAMES = {
@@ -64,12 +72,12 @@ EMPTY = re.compile(r"(See|As|Like) [\w`.'()]+\.?$")
 
 
 @cache
-def files(room: str) -> list[tuple[Path, ast.Module, str]]:
+def files(package: str) -> list[tuple[Path, ast.Module, str]]:
     """The files of a package of `mgm`, parsed."""
-    found = PACKAGE.glob("*.py") if not room else (PACKAGE / room).rglob("*.py")
+    paths = PACKAGE.glob("*.py") if not package else (PACKAGE / package).rglob("*.py")
     return [
         (file, ast.parse(source), source)
-        for file in sorted(found)
+        for file in sorted(paths)
         for source in [file.read_text(encoding="utf-8")]
     ]
 
@@ -102,11 +110,11 @@ def prose(tree: ast.Module, source: str) -> Iterator[tuple[str, int]]:
             yield node.value, node.lineno
 
 
-@pytest.mark.parametrize("room", ROOMS)
-def test_names_are_the_fields_words(room):
+@pytest.mark.parametrize("package", PACKAGES)
+def test_names_are_the_fields_words(package):
     wrong = [
         f"{where(file, line)}: {name} ({IN_NAMES[word]})"
-        for file, tree, _ in files(room)
+        for file, tree, _ in files(package)
         for name, line in names(tree)
         if name not in OF_LIBRARIES
         for word in words(name)
@@ -115,23 +123,23 @@ def test_names_are_the_fields_words(room):
     assert not wrong, "say it in the words of vLLM, transformers, PyTorch or lmms-eval"
 
 
-@pytest.mark.parametrize("room", ROOMS)
-def test_prose_is_plain_english(room):
+@pytest.mark.parametrize("package", PACKAGES)
+def test_prose_is_plain_english(package):
     wrong = [
         f"{where(file, line)}: {match[0]}"
-        for file, tree, source in files(room)
+        for file, tree, source in files(package)
         for text, line in prose(tree, source)
         if (match := IN_PROSE.search(text))
     ]
     assert not wrong, "write what an engineer of the field would write"
 
 
-@pytest.mark.parametrize("room", ROOMS)
-def test_docstrings_say_something(room):
+@pytest.mark.parametrize("package", PACKAGES)
+def test_docstrings_say_something(package):
     kinds = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef, ast.Module)
     wrong = [
         f"{where(file, getattr(node, 'lineno', 1))}: {text}"
-        for file, tree, _ in files(room)
+        for file, tree, _ in files(package)
         for node in ast.walk(tree)
         if isinstance(node, kinds)
         and (text := ast.get_docstring(node))
@@ -142,8 +150,8 @@ def test_docstrings_say_something(room):
 
 def test_one_name_means_one_thing():
     homes = defaultdict(set)
-    for room in ROOMS:
-        for file, tree, _ in files(room):
+    for package in PACKAGES:
+        for file, tree, _ in files(package):
             for node in tree.body:
                 for name in defined(node):
                     homes[name].add(str(file.relative_to(ROOT)))

@@ -20,7 +20,7 @@ SPECIAL = ["<pad>", "<s>", "<|user|>", "<|assistant|>", "<|end|>"]
 def byte_tokenizer():
     """Every byte is a token: characters beyond ASCII come in several pieces."""
     letters = sorted(pre_tokenizers.ByteLevel.alphabet())
-    backend = Tokenizer(BPE({piece: i for i, piece in enumerate([*SPECIAL, *letters])}, []))
+    backend = Tokenizer(BPE({token: i for i, token in enumerate([*SPECIAL, *letters])}, []))
     backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
     backend.decoder = decoders.ByteLevel()
     backend.add_special_tokens(SPECIAL)

@@ -29,8 +29,8 @@ def test_figures_are_of_what_ran():
         return torch.empty(2**20) + torch.empty(2**18)[0]  # 9 MiB at a time
 
     case = Case("product", {OURS: ours, PUBLISHED: published}, 1e-7, min_bytes=4_000_000)
-    facts = {"TFLOP/s": 1.0, "GB/s": 1.0}
-    by_form = {figure.form: figure for figure in measure(case, small(), facts)}
+    properties = {"TFLOP/s": 1.0, "GB/s": 1.0}
+    by_form = {figure.form: figure for figure in measure(case, small(), properties)}
     assert calls[-6:] == [OURS, PUBLISHED] * 3  # in turn
     assert by_form[OURS].flops == 2 * 64 * 128 * 32
     assert by_form[OURS].peak_bytes == 64 * 32 * 4

@@ -16,9 +16,9 @@ WORDS = ["what", "is", "this", "a", "cat", "dog", "red", "blue", "compare", "sur
 @pytest.fixture(scope="session")
 def nano_tokenizer():
     """A tokenizer of the kind that the nano model has: words, and every space a token."""
-    pieces = [*SPECIAL, " ", "\n", "?", ".", ",", *WORDS, *"abcdefghijklmnopqrstuvwxyz"]
-    pieces += [f"##{letter}" for letter in "abcdefghijklmnopqrstuvwxyz"]
-    vocabulary = {piece: index for index, piece in enumerate(dict.fromkeys(pieces))}
+    tokens = [*SPECIAL, " ", "\n", "?", ".", ",", *WORDS, *"abcdefghijklmnopqrstuvwxyz"]
+    tokens += [f"##{letter}" for letter in "abcdefghijklmnopqrstuvwxyz"]
+    vocabulary = {token: index for index, token in enumerate(dict.fromkeys(tokens))}
     backend = Tokenizer(WordPiece(vocabulary, unk_token="<unk>"))
     backend.pre_tokenizer = pre_tokenizers.Split(Regex(r"\w+|[^\w]"), "isolated")
     backend.decoder = decoders.Sequence([decoders.Replace("##", ""), decoders.Fuse()])

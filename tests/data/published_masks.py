@@ -107,20 +107,20 @@ def counted_length(
         tokenizer: of the record.
         correction: tokens added to every turn, or taken from every turn but the first.
     """
-    pieces = text.split(splitting.end)
+    rounds = text.split(splitting.end)
     if splitting.ends_questions:
-        starts = [0, *range(3, len(pieces), 2)]
+        starts = [0, *range(3, len(rounds), 2)]
         stops = [3, *(start + 2 for start in starts[1:])]
         bounds = zip(starts, stops, strict=True)
-        pieces = [splitting.end.join(pieces[start:stop]) for start, stop in bounds]
+        rounds = [splitting.end.join(rounds[start:stop]) for start, stop in bounds]
     length = splitting.first
-    for index, piece in enumerate(pieces):
-        if not piece:
-            return length, not any(pieces[index:])
-        if piece.count(splitting.opening) != 1:
+    for index, text_of_round in enumerate(rounds):
+        if not text_of_round:
+            return length, not any(rounds[index:])
+        if text_of_round.count(splitting.opening) != 1:
             return length, False
-        length += len(encode([Segment(piece)], tokenizer, PUBLISHED_IMAGE, 1)[0])
-        length -= piece.count(IMAGE_MARKER) if loses_tokens(piece, tokenizer) else 0
+        length += len(encode([Segment(text_of_round)], tokenizer, PUBLISHED_IMAGE, 1)[0])
+        length -= text_of_round.count(IMAGE_MARKER) if loses_tokens(text_of_round, tokenizer) else 0
         length += correction if correction > 0 or index else 0
     return length, True
 

@@ -38,12 +38,12 @@ def as_tars(data: Path, folder: Path, count: int) -> str:
     samples = json.loads(data.read_text())
     for number in range(count):
         members: list[tuple[str, bytes | str]] = []
-        for place in range(number, len(samples), count):
-            sample = samples[place]
+        for index in range(number, len(samples), count):
+            sample = samples[index]
             images = sample.get("image") or []
             for image, name in enumerate([images] if isinstance(images, str) else images):
-                members.append((f"{place:04d}.{image}.png", (data.parent / name).read_bytes()))
-            members.append((f"{place:04d}.json", json.dumps(sample)))
+                members.append((f"{index:04d}.{image}.png", (data.parent / name).read_bytes()))
+            members.append((f"{index:04d}.json", json.dumps(sample)))
         write_tar(folder / f"part-{number:02d}.tar", members)
     return f"{folder}/part-{{00..{count - 1:02d}}}.tar"
 

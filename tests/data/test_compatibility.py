@@ -39,25 +39,25 @@ DOCUMENT = Path(__file__).resolve().parents[2] / "docs/compatibility.md"
 @cache
 def tables() -> dict[str, Counter[str]]:
     """Numbers of records by the headings of the document and the names in its first column."""
-    found: dict[str, Counter[str]] = {}
+    counts: dict[str, Counter[str]] = {}
     for line in DOCUMENT.read_text(encoding="utf-8").splitlines():
         if line.startswith("#"):
             heading = line.lstrip("# ").split(":")[0]
         row = re.fullmatch(r"\| `([^`]+)` \|.*\| (\d+) \|", line)
         if row:
-            found.setdefault(heading, Counter())[row[1]] = int(row[2])
-    return found
+            counts.setdefault(heading, Counter())[row[1]] = int(row[2])
+    return counts
 
 
-def check_counts(heading: str, found: Counter[str], whole: bool) -> None:
+def check_counts(heading: str, counts: Counter[str], whole: bool) -> None:
     """Compare with a table: exactly, or as upper bounds in a selection of the records."""
     documented = tables()[heading]
-    assert set(found) <= set(documented)
-    assert found["equal"]
+    assert set(counts) <= set(documented)
+    assert counts["equal"]
     if whole:
-        assert found == documented
+        assert counts == documented
     else:
-        assert found <= documented
+        assert counts <= documented
 
 
 @cache
@@ -97,7 +97,7 @@ def one_image_each(messages: list[Message]) -> list[Message]:
 
 def test_prompts():
     records = golden_json("text/prompts.json")["prompts"]
-    found = Counter()
+    counts = Counter()
     for record in records:
         template = get_template(record["version"])
         turns = turns_of(record["messages"])
@@ -108,11 +108,11 @@ def test_prompts():
             assert is_caption(template), record
             assert any(answer for _, answer in turns), record
             assert ours == "".join(f"{text}\n" for turn in turns for text in turn if text)
-            found["answer in a caption"] += 1
+            counts["answer in a caption"] += 1
         else:
             assert ours == record["prompt"], record
-            found["equal"] += 1
-    check_counts("Prompts", found, len(records) == tables()["Prompts"].total())
+            counts["equal"] += 1
+    check_counts("Prompts", counts, len(records) == tables()["Prompts"].total())
 
 
 def turns_of(messages):
@@ -122,7 +122,7 @@ def turns_of(messages):
 
 
 def test_ids_of_prompts():
-    found = Counter()
+    counts = Counter()
     records = golden_json("text/tokenizer_image_token.json")["records"]
     for record in records:
         try:
@@ -135,11 +135,11 @@ def test_ids_of_prompts():
             at_image = [k for k, token in enumerate(ids) if token == PUBLISHED_IMAGE]
             kept = [token for k, token in enumerate(ids) if k - 1 not in at_image]
             assert kept == record["ids"], what
-            found["written beginning"] += 1
+            counts["written beginning"] += 1
         else:
             assert ids == record["ids"], what
-            found["equal"] += 1
-    check_counts("Ids of prompts", found, found.total() == tables()["Ids of prompts"].total())
+            counts["equal"] += 1
+    check_counts("Ids of prompts", counts, counts.total() == tables()["Ids of prompts"].total())
 
 
 def test_training_texts_and_labels():
@@ -207,8 +207,8 @@ def test_an_empty_answer_ends_the_published_text():
 
 
 def test_every_mark_of_what_is_kept_is_listed():
-    named = re.findall(r"`((?:\w+/)+\w+\.py)`", DOCUMENT.read_text(encoding="utf-8"))
-    listed = {name for name in named if name.partition("/")[0] not in ("mgm", "tests")}
+    paths = re.findall(r"`((?:\w+/)+\w+\.py)`", DOCUMENT.read_text(encoding="utf-8"))
+    listed = {name for name in paths if name.partition("/")[0] not in ("mgm", "tests")}
     package = DOCUMENT.parents[1] / "mgm"
     marked = {
         str(file.relative_to(package))

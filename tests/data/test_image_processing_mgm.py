@@ -23,14 +23,14 @@ def sha(array):
 
 def golden_cases():
     cases = [case for case in golden_json("preprocess/preprocess.json") if "sha_image" in case]
-    found = []
+    available = []
     for case in cases:
         try:
-            found.append((case, golden(f"images/{case['image']}")))
+            available.append((case, golden(f"images/{case['image']}")))
         except pytest.skip.Exception:
             continue  # the selection in tests/golden holds a few images
-    assert found
-    return found
+    assert available
+    return available
 
 
 def test_every_bit_is_published():
@@ -71,9 +71,9 @@ def small_pictures(monkeypatch):
     """Lets nobody make a picture of more than 16 million pixels on the way."""
 
     def checked(original, size_of):
-        def call(*args, **named):
+        def call(*args, **keywords):
             assert np.prod(size_of(args)) <= 2**24
-            return original(*args, **named)
+            return original(*args, **keywords)
 
         return call
 
@@ -264,10 +264,10 @@ def test_arrays_in_and_arrays_out():
     image = Image.effect_noise((40, 30), 60).convert("RGB")
     processor = MGMImageProcessor(28, 64)
     expected = processor(image)
-    found = processor(np.asarray(image), return_tensors="np")
+    output = processor(np.asarray(image), return_tensors="np")
     for name, tensor in expected.items():
-        assert isinstance(found[name], np.ndarray)
-        assert np.array_equal(found[name], tensor.numpy())
+        assert isinstance(output[name], np.ndarray)
+        assert np.array_equal(output[name], tensor.numpy())
     grey = np.asarray(image)[..., 0]
     pixels = processor([grey, image])["pixel_values"]
     assert torch.equal(pixels[0], processor(np.stack([grey] * 3, axis=-1))["pixel_values"][0])

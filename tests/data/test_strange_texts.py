@@ -179,7 +179,7 @@ def test_the_doctor_finds_the_same(ending, folder, model, processor, capsys):
     assert all(character.isprintable() or character in "\n" for character in output)
     report = json.loads((folder / "report.json").read_text())
     unusable = {
-        found["sample"] for found in report["findings"] if found["kind"] != "duplicate image"
+        finding["sample"] for finding in report["findings"] if finding["kind"] != "duplicate image"
     }
     assert unusable == set(range(1, 1 + len(BAD)))
     assert report["usable"] == len(records) - len(BAD)

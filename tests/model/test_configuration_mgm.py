@@ -56,7 +56,7 @@ def test_invalid_values_are_named(field: str, value: object, valid: str) -> None
 
 
 @pytest.mark.parametrize(
-    ("vision", "image_grid", "found", "nearest"),
+    ("vision", "image_grid", "size", "nearest"),
     [
         ({"patch_size": 14, "image_size": 384}, 1, 768, "108, the nearest 756 or 864"),
         ({"patch_size": 14, "image_size": 384}, 2, 1536, "216, the nearest 1512 or 1728"),

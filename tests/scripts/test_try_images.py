@@ -44,9 +44,9 @@ def test_what_raises_is_named_with_its_exception(folder, monkeypatch):
         raise KeyError(6)
 
     monkeypatch.setattr(try_images, "read_image_header", fault)
-    found = try_images.try_file(folder / "a.png")
-    assert (found.kind, found.text) == ("raised", "KeyError: 6")
-    assert f"{folder / 'a.png'}: KeyError: 6" in try_images.summary([found], folder)
+    result = try_images.try_file(folder / "a.png")
+    assert (result.kind, result.text) == ("raised", "KeyError: 6")
+    assert f"{folder / 'a.png'}: KeyError: 6" in try_images.summary([result], folder)
 
 
 def test_wrong_options(tmp_path):

@@ -30,8 +30,8 @@ def faulty(data, tmp_path):
         9: changed(image="broken.png"),
         10: "no sample",
     }
-    for place, sample in bad.items():
-        samples.insert(place, sample)
+    for index, sample in bad.items():
+        samples.insert(index, sample)
     path = tmp_path / "faulty.json"
     path.write_text(json.dumps(samples))
     return path, set(bad)

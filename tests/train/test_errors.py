@@ -65,9 +65,9 @@ def test_the_command_prints_one_line_and_exits_with_2(tmp_path) -> None:
 )
 def test_faulty_data_files(flags, tmp_path, content, message) -> None:
     path = written(tmp_path / "data.json", content)
-    found = fault(flags | {"data_path": path})
-    assert found.startswith(str(path))
-    assert message in found
+    actual = fault(flags | {"data_path": path})
+    assert actual.startswith(str(path))
+    assert message in actual
 
 
 def test_stage_1_needs_images(flags, data, tmp_path) -> None:
@@ -84,25 +84,25 @@ def test_liger_kernels_without_a_gpu(flags, monkeypatch) -> None:
 
 def test_a_missing_image(flags, tmp_path) -> None:
     path = written(tmp_path / "data.json", [sample("gone.png")] * 2)
-    found = fault(flags | {"data_path": path})
-    assert found.startswith(f"{path}: sample 0, image 1 of 1: {tmp_path}/gone.png: there is no")
+    message = fault(flags | {"data_path": path})
+    assert message.startswith(f"{path}: sample 0, image 1 of 1: {tmp_path}/gone.png: there is no")
 
 
 @pytest.mark.parametrize("workers", [0, 1])
 def test_a_damaged_image(flags, tmp_path, workers) -> None:
     written(tmp_path / "bad.png", "no picture")
     path = written(tmp_path / "data.json", [sample("bad.png")] * 2)
-    found = fault(flags | {"data_path": path, "dataloader_num_workers": workers})
-    assert found.startswith(f"{path}: sample ")
-    assert "bad.png: is not an image" in found
+    message = fault(flags | {"data_path": path, "dataloader_num_workers": workers})
+    assert message.startswith(f"{path}: sample ")
+    assert "bad.png: is not an image" in message
 
 
 @pytest.mark.parametrize("workers", [0, 1])
 def test_samples_of_which_no_label_is_left(stage2_flags, data, tmp_path, workers) -> None:
     changes = {"data_path": data.parent / "captions.json", "output_dir": tmp_path}
     changes |= {"model_max_length": 20, "dataloader_num_workers": workers}  # before any answer
-    found = fault(stage2_flags | changes)
-    assert found.startswith("none of 8 samples has a label within model_max_length 20")
+    message = fault(stage2_flags | changes)
+    assert message.startswith("none of 8 samples has a label within model_max_length 20")
 
 
 @pytest.mark.parametrize(
@@ -141,8 +141,8 @@ def test_a_trained_model_keeps_its_geometry(stage2_flags, tmp_path, changes, mes
 
 def test_an_output_folder_that_cannot_be_made(flags, tmp_path) -> None:
     written(tmp_path / "file", "")
-    found = fault(flags | {"output_dir": tmp_path / "file" / "out"})
-    assert found.startswith(f"--output_dir {tmp_path}/file/out: cannot be written to (Not a dir")
+    message = fault(flags | {"output_dir": tmp_path / "file" / "out"})
+    assert message.startswith(f"--output_dir {tmp_path}/file/out: cannot be written to (Not a dir")
 
 
 @pytest.mark.parametrize(
@@ -154,8 +154,8 @@ def test_an_output_folder_that_cannot_be_made(flags, tmp_path) -> None:
     ],
 )
 def test_a_vocabulary_without_a_token_that_the_template_needs(flags, version, token):
-    found = fault(flags | {"version": version})
-    assert found.startswith(f"--version {version}: it contains {token}, which is no token of ")
+    message = fault(flags | {"version": version})
+    assert message.startswith(f"--version {version}: it contains {token}, which is no token of ")
 
 
 def test_a_tokenizer_with_more_tokens_than_the_model(flags, parts, tmp_path) -> None:
@@ -166,8 +166,8 @@ def test_a_tokenizer_with_more_tokens_than_the_model(flags, parts, tmp_path) -> 
     settings = ("single_word", "lstrip", "rstrip", "normalized")
     tokenizer["added_tokens"].append(extra | dict.fromkeys(settings, False))
     (tmp_path / "tokenizer.json").write_text(json.dumps(tokenizer))
-    found = fault(flags | {"model_name_or_path": tmp_path})
-    assert "its tokenizer has id 262, its model 262 embeddings" in found
+    message = fault(flags | {"model_name_or_path": tmp_path})
+    assert "its tokenizer has id 262, its model 262 embeddings" in message
 
 
 @contextmanager
@@ -188,8 +188,8 @@ def largest(folder: Path, name: str) -> int:
 def test_a_disk_that_is_full_while_the_model_is_saved(flags, stage1) -> None:
     output = flags["output_dir"]
     with full_disk(largest(stage1, "model.safetensors") - 1):
-        found = fault(flags)
-    assert found.startswith(f"{output}: could not be written (")
+        message = fault(flags)
+    assert message.startswith(f"{output}: could not be written (")
     assert list(output.iterdir()) == []
 
 
@@ -202,9 +202,9 @@ def test_a_disk_that_is_full_while_a_checkpoint_is_saved(
     whole = tmp_path_factory.mktemp("whole")
     run_training(words(flags | changes | {"output_dir": whole}))
     with full_disk(largest(whole / "checkpoint-2", file) - 1):
-        found = fault(flags | changes)
-    assert found.startswith(f"{output}/checkpoint-2")
-    assert "could not be written (" in found
+        message = fault(flags | changes)
+    assert message.startswith(f"{output}/checkpoint-2")
+    assert "could not be written (" in message
     assert list(output.iterdir()) == []
 
 
@@ -221,5 +221,5 @@ def test_a_checkpoint_of_other_parameters_is_refused(flags, stage1, tmp_path) ->
 
 def test_damaged_weights_of_stage_1(flags, tmp_path) -> None:
     torch.save({"model.mm_projector.0.weight": torch.zeros(2, 2)}, tmp_path / "a.bin")
-    found = fault(flags | {"pretrain_mm_mlp_adapter": tmp_path / "a.bin"})
-    assert "a.bin: weights do not fit the model" in found
+    message = fault(flags | {"pretrain_mm_mlp_adapter": tmp_path / "a.bin"})
+    assert "a.bin: weights do not fit the model" in message

@@ -34,8 +34,8 @@ def start(
 
     def limited() -> None:
         if largest_file is not None:
-            most = resource.getrlimit(resource.RLIMIT_FSIZE)[1]
-            resource.setrlimit(resource.RLIMIT_FSIZE, (largest_file, most))
+            hard_limit = resource.getrlimit(resource.RLIMIT_FSIZE)[1]
+            resource.setrlimit(resource.RLIMIT_FSIZE, (largest_file, hard_limit))
 
     torchrun = ("torch.distributed.run", "--standalone", "--nproc_per_node=2", "--module")
     return subprocess.Popen(
@@ -55,13 +55,13 @@ def start(
 def check_failed(process: subprocess.Popen[str], words: str, seconds: float = 120) -> str:
     """It ends by itself, says these words, and leaves no process behind."""
     children = psutil.Process(process.pid).children(recursive=True)
-    begun = time.monotonic()
-    _, told = process.communicate(timeout=LIMIT)
+    start_time = time.monotonic()
+    _, log = process.communicate(timeout=LIMIT)
     assert process.returncode != 0
-    assert words in told, told[-3000:]
-    assert time.monotonic() - begun < seconds
+    assert words in log, log[-3000:]
+    assert time.monotonic() - start_time < seconds
     assert not psutil.wait_procs(children, timeout=10)[1]
-    return told
+    return log
 
 
 @pytest.fixture
@@ -84,8 +84,8 @@ def test_a_full_disk(flags, form):
     for step in (3, 4):
         shutil.rmtree(folder / f"checkpoint-{step}")
     size = (folder / "checkpoint-2" / "model.safetensors").stat().st_size
-    told = check_failed(start(flags, largest_file=size // 2), "could not be written")
-    assert "Traceback" not in told.split("torch/distributed/")[0]
+    log = check_failed(start(flags, largest_file=size // 2), "could not be written")
+    assert "Traceback" not in log.split("torch/distributed/")[0]
     assert sorted(path.name for path in folder.glob("*checkpoint*")) == [
         "checkpoint-1",
         "checkpoint-2",
@@ -113,9 +113,9 @@ def test_one_process_cannot_write(flags, tmp_path):
     )
     script = tmp_path / "one_fails.py"
     script.write_text(code)
-    place = ("torch.distributed.run", "--standalone", "--nproc_per_node=2", str(script))
-    told = check_failed(start(flags, program=place), "No space left on device")
-    assert "error: " in told
+    launcher = ("torch.distributed.run", "--standalone", "--nproc_per_node=2", str(script))
+    log = check_failed(start(flags, program=launcher), "No space left on device")
+    assert "error: " in log
     assert not list(Path(str(flags["output_dir"])).glob("*checkpoint*"))
 
 
@@ -151,8 +151,8 @@ def test_a_process_tells_that_another_is_gone(flags, form):
         if "step 3" in line:
             break
     lost.kill()
-    told = check_failed(left, "another process of this run has ended")
-    assert "Traceback" not in told
+    log = check_failed(left, "another process of this run has ended")
+    assert "Traceback" not in log
     lost.communicate(timeout=10)
 
 
@@ -169,9 +169,9 @@ def read_some(process: subprocess.Popen[str]) -> list[str]:
 
 @pytest.mark.parametrize("form", FORMS, ids=["ddp", "fsdp"])
 def test_a_loss_that_is_no_number(flags, form):
-    told = check_failed(start(flags | form | {"learning_rate": 1e30}), "the loss is")
-    assert "samples of the step" in told
-    assert "is the last good checkpoint" in told
+    log = check_failed(start(flags | form | {"learning_rate": 1e30}), "the loss is")
+    assert "samples of the step" in log
+    assert "is the last good checkpoint" in log
 
 
 def test_machines_joined_by_torchrun(flags, tmp_path):
@@ -192,8 +192,8 @@ def test_machines_joined_by_torchrun(flags, tmp_path):
         for rank in (1, 0)
     ]
     for process in (single, *started):
-        _, told = process.communicate(timeout=LIMIT)
-        assert process.returncode == 0, told[-3000:]
+        _, log = process.communicate(timeout=LIMIT)
+        assert process.returncode == 0, log[-3000:]
     assert len(losses(alone)) == 4
     check_same(Path(str(shared["output_dir"])), alone)
 
@@ -209,5 +209,5 @@ def test_a_port_in_use(flags):
             ("torch.distributed.run", "--nproc_per_node=2", f"--master_port={port}",
              "--module", "mgm.train"),
         ):  # fmt: skip
-            told = check_failed(start(flags, program=program), port)
-            assert "in use" in told.lower()
+            log = check_failed(start(flags, program=program), port)
+            assert "in use" in log.lower()

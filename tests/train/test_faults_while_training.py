@@ -27,9 +27,9 @@ def test_a_loss_that_is_no_number_ends_the_run_and_names_its_samples(flags, data
     assert f"{last} is the last good checkpoint" in text
     step = int(text.split(":")[0].removeprefix("step "))
     assert last.name == f"checkpoint-{step - 1}"
-    named = text.split("samples of the step: ")[1].split(";")[0].split(", ")
-    assert len(named) == 2
-    assert all(0 <= int(place) < len(json.loads(data.read_text())) for place in named)
+    samples = text.split("samples of the step: ")[1].split(";")[0].split(", ")
+    assert len(samples) == 2
+    assert all(0 <= int(index) < len(json.loads(data.read_text())) for index in samples)
 
 
 @pytest.mark.parametrize(

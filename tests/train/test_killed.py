@@ -42,15 +42,15 @@ def start(flags: dict[str, object], processes: int) -> subprocess.Popen[str]:
 
 
 def finish(process: subprocess.Popen[str]) -> None:
-    _, told = process.communicate(timeout=LIMIT)
-    assert process.returncode == 0, told[-3000:]
+    _, log = process.communicate(timeout=LIMIT)
+    assert process.returncode == 0, log[-3000:]
 
 
 def kill_while_it_trains(process: subprocess.Popen[str], folder: Path, draw: random.Random) -> None:
     """After it has made something new; every other time while it saves."""
-    known, in_a_save = set(folder.iterdir()), draw.random() < 0.5
+    before, in_a_save = set(folder.iterdir()), draw.random() < 0.5
     for _ in range(LIMIT * 1000):
-        fresh = [path for path in folder.iterdir() if path not in known]
+        fresh = [path for path in folder.iterdir() if path not in before]
         if any(
             in_a_save == path.name.endswith(".part") for path in fresh if "checkpoint" in path.name
         ):

@@ -51,7 +51,7 @@ def ended(*command: str | Path, cwd: Path) -> subprocess.CompletedProcess[str]:
 
 
 @pytest.mark.parametrize(
-    ("samples", "devices", "at_most", "expected"),
+    ("samples", "devices", "max_per_device", "expected"),
     [
         (256, 16, 16, BatchPlan(16, 16, 1)),
         (256, 8, 16, BatchPlan(8, 16, 2)),
@@ -61,11 +61,13 @@ def ended(*command: str | Path, cwd: Path) -> subprocess.CompletedProcess[str]:
         (96, 8, 8, BatchPlan(8, 6, 2)),
     ],
 )
-def test_samples_of_a_step_stay_the_same_on_other_devices(samples, devices, at_most, expected):
-    found = plan_batches(samples, devices, at_most)
-    assert found == expected
-    assert found.global_batch_size == samples
-    assert found.per_device <= at_most
+def test_samples_of_a_step_stay_the_same_on_other_devices(
+    samples, devices, max_per_device, expected
+):
+    plan = plan_batches(samples, devices, max_per_device)
+    assert plan == expected
+    assert plan.global_batch_size == samples
+    assert plan.per_device <= max_per_device
 
 
 def test_devices_that_cannot_share_a_batch_are_refused_with_those_that_can():
@@ -165,8 +167,8 @@ def test_recipes_of_four_machines_take_their_own_hostfile_first(tmp_path, monkey
 
 def test_the_published_recipes_of_four_machines_are_those():
     """Which the published scripts give `--hostfile hostfile_4`."""
-    named = {path.stem for path in RECIPES if "four_machines" in path.read_text()}
-    assert named == {
+    recipes = {path.stem for path in RECIPES if "four_machines" in path.read_text()}
+    assert recipes == {
         "stage_1_2_full_v13b_336_hr_768",
         "stage_1_2_full_mixtral_8x7b_336_hr_768",
         "stage_1_2_full_yi34b_336_hr_768",

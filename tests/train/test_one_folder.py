@@ -98,13 +98,15 @@ def logits(folder: Path) -> torch.Tensor:
 
 def pairs() -> list[ParameterSet]:
     """All of them; those in the default tier have every kind once as the first and the second."""
-    found = []
+    pairs_of_kinds = []
     firsts, seconds = (*TRAINED, *COMMANDS, "save_model"), (*TRAINED, *LIBRARY)
     for (i, first), (j, second) in itertools.product(enumerate(firsts), enumerate(seconds)):
         marks = [pytest.mark.heavy] if "qlora" in (first, second) else []
         slow = (i + 1) % len(seconds) != j and (first, second) != ("lora", "full")
-        found.append(pytest.param(first, second, marks=[pytest.mark.slow] if slow else marks))
-    return found
+        pairs_of_kinds.append(
+            pytest.param(first, second, marks=[pytest.mark.slow] if slow else marks)
+        )
+    return pairs_of_kinds
 
 
 @pytest.mark.parametrize(("first", "second"), pairs())
@@ -157,7 +159,7 @@ def test_two_kinds_in_one_folder_are_refused(saved, tmp_path, first, second) -> 
 
 def steps(folder: Path) -> set[str]:
     """Names of the checkpoints in an output folder, and of those of earlier runs."""
-    return {str(found.relative_to(folder)) for found in folder.rglob("checkpoint-*")}
+    return {str(checkpoint.relative_to(folder)) for checkpoint in folder.rglob("checkpoint-*")}
 
 
 def make_checkpoint(folder: Path) -> None:

@@ -67,7 +67,7 @@ def alone(flags, tmp_path_factory) -> Path:
 
 def check_same(folder: Path, alone: Path) -> None:
     assert losses(folder) == pytest.approx(losses(alone), abs=1e-4)
-    ours, theirs = (load_file(place / "model.safetensors") for place in (folder, alone))
+    ours, theirs = (load_file(output / "model.safetensors") for output in (folder, alone))
     assert ours.keys() == theirs.keys()
     for name, tensor in ours.items():
         torch.testing.assert_close(tensor, theirs[name], rtol=1e-3, atol=1e-4, msg=name)
@@ -257,9 +257,9 @@ def check_goes_on(flags: dict[str, object], folder: Path) -> None:
     assert done.returncode == 0, done.stderr[-3000:]
     (file,) = folder.glob("*model.safetensors")  # of an adapter, it has another name
     straight = load_file(file)
-    for found in folder.glob("checkpoint-*"):
-        if found.name != "checkpoint-2":
-            shutil.rmtree(found)
+    for checkpoint in folder.glob("checkpoint-*"):
+        if checkpoint.name != "checkpoint-2":
+            shutil.rmtree(checkpoint)
     done = train_in_processes(flags)
     assert done.returncode == 0, done.stderr[-3000:]
     assert "resuming from" in done.stderr

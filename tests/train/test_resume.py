@@ -50,8 +50,8 @@ def test_a_finished_run_is_not_taken_for_another(finished, data, caplog):
     assert "all 2 steps are done" in caplog.text
     assert "--learning_rate was 0.01, is 0.5" in fault(finished | {"learning_rate": 0.5})
     assert "--model_max_length was 64, is 65" in fault(finished | {"model_max_length": 65})
-    found = fault(finished | {"image_aspect_ratio": "square"})
-    assert "--image_aspect_ratio was pad, is square" in found
+    message = fault(finished | {"image_aspect_ratio": "square"})
+    assert "--image_aspect_ratio was pad, is square" in message
     other = data.parent / "other.json"
     other.write_text(data.read_text().replace('"say 0"', '"sum 0"'))  # as long, as many samples
     try:
@@ -126,9 +126,9 @@ def test_a_checkpoint_without_a_fingerprint_says_so(finished, caplog):
 def without_digests(finished) -> dict[str, object]:
     """As an earlier version wrote the checkpoint."""
     file = Path(str(finished["output_dir"])) / "checkpoint-2" / "run.json"
-    found = json.loads(file.read_text())
-    del found["files"]
-    file.write_text(json.dumps(found))
+    fingerprint = json.loads(file.read_text())
+    del fingerprint["files"]
+    file.write_text(json.dumps(fingerprint))
     return finished | {"max_steps": 3}
 
 
@@ -145,14 +145,14 @@ def test_a_file_of_another_run_is_named(without_digests):
 def test_random_numbers_of_another_program_are_named(without_digests):
     checkpoint = Path(str(without_digests["output_dir"])) / "checkpoint-2"
     torch.save({"python": 1, "numpy": 2, "cpu": 3}, checkpoint / "rng_state.pth")
-    found = fault(without_digests)
-    assert "rng_state.pth: is damaged, or of another kind" in found
+    message = fault(without_digests)
+    assert "rng_state.pth: is damaged, or of another kind" in message
 
 
 def test_every_file_is_the_one_that_was_written(finished):
     checkpoint = Path(str(finished["output_dir"])) / "checkpoint-2"
-    named = json.loads((checkpoint / "run.json").read_text())["files"]
-    assert {file.name for file in checkpoint.iterdir()} == named.keys() | {"run.json"}
+    digests = json.loads((checkpoint / "run.json").read_text())["files"]
+    assert {file.name for file in checkpoint.iterdir()} == digests.keys() | {"run.json"}
     weights = checkpoint / "model.safetensors"
     stored = load_file(weights)
     save_file({name: tensor + 1 for name, tensor in stored.items()}, weights, {"format": "pt"})
@@ -167,19 +167,21 @@ def test_a_file_that_was_lost_is_named(finished, steps):
     """Without it the tokenizer would have no special tokens, and the result neither."""
     file = Path(str(finished["output_dir"])) / "checkpoint-2" / "tokenizer_config.json"
     file.unlink()
-    found = fault(finished | {"max_steps": steps})
-    assert found.startswith(f"{file}: listed in {file.parent / 'run.json'}, but missing or no file")
+    message = fault(finished | {"max_steps": steps})
+    assert message.startswith(
+        f"{file}: listed in {file.parent / 'run.json'}, but missing or no file"
+    )
 
 
 @pytest.mark.parametrize("name", ["tokenizer.json", "processor_config.json"])
 def test_a_processor_of_another_model_is_named(finished, tmp_path, name):
     folder = shutil.copytree(str(finished["model_name_or_path"]), tmp_path / "model")
-    found = json.loads((folder / name).read_text())
+    settings = json.loads((folder / name).read_text())
     if name == "tokenizer.json":
-        found["model"]["vocab"] |= {"other": 4000}
+        settings["model"]["vocab"] |= {"other": 4000}
     else:
-        found["patch_size"] = 2 * found["patch_size"]
-    (folder / name).write_text(json.dumps(found))
+        settings["patch_size"] = 2 * settings["patch_size"]
+    (folder / name).write_text(json.dumps(settings))
     fresh = finished | {"model_name_or_path": folder, "output_dir": tmp_path / "new"}
     with pytest.raises(MGMError, match=f"^{folder / name}: "):
         run_training(words(fresh))

@@ -89,12 +89,12 @@ def test_skipped(order, flags, data, tmp_path, caplog):
     path = written(tmp_path / "some.jsonl", [*BAD.values(), *good[:3], good[-1]])
     more = {"data_path": path, "on_bad_sample": "skip", "num_train_epochs": 2, "max_steps": None}
     trainer = run_training(words(flags | more | ORDERS[order]))
-    found = {entry["sample"]: entry for entry in listed(flags["output_dir"])}
+    by_sample = {entry["sample"]: entry for entry in listed(flags["output_dir"])}
     for index, name in enumerate(BAD):
         streamed_kind = "broken image" if "stream" in order else KINDS[name]
         expected = streamed_kind if KINDS[name] == "missing image" else KINDS[name]
-        assert found.pop(index)["kind"] == expected, name
-    assert not found
+        assert by_sample.pop(index)["kind"] == expected, name
+    assert not by_sample
     assert trainer.steps_with_loss > 0
     assert f"{len(BAD)} bad samples were skipped" in caplog.text
     assert "no label" not in caplog.text
@@ -197,8 +197,8 @@ def test_a_file_of_a_mixture_is_named(flags, data, tmp_path, caplog):
     mixture.write_text(json.dumps({"datasets": [{"path": path.name} for path in paths]}))
     more = {"data_path": mixture, "on_bad_sample": "skip", "max_steps": None}
     run_training(words(flags | more))
-    found = {(entry["file"], entry["sample"]) for entry in listed(flags["output_dir"])}
-    assert found == {(str(path), index) for path in paths for index in range(len(BAD))}
+    skipped = {(entry["file"], entry["sample"]) for entry in listed(flags["output_dir"])}
+    assert skipped == {(str(path), index) for path in paths for index in range(len(BAD))}
 
 
 @pytest.mark.slow

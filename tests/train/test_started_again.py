@@ -115,8 +115,8 @@ def test_the_kind_of_high_resolution_tower_is_compared(stage2_flags, tmp_path):
     for given, other in ((None, "none"), ("none", None)):
         flags = stage2_flags | SAVING | {"output_dir": tmp_path / str(given)}
         run_training(words(flags | {"vision_tower_aux": given}))
-        found = fault(flags | {"vision_tower_aux": other, "max_steps": 2})
-        assert "--vision_tower_aux was " in found
+        message = fault(flags | {"vision_tower_aux": other, "max_steps": 2})
+        assert "--vision_tower_aux was " in message
         run_training(words(flags | {"vision_tower_aux": given, "max_steps": 2}))
 
 
@@ -155,16 +155,16 @@ def test_a_folder_of_the_user_is_not_deleted(stage2_flags, tmp_path):
     mine = tmp_path / "model.safetensors"
     mine.mkdir()
     (mine / "notes.txt").write_text("mine")
-    found = fault(stage2_flags | SAVING | {"output_dir": tmp_path})
-    assert f"{mine}: is a folder" in found
+    message = fault(stage2_flags | SAVING | {"output_dir": tmp_path})
+    assert f"{mine}: is a folder" in message
     assert (mine / "notes.txt").exists()
 
 
 def test_the_folder_of_a_run_is_no_checkpoint(stage2_flags, tmp_path):
     flags = stage2_flags | SAVING | {"output_dir": tmp_path}
     run_training(words(flags))
-    found = fault(flags | {"resume_from_checkpoint": tmp_path})
-    assert f"give its last checkpoint, {tmp_path}/checkpoint-1" in found
+    message = fault(flags | {"resume_from_checkpoint": tmp_path})
+    assert f"give its last checkpoint, {tmp_path}/checkpoint-1" in message
     assert "--max_steps 0: give a number from 1" in fault(flags | {"max_steps": 0})
 
 

@@ -59,17 +59,17 @@ def indices(items) -> list[list[int]]:
 
 def test_samples_are_those_of_the_file(tars, data, processor):
     expected = TrainingDataset(data, processor)
-    found = streamed(tars, processor)
+    items = streamed(tars, processor)
     seen = {}
-    for item, _ in islice(found, 36):
+    for item, _ in islice(items, 36):
         shard, number = divmod(int(item["index"]), MAX_SHARD_SAMPLES)
         seen[number * 5 + shard] = item
     assert sorted(seen) == list(range(len(expected)))
-    for place, item in seen.items():
-        sample = expected[place]
+    for index, item in seen.items():
+        sample = expected[index]
         assert item.keys() - {"source"} == sample.keys()
         for name in sample.keys() - {"index"}:
-            assert torch.equal(item[name], sample[name]), (place, name)
+            assert torch.equal(item[name], sample[name]), (index, name)
 
 
 @pytest.mark.parametrize("readers", [1, 2, 4, 7])
@@ -79,12 +79,12 @@ def test_every_sample_comes_once_a_round(tars, data, processor, readers):
     seen: Counter[int] = Counter()
     for reader in range(readers):
         stream = streamed(tars, processor, reader=(reader, readers))
-        mine = {(shard, place) for shard in range(5) for place in range(shard, count, 5)}
+        mine = {(shard, index) for shard in range(5) for index in range(shard, count, 5)}
         # As many as this reader's own part holds.
         if readers <= 5:
             own = sum(shard % readers == reader for shard, _ in mine)
         else:
-            own = sum((place // 5) % readers == reader for _, place in mine)
+            own = sum((index // 5) % readers == reader for _, index in mine)
         if not own:
             with pytest.raises(MGMError, match="give more, or fewer processes"):
                 next(iter(stream))
@@ -196,9 +196,9 @@ def flags(stage2_flags, tars) -> dict[str, object]:
 
 def leave_checkpoint(folder: Path, step: int) -> None:
     """As if the run had been stopped behind a step."""
-    for found in folder.glob("checkpoint-*"):
-        if found.name != f"checkpoint-{step}":
-            shutil.rmtree(found)
+    for checkpoint in folder.glob("checkpoint-*"):
+        if checkpoint.name != f"checkpoint-{step}":
+            shutil.rmtree(checkpoint)
 
 
 def check_equal(ours: Path, theirs: Path) -> None:

@@ -56,8 +56,8 @@ def test_photos_are_learned_as_stored(write_samples, processor, tiny):
         return views["pixel_values_aux"]
 
     assert not torch.equal(expected("stored"), expected("upright"))
-    found = ConversationDataset(path, processor)[0]["pixel_values_aux"]
-    assert torch.equal(found, expected("stored"))
+    pixels = ConversationDataset(path, processor)[0]["pixel_values_aux"]
+    assert torch.equal(pixels, expected("stored"))
     upright = ConversationDataset(path, processor, orientation="upright")
     assert torch.equal(upright[0]["pixel_values_aux"], expected("upright"))
 

@@ -201,9 +201,9 @@ def test_every_dialect_in_every_container(container, tiny, processor, expected, 
             continue  # the image would be there twice
         if write is as_parquet_with_bytes and not (by_name and {"image", "images"} & record.keys()):
             continue
-        found = items(write(record, tiny, file), tiny, processor, streamed)
-        assert len(found) == 2, name
-        for item in found:
+        both = items(write(record, tiny, file), tiny, processor, streamed)
+        assert len(both) == 2, name
+        for item in both:
             for key, value in expected.items():
                 assert torch.equal(item[key], value), (name, key)
 
@@ -216,14 +216,14 @@ TEXTS = [{"type": "text", "text": text} for text in ("compare", "is", "what?")]
 
 
 @pytest.mark.parametrize("streamed", [False, True])
-@pytest.mark.parametrize("named", ["list", "parts", "index"])
-def test_parts_keep_their_order(named, streamed, tiny, processor, expected):
+@pytest.mark.parametrize("images_in", ["list", "parts", "index"])
+def test_parts_keep_their_order(images_in, streamed, tiny, processor, expected):
     """Text, image, text, image, text: ids, labels and images, each where it belongs."""
     images = [{"type": "image"}, {"type": "image"}]
     record = {"images": ["red.png", "blue.png"]}
-    if named == "parts":
+    if images_in == "parts":
         record, images = {}, [{"type": "image", "image": name} for name in record["images"]]
-    if named == "index":
+    if images_in == "index":
         record, images = (
             {"images": ["blue.png", "red.png"]},
             [
@@ -234,12 +234,12 @@ def test_parts_keep_their_order(named, streamed, tiny, processor, expected):
     content = [TEXTS[0], images[0], TEXTS[1], images[1], TEXTS[2]]
     record["messages"] = interleaved(*content)
     path = as_lines(record, tiny, None)
-    found = items(path, tiny, processor, streamed)[0]
+    item = items(path, tiny, processor, streamed)[0]
     mark = processor.image_token_id
     span = processor.image_tokens_per_image
     tokens = processor.tokenizer
     text = "".join(
-        "<i>" if token == mark else tokens.decode([token]) for token in found["input_ids"].tolist()
+        "<i>" if token == mark else tokens.decode([token]) for token in item["input_ids"].tolist()
     )
     image = "<i>" * span
     assert f"<|user|>compare\n{image}\nis\n{image}\nwhat?<|end|>" in text
@@ -249,17 +249,17 @@ def test_parts_keep_their_order(named, streamed, tiny, processor, expected):
         processor,
         False,
     )
-    assert torch.equal(found["pixel_values_aux"][0], single[0]["pixel_values_aux"][0])
-    assert not torch.equal(found["pixel_values_aux"][1], single[0]["pixel_values_aux"][0])
-    learned = [t for t in found["labels"].tolist() if t != -100]
+    assert torch.equal(item["pixel_values_aux"][0], single[0]["pixel_values_aux"][0])
+    assert not torch.equal(item["pixel_values_aux"][1], single[0]["pixel_values_aux"][0])
+    learned = [t for t in item["labels"].tolist() if t != -100]
     assert tokens.decode(learned) == "one<|end|>"
 
 
 def test_images_by_url(tiny, processor, expected):
     with server(tiny) as address:
         record = {"messages": parts(type="image_url", image_url={"url": f"{address}/red.png"})}
-        found = TrainingDataset(as_lines(record, tiny, None), processor, tiny)[0]
-        assert all(torch.equal(found[key], value) for key, value in expected.items())
+        item = TrainingDataset(as_lines(record, tiny, None), processor, tiny)[0]
+        assert all(torch.equal(item[key], value) for key, value in expected.items())
         record["messages"] = parts(image=f"{address}/none.png")
         with pytest.raises(MGMError, match=r"sample 0, image 1 of 1: http.*answered 404"):
             TrainingDataset(as_lines(record, tiny, None), processor, tiny)[0]

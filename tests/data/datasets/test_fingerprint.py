@@ -52,8 +52,8 @@ def data(tmp_path) -> Path:
     return folder / "data.json"
 
 
-def digests(found: dict) -> list[str]:
-    return [value["sha256"] for value in found.values() if isinstance(value, dict)]
+def digests(fingerprint: dict) -> list[str]:
+    return [value["sha256"] for value in fingerprint.values() if isinstance(value, dict)]
 
 
 def test_a_moved_folder_is_the_same_data(data, tmp_path):
@@ -82,31 +82,31 @@ def test_another_image_under_the_same_name(data):
 def test_tables_by_the_content_of_their_files(tmp_path):
     datasets = pytest.importorskip("datasets")
     rows = [sample("one"), sample("two")]
-    found = []
+    seen = []
     for name, texts in (("a", rows), ("b", rows), ("c", [sample("one"), sample("six")])):
         folder = tmp_path / name
         folder.mkdir()
         datasets.Dataset.from_list(texts).to_parquet(folder / "rows.parquet")
-        found += digests(of(folder))
-    assert found[0] == found[1] != found[2]
+        seen += digests(of(folder))
+    assert seen[0] == seen[1] != seen[2]
 
 
 def test_of_a_mixture_every_part_and_weight_counts(data):
     (data.parent / "more.json").write_text(json.dumps([sample("three")]))
     mixture = data.parent / "mixture.json"
-    found = []
+    seen = []
     for weight in (1, 2):
         entries = [{"path": "data.json", "weight": weight}, {"path": "more.json"}]
         mixture.write_text(json.dumps({"datasets": entries}))
         sources = read_mixture(mixture)
         parts = [opened(Path(source.path)) for source in sources]
-        found.append(
+        seen.append(
             data_fingerprint(bare(MixedDataset, parts=parts, sources=sources), "--data_path")
         )
-    different = {name for name in found[0] if found[0][name] != found[1][name]}
+    different = {name for name in seen[0] if seen[0][name] != seen[1][name]}
     assert different == {"weight of --data_path part 0"}
-    assert found[0]["parts of --data_path"] == 2
-    assert found[0]["--data_path part 1"]["path"].endswith("more.json")
+    assert seen[0]["parts of --data_path"] == 2
+    assert seen[0]["--data_path part 1"]["path"].endswith("more.json")
 
 
 @pytest.mark.parametrize("form", ["jsonl", "parquet"])
@@ -132,13 +132,17 @@ def test_of_a_stream_the_content_of_its_shards(tmp_path, form):
 
 
 def test_of_a_stream_elsewhere_the_names(tmp_path):
-    def named(url: str) -> dict:
+    def fingerprint_of(url: str) -> dict:
         source = SimpleNamespace(path=url, weight=1.0)
         stream = bare(StreamedDataset, shards=[shards_of(url)], sources=[source])
         return data_fingerprint(stream, "--data_path")
 
     one, other = "https://a.org/{00..03}.tar", "https://a.org/{00..04}.tar"
-    assert digests(named(one)) == digests(named(one)) != digests(named(other))
+    assert (
+        digests(fingerprint_of(one))
+        == digests(fingerprint_of(one))
+        != digests(fingerprint_of(other))
+    )
 
 
 def test_only_some_images_are_read(data, monkeypatch):

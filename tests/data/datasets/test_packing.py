@@ -57,11 +57,11 @@ def samples(model):
     torch.manual_seed(0)
     side = model.config.image_size_aux
     made = []
-    for place, layout in enumerate(["abIcd", "efg", "hIiIj", "kl"]):
+    for number, layout in enumerate(["abIcd", "efg", "hIiIj", "kl"]):
         ids = torch.tensor(ids_of(model.config, layout))
         labels = ids.clone()
         labels[: 1 + len(ids) // 2] = IGNORE_INDEX
-        sample = {"input_ids": ids, "labels": labels, "index": torch.tensor(place)}
+        sample = {"input_ids": ids, "labels": labels, "index": torch.tensor(number)}
         if count := layout.count("I"):
             pixels = torch.randint(0, 256, (count, 3, side, side), dtype=torch.uint8)
             sample["pixel_values_aux"] = pixels

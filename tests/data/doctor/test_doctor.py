@@ -66,28 +66,30 @@ def examined(folder, *options) -> dict:
     return json.loads(path.read_text())
 
 
-def places(report, kind) -> list[int]:
+def indices(report, kind) -> list[int]:
     return sorted({entry["sample"] for entry in report["findings"] if entry["kind"] == kind})
 
 
 def test_every_planted_fault_is_found(folder, capsys):
     report = examined(folder)
-    assert {kind: places(report, kind) for kind in FINDING_KINDS if places(report, kind)} == PLANTED
+    assert {
+        kind: indices(report, kind) for kind in FINDING_KINDS if indices(report, kind)
+    } == PLANTED
     assert report["samples"] == 20
     assert report["usable"] == 14
     assert report["counts"]["duplicate image"] == 1
-    told = capsys.readouterr().out
+    output = capsys.readouterr().out
     for kind in PLANTED:
-        assert f"x {kind}: a sample {FINDING_KINDS[kind]}" in told
-    assert "6 samples cannot be used" in told
-    assert "gone.png: there is no such file" in told
+        assert f"x {kind}: a sample {FINDING_KINDS[kind]}" in output
+    assert "6 samples cannot be used" in output
+    assert "gone.png: there is no such file" in output
 
 
 @pytest.mark.parametrize("name", ["gone.png", "0.png/inside.png", "."])
 def test_what_is_no_file_is_missing(folder, name):
     path = folder / "one.json"
     path.write_text(json.dumps([asks(name)]))
-    assert places(examined_file(path), "missing image") == [0]
+    assert indices(examined_file(path), "missing image") == [0]
 
 
 def test_lengths_by_a_model(folder, tmp_path):
@@ -95,8 +97,8 @@ def test_lengths_by_a_model(folder, tmp_path):
     span = model_span(model)
     limit = span * 2 + 40
     report = examined(folder, "--model", model, "--model-max-length", limit)
-    assert places(report, "too long") == [18, 19]
-    assert places(report, "cut image") == [19]
+    assert indices(report, "too long") == [18, 19]
+    assert indices(report, "cut image") == [19]
     assert report["positions"]["max"] > limit
     assert 0 < report["learned"]["sum"] < report["positions"]["sum"]
 
@@ -125,7 +127,7 @@ def test_a_line_that_is_no_json(tmp_path):
     path = tmp_path / "data.jsonl"
     path.write_text(json.dumps(asks(None, "hi")) + "\n{\n")
     report = examined_file(path)
-    assert places(report, "malformed") == [1]
+    assert indices(report, "malformed") == [1]
 
 
 def examined_file(path) -> dict:
@@ -215,12 +217,12 @@ def test_a_table_has_the_faults_of_the_same_data_as_a_file(folder, tmp_path, ins
     pytest.importorskip("datasets")
     table = as_table(folder, inside)
     report = examined_file(table)
-    found = {kind: places(report, kind) for kind in FINDING_KINDS if places(report, kind)}
+    by_kind = {kind: indices(report, kind) for kind in FINDING_KINDS if indices(report, kind)}
     if inside:  # there, every use of an image is a copy
-        assert set(found.pop("duplicate image")) > {17}
-        assert found == {kind: at for kind, at in PLANTED.items() if kind != "duplicate image"}
+        assert set(by_kind.pop("duplicate image")) > {17}
+        assert by_kind == {kind: at for kind, at in PLANTED.items() if kind != "duplicate image"}
     else:
-        assert found == PLANTED
+        assert by_kind == PLANTED
     assert "gone.png: there is no such file" in capsys.readouterr().out
     clean = folder / "clean.parquet"
     assert doctor.main([str(table), "--fix", str(clean)]) == 1
@@ -258,13 +260,13 @@ def test_other_dialects_and_what_they_hold(folder, tmp_path, capsys):
     path = folder / "chats.jsonl"
     path.write_text("".join(f"{json.dumps(record)}\n" for record in records))
     report = examined_file(path)
-    assert places(report, "broken image") == [1, 2]
-    assert places(report, "unsupported") == [4, 5]
+    assert indices(report, "broken image") == [1, 2]
+    assert indices(report, "unsupported") == [4, 5]
     assert report["usable"] == 2
-    told = capsys.readouterr().out
-    assert "4: sample 4: field 'videos' has media" in told
-    assert "sample 1, image 1" in told
-    assert all(len(line) < 300 for line in told.splitlines())
+    output = capsys.readouterr().out
+    assert "4: sample 4: field 'videos' has media" in output
+    assert "sample 1, image 1" in output
+    assert all(len(line) < 300 for line in output.splitlines())
     model, page = build(tmp_path / "model"), folder / "page.html"
     doctor.main([str(path), "--model", str(model), "--render-sample", "0", "--html", str(page)])
     assert f'src="data:image;base64,{base64.b64encode(content).decode()}"' in page.read_text()
@@ -273,13 +275,13 @@ def test_other_dialects_and_what_they_hold(folder, tmp_path, capsys):
 def as_tar(folder: Path, name: str) -> Path:
     """The same samples as a tar, with the images that are there as members."""
     members: list[tuple[str, bytes | str]] = []
-    for place, sample in enumerate(json.loads((folder / "data.json").read_text())):
+    for index, sample in enumerate(json.loads((folder / "data.json").read_text())):
         names = sample["image"] if isinstance(sample["image"], list) else [sample["image"]]
         if all((folder / image).is_file() for image in names):
             for number, image in enumerate(names):
-                members.append((f"{place:04d}.{number}.png", (folder / image).read_bytes()))
+                members.append((f"{index:04d}.{number}.png", (folder / image).read_bytes()))
             del sample["image"]
-        members.append((f"{place:04d}.json", json.dumps(sample)))
+        members.append((f"{index:04d}.json", json.dumps(sample)))
     return write_tar(folder / name, members)
 
 
@@ -287,9 +289,9 @@ def as_tar(folder: Path, name: str) -> Path:
 def test_a_tar_has_the_faults_of_the_same_data_as_a_file(folder, tmp_path, name, capsys):
     file = as_tar(folder, name)
     report = examined_file(file)
-    found = {kind: places(report, kind) for kind in FINDING_KINDS if places(report, kind)}
-    assert set(found.pop("duplicate image")) > {17}  # every use of an image is a copy
-    assert found == {kind: at for kind, at in PLANTED.items() if kind != "duplicate image"}
+    by_kind = {kind: indices(report, kind) for kind in FINDING_KINDS if indices(report, kind)}
+    assert set(by_kind.pop("duplicate image")) > {17}  # every use of an image is a copy
+    assert by_kind == {kind: at for kind, at in PLANTED.items() if kind != "duplicate image"}
     assert "gone.png: there is no such file" in capsys.readouterr().out
     clean = folder / "clean.tar"
     assert doctor.main([str(file), "--fix", str(clean)]) == 1
@@ -334,7 +336,7 @@ def test_a_mixture_and_a_pattern(folder, capsys):
         "part-1.tar",
     ]
     assert [one["samples"] for one in report["sources"]] == [20, 2, 20]
-    assert places(report["sources"][1], "missing image") == [1]
+    assert indices(report["sources"][1], "missing image") == [1]
     assert f"{folder}/elsewhere/gone.png: there is no such file" in capsys.readouterr().out
     shutil.copy(folder / "part-1.tar", folder / "part-2.tar")
     for pattern in ("part-*.tar", "part-{1..2}.tar"):
@@ -363,15 +365,15 @@ def test_images_of_a_folder_of_tables_are_where_training_has_them(folder):
     tables = folder / "tables"
     tables.mkdir()
     as_table(folder, False).rename(tables / "table.parquet")
-    found = examined_file(tables)
-    assert places(found, "missing image") == PLANTED["missing image"]
+    report = examined_file(tables)
+    assert indices(report, "missing image") == PLANTED["missing image"]
 
 
 @pytest.mark.usefixtures("_own_cache")
 def test_a_row_that_is_not_utf_8(folder, tmp_path):
     pytest.importorskip("datasets")
     table = write_latin_row(folder / "latin.parquet")
-    assert places(examined_file(table), "malformed") == [2]
+    assert indices(examined_file(table), "malformed") == [2]
     model = build(tmp_path / "model")
     with pytest.raises(MGMError, match="--render-sample 2: sample 2: has a text that is not UTF-8"):
         doctor.main([str(table), "--model", str(model), "--render-sample", "2"])

@@ -22,14 +22,14 @@ def test_every_order_and_type(channels, first, batch, kind, library):
     if kind != "uint8":
         tensor = (tensor.double() / 255).to(getattr(torch, kind))
     if library == "torch":
-        found = open_image(tensor.requires_grad_(kind != "uint8"))
+        opened = open_image(tensor.requires_grad_(kind != "uint8"))
     elif kind == "bfloat16":
         pytest.skip("numpy has none")
     else:
-        found = open_image(tensor.numpy())
-    assert (found.mode, found.size) == ("RGB", (9, 6))
+        opened = open_image(tensor.numpy())
+    assert (opened.mode, opened.size) == ("RGB", (9, 6))
     close = 1 if kind == "bfloat16" else 0
-    assert np.abs(np.asarray(found).astype(int) - expected).max() <= close
+    assert np.abs(np.asarray(opened).astype(int) - expected).max() <= close
 
 
 def test_grey_bool_and_views():

@@ -29,8 +29,8 @@ def test_a_padded_image(side, width, height, across):
         image = image.transpose(Image.Transpose.ROTATE_90)
     square = Image.new("RGB", (width, width), GREY)
     square.paste(image, (start, 0) if across else (0, start))
-    found = resize_in_line(image, Line(width, start, side, 0), across, side, GREY)
-    assert np.array_equal(found, resized(square, side, side))
+    ours = resize_in_line(image, Line(width, start, side, 0), across, side, GREY)
+    assert np.array_equal(ours, resized(square, side, side))
 
 
 @pytest.mark.parametrize("side", [7, 32, 65])
@@ -45,5 +45,5 @@ def test_the_middle_of_an_image(side, width, height, across):
     else:
         image = image.transpose(Image.Transpose.ROTATE_90)
         expected = resized(image, side, length)[begin : begin + side]
-    found = resize_in_line(image, Line(width, 0, length, begin), across, side, GREY)
-    assert np.array_equal(found, expected)
+    ours = resize_in_line(image, Line(width, 0, length, begin), across, side, GREY)
+    assert np.array_equal(ours, expected)

@@ -44,15 +44,15 @@ def test_tiff_files_are_turned_once(orientation):
     turned = Image.open(io.BytesIO(content)).convert("RGB")  # Pillow turns them as it decodes them
     expected = ImageOps.exif_transpose(Image.open(io.BytesIO(file_of(orientation, "PNG"))))
     assert np.array_equal(turned, expected)
-    for wanted in (UPRIGHT, STORED):
+    for mode in (UPRIGHT, STORED):
         for source in (content, Image.open(io.BytesIO(content)), turned):
-            assert np.array_equal(open_image(source, orientation=wanted), expected)
+            assert np.array_equal(open_image(source, orientation=mode), expected)
 
 
-@pytest.mark.parametrize("wanted", [UPRIGHT, STORED])
+@pytest.mark.parametrize("mode", [UPRIGHT, STORED])
 @pytest.mark.parametrize("kind", ["JPEG", "PNG"])
-def test_what_was_opened_is_never_turned_again(wanted, kind):
-    once = open_image(file_of(6, kind), orientation=wanted)
+def test_what_was_opened_is_never_turned_again(mode, kind):
+    once = open_image(file_of(6, kind), orientation=mode)
     for again in (UPRIGHT, STORED):
         assert np.array_equal(open_image(once, orientation=again), once)
 
@@ -105,8 +105,8 @@ def test_the_processor_turns_images_and_keeps_its_way(tmp_path):
     upright, stored = MGMImageProcessor(), MGMImageProcessor(orientation=STORED)
     assert upright.orientation == UPRIGHT
     expected = {
-        wanted: upright.high_resolution(open_image(content, orientation=wanted))
-        for wanted in (UPRIGHT, STORED)
+        mode: upright.high_resolution(open_image(content, orientation=mode))
+        for mode in (UPRIGHT, STORED)
     }
     assert not np.array_equal(expected[UPRIGHT], expected[STORED])
 

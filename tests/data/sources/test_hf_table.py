@@ -52,8 +52,8 @@ def test_samples(rows, tmp_path):
     assert table.index.images.tolist() == [1, 1, 0]
     assert table.index.words.tolist() == [4, 4, 2]
     assert table.index.image_names(1) == ("1.png",)
-    ((place, kind, fault),) = table.index.fault_list()
-    assert (place, kind) == (3, "markers")
+    ((number, kind, fault),) = table.index.fault_list()
+    assert (number, kind) == (3, "markers")
     assert "sample 3: 1 <image> marker but 0 images" in fault
 
 
@@ -72,11 +72,11 @@ def test_several_images_in_parquet_files(tmp_path):
     for number in range(2):
         data = datasets.Dataset.from_dict(table, features=features)
         data.to_parquet(tmp_path / "parts" / f"train-{number}.parquet")
-    found = TableFile(str(tmp_path / "parts"))
-    assert found.index.images.tolist() == [2, 0, 0] * 2
-    assert found[3].images == (b"a", "b.png")
-    assert found[3].turns == (("<image>\n<image>\nu", "v w"),)
-    assert found[4].turns == (("u", "v w"),)
+    parts = TableFile(str(tmp_path / "parts"))
+    assert parts.index.images.tolist() == [2, 0, 0] * 2
+    assert parts[3].images == (b"a", "b.png")
+    assert parts[3].turns == (("<image>\n<image>\nu", "v w"),)
+    assert parts[4].turns == (("u", "v w"),)
     alone = TableFile(str(tmp_path / "parts" / "train-1.parquet"))
     assert len(alone) == 3
 
@@ -84,9 +84,9 @@ def test_several_images_in_parquet_files(tmp_path):
 def test_binary_columns_are_images(tmp_path):
     data = datasets.Dataset.from_dict({"jpg": [b"a", b"b"], "txt": ["one", "two"]})
     data.to_parquet(tmp_path / "t.parquet")
-    found = TableFile(str(tmp_path / "t.parquet"))
-    assert found.index.images.tolist() == [1, 1]
-    assert [found[row].images for row in range(2)] == [(b"a",), (b"b",)]
+    table = TableFile(str(tmp_path / "t.parquet"))
+    assert table.index.images.tolist() == [1, 1]
+    assert [table[row].images for row in range(2)] == [(b"a",), (b"b",)]
 
 
 def test_images_of_the_datasets_library(tmp_path):
@@ -95,8 +95,8 @@ def test_images_of_the_datasets_library(tmp_path):
     features = datasets.Features({"image": datasets.Image(), "text": datasets.Value("string")})
     table = {"image": [str(file)], "text": ["black"]}
     datasets.Dataset.from_dict(table, features=features).save_to_disk(tmp_path / "saved")
-    found = TableFile(str(tmp_path / "saved"))
-    assert found[0].images == (file.read_bytes(),)
+    saved = TableFile(str(tmp_path / "saved"))
+    assert saved[0].images == (file.read_bytes(),)
 
 
 def test_an_index_is_made_once(rows, tmp_path, monkeypatch):

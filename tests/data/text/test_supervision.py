@@ -55,8 +55,8 @@ def random_sample(draw: random.Random) -> Sample:
     ]
     for message in messages:
         for _ in range(draw.choice((0, 0, 1, 2))):
-            place = draw.randint(0, len(message["value"]))
-            message["value"] = message["value"][:place] + "<image>" + message["value"][place:]
+            position = draw.randint(0, len(message["value"]))
+            message["value"] = message["value"][:position] + "<image>" + message["value"][position:]
     if draw.random() < 0.3:
         messages.insert(0, {"from": "gpt", "value": random_text(draw)})
     return sample_of(messages)
@@ -67,7 +67,7 @@ def sample_of(messages: list[Message]) -> Sample:
     return parse_sample({"conversations": messages, "image": ["x"] * images}, "here")
 
 
-def pieces(sample: Sample, name: str) -> list[tuple[str, bool]]:
+def text_parts(sample: Sample, name: str) -> list[tuple[str, bool]]:
     """The training text of a sample in pieces that are learned or not."""
     template = get_template(name)
     turns = [tuple(text and image_first(text) for text in turn) for turn in sample.turns]
@@ -78,36 +78,36 @@ def pieces(sample: Sample, name: str) -> list[tuple[str, bool]]:
         messages = [(assistant, sample.initial_assistant_message)]
         for question, answer in turns:
             messages += [(human, question), (assistant, answer)]
-        found, learned = [(template.system + "\n\n", False)], False
+        parts, learned = [(template.system + "\n\n", False)], False
         for role, text in messages:
             if text is not None:
                 tag = "<Image><image></Image>" if name == "v0_mmtag" else "<image>"
-                found += [("###", learned), (f" {role}:", False)]
+                parts += [("###", learned), (f" {role}:", False)]
                 learned = role == assistant
-                found.append((f" {text.replace('<image>', tag)}\n", learned))
-        return [*found, ("###", learned), (" ", False)]
+                parts.append((f" {text.replace('<image>', tag)}\n", learned))
+        return [*parts, ("###", learned), (" ", False)]
     if is_caption(template):
-        found = []
+        parts = []
         for question, caption in turns:
-            found.append(("<image>" * question.count("<image>"), False))
+            parts.append(("<image>" * question.count("<image>"), False))
             if caption is not None:
-                found.append((caption + "\n", True))
-        return found
+                parts.append((caption + "\n", True))
+        return parts
     template = replace(template, layout=template.training or template.layout)
-    found, written = [], ""
+    parts, written = [], ""
     for index, (question, answer) in enumerate(turns):
         before = [*turns[:index], (question, None)]
         asking = build_prompt(template, before)
         if answer is None:  # the role that would answer is not written
             asking = asking.removesuffix(template.layout.answer_open)
-        found.append((asking.removeprefix(written), False))
+        parts.append((asking.removeprefix(written), False))
         written = asking
         if answer is not None:
             whole = build_prompt(template, turns[: index + 1])
             assert whole.startswith(asking)
-            found.append((whole.removeprefix(asking), True))
+            parts.append((whole.removeprefix(asking), True))
             written = whole
-    return found
+    return parts
 
 
 def image_first(text: str) -> str:
@@ -119,14 +119,14 @@ def image_first(text: str) -> str:
 
 def spelled(tokenizer: PreTrainedTokenizerBase, token: int) -> bytes:
     """What a token stands for, a space for what stands for a space."""
-    piece = tokenizer.convert_ids_to_tokens(token)
+    token_text = tokenizer.convert_ids_to_tokens(token)
     if token in tokenizer.added_tokens_decoder:
-        return piece.encode()
+        return token_text.encode()
     if tokenizer.backend_tokenizer.model.byte_fallback:
-        if piece.startswith("<0x") and len(piece) == 6:
-            return bytes([int(piece[3:5], 16)])
-        return piece.replace("▁", " ").encode()
-    return b"".join(BYTES[letter] for letter in piece)
+        if token_text.startswith("<0x") and len(token_text) == 6:
+            return bytes([int(token_text[3:5], 16)])
+        return token_text.replace("▁", " ").encode()
+    return b"".join(BYTES[letter] for letter in token_text)
 
 
 def expected_labels(
@@ -139,22 +139,22 @@ def expected_labels(
     learned = [of_part for text, of_part in parts for _ in text.encode()]
     first = leading_ids(tokenizer)
     assert ids[: len(first)] == first
-    labels, place = [IGNORE_INDEX] * len(first), 0
+    labels, offset = [IGNORE_INDEX] * len(first), 0
     for token in ids[len(first) :]:
         spelling = b"<image>" if token == PUBLISHED_IMAGE else spelled(tokenizer, token)
-        if not text.startswith(spelling, place):  # sentencepiece puts a space before a stretch
-            assert spelling.startswith(b" "), (text[place : place + 20], spelling)
+        if not text.startswith(spelling, offset):  # sentencepiece puts a space before a stretch
+            assert spelling.startswith(b" "), (text[offset : offset + 20], spelling)
             spelling = spelling[1:]
-            assert text.startswith(spelling, place), (text[place : place + 20], spelling)
-        at = min(place, len(text) - 1)
+            assert text.startswith(spelling, offset), (text[offset : offset + 20], spelling)
+        at = min(offset, len(text) - 1)
         labels.append(token if learned[at] and token != PUBLISHED_IMAGE else IGNORE_INDEX)
-        place += len(spelling)
-    assert place == len(text)
+        offset += len(spelling)
+    assert offset == len(text)
     return labels
 
 
 def check(sample: Sample, version: str, tokenizer: PreTrainedTokenizerBase) -> None:
-    segments, parts = sample.segments(get_template(version)), pieces(sample, version)
+    segments, parts = sample.segments(get_template(version)), text_parts(sample, version)
     assert "".join(one.text for one in segments) == "".join(text for text, _ in parts)
     ids, labels = encode(segments, tokenizer, PUBLISHED_IMAGE, 1)
     assert labels == expected_labels(ids, parts, tokenizer), (version, sample)

@@ -58,10 +58,10 @@ def test_a_text_that_begins_as_a_space(tmp_path):
     settings = json.loads((source / "tokenizer_config.json").read_text())
     (tmp_path / "tokenizer_config.json").write_text(json.dumps(settings | {"legacy": False}))
     tokenizer = load_tokenizer(tmp_path)
-    pieces = SentencePieceProcessor(model_file=str(source / "tokenizer.model"))
-    guard = pieces.encode("<unk>")
+    reference = SentencePieceProcessor(model_file=str(source / "tokenizer.model"))
+    guard = reference.encode("<unk>")
     for text in ("▁red", "▁▁red bus", " red", " ▁red", "▁ red", "red▁bus", "red", "▁", "▁1"):
-        expected = pieces.encode("<unk>▁" + text.replace("▁", " "))
+        expected = reference.encode("<unk>▁" + text.replace("▁", " "))
         assert expected[: len(guard)] == guard
         ids, starts = encode_chunk(tokenizer, text)
         assert ids == expected[len(guard) :], text
@@ -84,10 +84,16 @@ def test_tokens_that_take_the_spaces_beside_them(tmp_path, where):
         (tmp_path / where).write_text('{"<end>": 760, "<ask>": 761}')
     (tmp_path / "tokenizer_config.json").write_text(json.dumps(settings))
     tokenizer = load_tokenizer(tmp_path)
-    pieces = SentencePieceProcessor(model_file=str(source / "tokenizer.model"))
-    end = ("<unk>", pieces.unk_id()) if where == "unk_token" else ("<end>", 760)
+    reference = SentencePieceProcessor(model_file=str(source / "tokenizer.model"))
+    end = ("<unk>", reference.unk_id()) if where == "unk_token" else ("<end>", 760)
     ids = tokenizer(f"red{end[0]} \n bus <ask> two", add_special_tokens=False).input_ids
-    expected = [*pieces.encode("red"), end[1], *pieces.encode("bus"), 761, *pieces.encode(" two")]
+    expected = [
+        *reference.encode("red"),
+        end[1],
+        *reference.encode("bus"),
+        761,
+        *reference.encode(" two"),
+    ]
     assert ids == expected
 
 
@@ -99,10 +105,10 @@ def test_spaces_without_extent_begin_where_they_are():
         ids, starts = encode_chunk(trimming, text)
         assert ids == encode_chunk(plain, text)[0]
         spaces = [
-            place for place, token in zip(starts, ids, strict=True) if _is_space(plain, token)
+            start for start, token in zip(starts, ids, strict=True) if _is_space(plain, token)
         ]
         assert spaces
-        assert all(text[place].isspace() for place in spaces), text
+        assert all(text[start].isspace() for start in spaces), text
 
 
 def _is_space(tokenizer, token):
@@ -133,7 +139,7 @@ def test_broken_settings(tmp_path):
         load_tokenizer(tmp_path)
 
 
-PIECE = {"Sequence": {"id": "A", "type_id": 0}}
+SEQUENCE = {"Sequence": {"id": "A", "type_id": 0}}
 UNKNOWN = {"SpecialToken": {"id": "<zz>", "type_id": 0}}
 TEMPLATE = {"type": "TemplateProcessing", "pair": [], "special_tokens": {}}
 
@@ -141,7 +147,7 @@ TEMPLATE = {"type": "TemplateProcessing", "pair": [], "special_tokens": {}}
 @pytest.mark.parametrize(
     ("part", "value"),
     [
-        ("post_processor", TEMPLATE | {"single": [UNKNOWN, PIECE]}),
+        ("post_processor", TEMPLATE | {"single": [UNKNOWN, SEQUENCE]}),
         ("post_processor", TEMPLATE | {"single": [{"Sequence": {"id": "B", "type_id": 0}}]}),
         (
             "post_processor",  # of an unknown token, without the text
@@ -169,14 +175,14 @@ def test_a_panic_at_one_text_is_an_ordinary_error():
         encode_chunk(tokenizer, "a red bus")
 
 
-@pytest.mark.parametrize("pieces", [["▁re"], ["▁re", "▁in", "▁to"]])
-def test_pieces_that_are_not_utf_8(tmp_path, pieces):
+@pytest.mark.parametrize("tokens", [["▁re"], ["▁re", "▁in", "▁to"]])
+def test_pieces_that_are_not_utf_8(tmp_path, tokens):
     shutil.copytree(folder("vicuna"), tmp_path, dirs_exist_ok=True)
     (tmp_path / "tokenizer.json").unlink(missing_ok=True)
     file = tmp_path / "tokenizer.model"
     content = file.read_bytes()
-    for piece in map(str.encode, pieces):
-        content = content.replace(piece, b"\xff" * len(piece), 1)
+    for token in map(str.encode, tokens):
+        content = content.replace(token, b"\xff" * len(token), 1)
     file.write_bytes(content)
     max_token_id(tmp_path)  # leaves it to who loads the tokenizer
     with pytest.raises(MGMError, match=r"tokenizer\.model: no usable tokenizer there \('utf-8'"):

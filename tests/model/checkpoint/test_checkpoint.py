@@ -66,7 +66,7 @@ def assert_golden_weights(model) -> None:
 
 
 @pytest.mark.parametrize("kind", ["safetensors", "bin"])
-@pytest.mark.parametrize(("pieces", "seed"), [(1, 0), (2, 1), (7, 2), (40, 3)])
+@pytest.mark.parametrize(("shards", "seed"), [(1, 0), (2, 1), (7, 2), (40, 3)])
 def test_shards_cut_anywhere(tmp_path, kind, shards, seed) -> None:
     folder = write(tmp_path / "any", cut(weights_of(golden(NAME)), shards, seed), kind)
     assert_golden_weights(load_model(folder))

@@ -190,7 +190,7 @@ def test_torch_files_that_are_cut_short(tmp_path, size) -> None:
 
 
 @pytest.mark.parametrize(
-    "places",
+    "weight_map",
     [
         *({}, [], None, {"a": 1}, {"a": None}, {"a": ["model.safetensors"]}, {"a": ""}),
         *({"a": "../model.safetensors"}, {"a": "/etc/passwd"}, {"a": "sub/model.safetensors"}),

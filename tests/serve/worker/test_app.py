@@ -530,7 +530,7 @@ class Scripted(Worker):
 
     async def stream(self, requests, start_time, slot):
         (request,) = requests
-        self.asked = request.prompt
+        self.last_prompt = request.prompt
         for word in (self.says[:9], self.says[9:]):
             yield 0, Chunk(word)
         yield 0, Chunk("", answer=Answer(self.says, (1, 2), "stop", 3))
@@ -562,7 +562,7 @@ def test_image_prompt_of_an_answer(folder, pipeline):
         assert not loaded  # before it is used
         status, body = ask(url, message)
         assert status == 200
-        assert worker.asked.endswith(f"a cat please{GEN_SUFFIX}<|end|><|assistant|>")
+        assert worker.last_prompt.endswith(f"a cat please{GEN_SUFFIX}<|end|><|assistant|>")
         assert body["choices"][0]["message"]["content"] == worker.says
         (image,) = body["choices"][0]["message"]["images"]
         drawn = worker.tools.generate_image("a red cat", 5)
@@ -588,7 +588,7 @@ def test_image_prompt_of_an_answer(folder, pipeline):
         prompt = worker.engine.prompt(mgm.Request("a cat"))
         body = {"model": "tiny", "prompt": prompt, "gen_image": True, "images": []}
         *_, last = frames(f"{address}/worker_generate_stream", body)
-        assert worker.asked == worker.engine.prompt(mgm.Request("a cat" + GEN_SUFFIX))
+        assert worker.last_prompt == worker.engine.prompt(mgm.Request("a cat" + GEN_SUFFIX))
         assert last["text"] == f"{prompt}Here: \nPrompt: a red cat\n"
         assert png(last["image"]).size == png(image["image_url"]["url"]).size
         assert len(loaded) == 1

@@ -98,15 +98,15 @@ def test_what_cannot_be_done_is_refused(words, message) -> None:
 
 @pytest.mark.parametrize("missing", ["model_name_or_path", "data_path", "output_dir"])
 def test_missing_flags_are_named(missing) -> None:
-    place = NEEDED.index(f"--{missing}")
+    index = NEEDED.index(f"--{missing}")
     with pytest.raises(MGMError, match=f"--{missing} is missing"):
-        parse_arguments(NEEDED[:place] + NEEDED[place + 2 :])
+        parse_arguments(NEEDED[:index] + NEEDED[index + 2 :])
 
 
 def test_an_older_trainer_shards_no_model(monkeypatch) -> None:
     monkeypatch.setattr("mgm.train.distributed.fsdp.MIN_TRANSFORMERS", "99")
-    found = "^--fsdp: transformers .* is installed, and 99 or later is needed; pip install"
-    with pytest.raises(MGMError, match=found):
+    message = "^--fsdp: transformers .* is installed, and 99 or later is needed; pip install"
+    with pytest.raises(MGMError, match=message):
         parsed("--fsdp", "full_shard")
     assert parsed()[2].use_fsdp is False
 

@@ -22,7 +22,7 @@ def validation_set(data, tmp_path_factory):
     """Five samples, of one image, of two, and of none: no number of processes divides them."""
     samples = json.loads(data.read_text())
     path = tmp_path_factory.mktemp("hold_out") / "held.json"
-    path.write_text(json.dumps([samples[place] for place in (1, 8, 9, 10, 4)]))
+    path.write_text(json.dumps([samples[index] for index in (1, 8, 9, 10, 4)]))
     return path
 
 
@@ -46,8 +46,8 @@ def test_the_loss_is_that_of_all_tokens(flags, validation_set, data):
     model = load_model(flags["output_dir"], dtype=torch.float32).eval()
     total, count = 0.0, 0
     samples = TrainingDataset(validation_set, trainer.processing_class, data.parent)
-    for place in range(len(samples)):
-        sample = samples[place]
+    for index in range(len(samples)):
+        sample = samples[index]
         pixels = sample.get("pixel_values_aux")
         with torch.no_grad():
             logits = model(input_ids=sample["input_ids"][None], pixel_values_aux=pixels).logits[0]
@@ -76,7 +76,7 @@ def test_answers(flags, validation_set, data, tmp_path):
     trainer = run_training(
         words(learned | {"data_path": validation_set, "image_folder": data.parent})
     )
-    told = [e["eval_right_answers"] for e in trainer.state.log_history if "eval_loss" in e]
+    logged = [e["eval_right_answers"] for e in trainer.state.log_history if "eval_loss" in e]
     engine = mgm.load(flags["output_dir"])
     right = 0
     for sample, question in zip(samples, questions, strict=True):
@@ -86,7 +86,7 @@ def test_answers(flags, validation_set, data, tmp_path):
         request = mgm.Request(text, images=paths, max_new_tokens=64, temperature=0)
         (answer,) = engine.answer([request])
         right += answer.text.strip() == sample["conversations"][1]["value"]
-    assert told[-1] == pytest.approx(right / len(samples))
+    assert logged[-1] == pytest.approx(right / len(samples))
     assert right > 0
 
 

@@ -65,7 +65,7 @@ def test_the_figures_are_those_of_the_good_samples(flags, good, bad, tmp_path, w
     clean.write_text(json.dumps(good))
     mixed.write_text(json.dumps([bad[0], good[0], *bad[1:], *good[1:]]))
     more = {"on_bad_sample": "skip", "dataloader_num_workers": workers, "eval_num_generations": 9}
-    found = evaluations(run_training(words(flags | more | {"eval_data_path": mixed})))
+    metrics = evaluations(run_training(words(flags | more | {"eval_data_path": mixed})))
     listed = [
         json.loads(line)
         for line in (flags["output_dir"] / BAD_SAMPLES_FILE).read_text().splitlines()
@@ -75,7 +75,7 @@ def test_the_figures_are_those_of_the_good_samples(flags, good, bad, tmp_path, w
     assert len(listed) == 4  # once, though it is measured twice
     more |= {"output_dir": tmp_path / "clean"}
     expected = evaluations(run_training(words(flags | more | {"eval_data_path": clean})))
-    for ours, theirs in zip(found, expected, strict=True):
+    for ours, theirs in zip(metrics, expected, strict=True):
         assert ours["eval_loss"] == pytest.approx(theirs["eval_loss"], rel=1e-5)
         assert ours["eval_samples"] == theirs["eval_samples"] == 3
         assert ours["eval_samples_skipped"] == 4
@@ -154,13 +154,13 @@ QUESTIONS = {
 class RecordingEngine:
     """Answers with the question, and keeps what it was asked."""
 
-    asked: list[Request]
+    requests: list[Request]
 
     def __init__(self, model, processor):
         pass
 
     def answer(self, requests):
-        self.asked.extend(requests)
+        self.requests.extend(requests)
         return [type("Answer", (), {"text": request.prompt})() for request in requests]
 
 
@@ -181,8 +181,8 @@ def test_questions_are_asked_with_the_images_before_them(
     more = {"eval_data_path": path, "eval_num_generations": 99, "max_steps": 1}
     (figures,) = evaluations(run_training(words(flags | more)))
     assert figures["eval_answers"] == len(QUESTIONS)
-    assert len(RecordingEngine.asked) == len(QUESTIONS)
-    for request, (name, expected) in zip(RecordingEngine.asked, QUESTIONS.items(), strict=True):
+    assert len(RecordingEngine.requests) == len(QUESTIONS)
+    for request, (name, expected) in zip(RecordingEngine.requests, QUESTIONS.items(), strict=True):
         _, images, prompt, count = expected
         assert request.prompt == prompt, name
         assert request.images == tuple(data.parent / image for image in images[:count]), name
@@ -208,9 +208,9 @@ def test_what_is_asked_is_what_training_writes(name, system, images, question, k
     question = question if images else question.replace("<image>", "")
     sample = Sample(((question, "It."),), images, system=system, keeps_order=keeps_order)
     request = first_question(sample, Path(), template, "stored")
-    asked = build_prompt(template, [(request.prompt, None)], request.system)
+    prompt = build_prompt(template, [(request.prompt, None)], request.system)
     before = takewhile(lambda segment: not segment.supervised, sample.segments(template))
-    assert asked == "".join(segment.text for segment in before)
+    assert prompt == "".join(segment.text for segment in before)
     assert len(request.images) == request.prompt.count("<image>")
 
 
@@ -219,9 +219,9 @@ def test_system_texts_of_templates_that_train_on_another_text(name):
     sample = Sample((("<image>", "A cat."),), ("a.png",), system="Be brief.")
     template = get_template(name)
     request = first_question(sample, Path(), template, "stored")
-    asked = build_prompt(template, [*template.examples, (request.prompt, None)], request.system)
+    prompt = build_prompt(template, [*template.examples, (request.prompt, None)], request.system)
     learned = "".join(segment.text for segment in sample.segments(template))
-    assert asked.count("Be brief.") == learned.count("Be brief.")
+    assert prompt.count("Be brief.") == learned.count("Be brief.")
 
 
 def test_system_texts_in_a_run(flags, tmp_path):

@@ -88,13 +88,13 @@ def test_what_a_killed_run_left_is_finished_when_it_is_complete(tmp_path, state)
         (left / name).write_text("new")
     (tmp_path / "adapter_config.json").write_text("old")
     prepare_output_dir(tmp_path)
-    found = {file.name for file in tmp_path.iterdir()}
+    names = {file.name for file in tmp_path.iterdir()}
     expected = {
         "part": {"adapter_config.json"},
         "complete": {"config.json", "model.safetensors"},
         "moving": {"adapter_config.json", "config.json", "model.safetensors"},
     }
-    assert found == expected[state]
+    assert names == expected[state]
 
 
 def test_a_folder_in_place_of_a_file_is_named(tmp_path) -> None:

@@ -75,16 +75,16 @@ def test_a_high_resolution_tower_that_is_taken_out_is_a_value(folder, kind, valu
     (folder / "config.json").write_text(json.dumps({"model_type": kind}))
     base = folder.parent / "gone" if kind == "gone" else folder
     flags = () if value is None else ("--vision_tower_aux", value)
-    found = initial_weights(arguments(base, ELSEWHERE, *flags))
+    weights = initial_weights(arguments(base, ELSEWHERE, *flags))
     name = "--vision_tower_aux"
     if value == "tower":
-        assert found[name] == {"path": "tower", "sha256": None}
+        assert weights[name] == {"path": "tower", "sha256": None}
     elif value is None and kind == "gone":
-        assert name not in found
+        assert name not in weights
     elif value is None and kind == "mgm":
-        assert found[name] is None
+        assert weights[name] is None
     else:
-        assert found[name] == {"path": "none", "sha256": None}
+        assert weights[name] == {"path": "none", "sha256": None}
 
 
 @pytest.mark.parametrize(

@@ -27,7 +27,7 @@ def test_one_process_checks_alone():
 def raised_in(rank: int, store: str) -> None:
     """In one of three processes: who raises what."""
     dist.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=3)
-    wanted = MGMError if rank == 0 else ReportedByRank0Error
+    expected = MGMError if rank == 0 else ReportedByRank0Error
     faults = (
         partial(check_on_all_ranks, fail),
         partial(check_on_all_ranks, fail if rank == 2 else lambda: 3),
@@ -36,7 +36,7 @@ def raised_in(rank: int, store: str) -> None:
     for fault in faults:
         with pytest.raises(MGMError, match="nothing there") as caught:
             fault()
-        assert type(caught.value) is wanted
+        assert type(caught.value) is expected
     assert broadcast_from_rank0(lambda: 3) == check_on_all_ranks(lambda: 3) == 3
     dist.barrier()
 

@@ -46,21 +46,21 @@ def fault(settings: object, *words: str) -> str:
 
 @pytest.mark.parametrize("name", ["zero2", "zero2_offload", "zero3"])
 def test_the_projects_settings_are_taken(name):
-    found = parsed((ROOT / "scripts" / f"{name}.json").read_text(), "--bf16", "True")
-    assert found["bf16"]["enabled"] is True
-    assert found["train_micro_batch_size_per_gpu"] == 8
+    settings = parsed((ROOT / "scripts" / f"{name}.json").read_text(), "--bf16", "True")
+    assert settings["bf16"]["enabled"] is True
+    assert settings["train_micro_batch_size_per_gpu"] == 8
 
 
 def test_a_field_that_is_left_out_is_the_flags():
     """DeepSpeed's own default would have the flag ignored: no clipping, and float32."""
-    found = parsed(STAGE2, "--bf16", "True", "--max_grad_norm", "0.5")
-    assert found["gradient_clipping"] == 0.5
-    assert found["bf16"]["enabled"] is True
-    assert found["train_batch_size"] == 8
+    settings = parsed(STAGE2, "--bf16", "True", "--max_grad_norm", "0.5")
+    assert settings["gradient_clipping"] == 0.5
+    assert settings["bf16"]["enabled"] is True
+    assert settings["train_batch_size"] == 8
     adam = {"optimizer": {"type": "AdamW"}}
-    found = parsed(STAGE2 | adam, "--learning_rate", "0.5", "--weight_decay", "0.25")
-    assert found["optimizer"]["params"]["lr"] == 0.5
-    assert found["optimizer"]["params"]["weight_decay"] == 0.25
+    settings = parsed(STAGE2 | adam, "--learning_rate", "0.5", "--weight_decay", "0.25")
+    assert settings["optimizer"]["params"]["lr"] == 0.5
+    assert settings["optimizer"]["params"]["weight_decay"] == 0.25
 
 
 def test_zero_3_gathers_the_weights_that_are_saved():
@@ -68,12 +68,12 @@ def test_zero_3_gathers_the_weights_that_are_saved():
     gathered = "stage3_gather_16bit_weights_on_model_save"
     old = "stage3_gather_fp16_weights_on_model_save"
     for value in ({}, {gathered: "auto"}, {gathered: True}, {old: True}):
-        found = parsed({"zero_optimization": {"stage": 3} | value})
-        assert found["zero_optimization"][gathered] is True
+        result = parsed({"zero_optimization": {"stage": 3} | value})
+        assert result["zero_optimization"][gathered] is True
     assert parsed({"zero_optimization": {"stage": 2, gathered: False}})
     for value in (False, 0):
-        found = fault({"zero_optimization": {"stage": 3, gathered: value}})
-        assert f"zero_optimization.{gathered} is {json.dumps(value)}: neither checkpoints" in found
+        result = fault({"zero_optimization": {"stage": 3, gathered: value}})
+        assert f"zero_optimization.{gathered} is {json.dumps(value)}: neither checkpoints" in result
     assert gathered in fault({"zero_optimization": {"stage": 3, old: False}})
 
 
@@ -95,17 +95,19 @@ FIXED = [
 
 @pytest.mark.parametrize(("field", "value", "flag"), FIXED)
 def test_a_fixed_number_that_disagrees_is_named(field, value, flag):
-    found = fault(STAGE2 | {field: value})
-    assert found.startswith("--deepspeed settings.json: settings disagree with flags: ")
-    assert f"{field}" in found
-    assert flag in found
-    assert 'write "auto" for them' in found
+    message = fault(STAGE2 | {field: value})
+    assert message.startswith("--deepspeed settings.json: settings disagree with flags: ")
+    assert f"{field}" in message
+    assert flag in message
+    assert 'write "auto" for them' in message
 
 
 def test_all_disagreements_are_named_at_once():
-    found = fault({"train_micro_batch_size_per_gpu": 16, "gradient_accumulation_steps": 8} | STAGE2)
-    assert "train_micro_batch_size_per_gpu is 16" in found
-    assert "gradient_accumulation_steps is 8" in found
+    message = fault(
+        {"train_micro_batch_size_per_gpu": 16, "gradient_accumulation_steps": 8} | STAGE2
+    )
+    assert "train_micro_batch_size_per_gpu is 16" in message
+    assert "gradient_accumulation_steps is 8" in message
 
 
 def test_fixed_numbers_that_agree_are_taken():
@@ -148,9 +150,9 @@ def test_fixed_numbers_that_agree_are_taken():
     ],
 )
 def test_settings_that_are_none(settings, message):
-    found = fault(settings)
-    assert found.startswith("--deepspeed settings.json: ")
-    assert message in found
+    actual = fault(settings)
+    assert actual.startswith("--deepspeed settings.json: ")
+    assert message in actual
 
 
 def test_files_that_are_none(tmp_path):

@@ -149,7 +149,9 @@ def test_resumes_to_the_same_weights(flags, tmp_path):
                 file.unlink()
             folder.rmdir()
     run_training(words(saving | {"output_dir": stopped}))
-    ours, theirs = (load_file(place / "adapter_model.safetensors") for place in (stopped, straight))
+    ours, theirs = (
+        load_file(folder / "adapter_model.safetensors") for folder in (stopped, straight)
+    )
     assert ours.keys() == theirs.keys()
     assert all(torch.equal(tensor, theirs[name]) for name, tensor in ours.items())
 
@@ -270,8 +272,8 @@ def test_weights_in_the_older_format_go_on(flags, adapter):
     ],
 )
 def test_other_flags_than_the_adapter_was_made_with_are_refused(flags, adapter, changes, fault):
-    found = refused(flags, adapter, **changes)
-    assert found.startswith(f"{fault}{adapter / 'adapter_config.json'}; repeat the flags")
+    message = refused(flags, adapter, **changes)
+    assert message.startswith(f"{fault}{adapter / 'adapter_config.json'}; repeat the flags")
 
 
 @pytest.mark.parametrize(
@@ -287,9 +289,9 @@ def test_other_flags_than_the_adapter_was_made_with_are_refused(flags, adapter, 
 def test_settings_of_a_foreign_adapter_are_not_ignored(flags, adapter, field, value):
     file = adapter / "adapter_config.json"
     file.write_text(json.dumps(json.loads(file.read_text()) | {field: value}))
-    found = refused(flags, adapter)
-    assert f"{file}" in found
-    assert f"{field} is " in found
+    message = refused(flags, adapter)
+    assert f"{file}" in message
+    assert f"{field} is " in message
 
 
 def test_settings_that_a_foreign_adapter_leaves_out_are_those_of_peft(flags, adapter):
@@ -311,8 +313,8 @@ def test_an_adapter_of_ours_without_what_was_trained_beside_it(flags, adapter, h
     with pytest.raises(MGMError, match=fault):
         mgm.load(adapter, device="cpu")
     for more in ({}, {"model_name_or_path": adapter, "lora_weight_path": None}):
-        found = refused(flags, adapter, pretrain_mm_mlp_adapter=None, **more)
-        assert found.startswith(f"{file}: ")
+        message = refused(flags, adapter, pretrain_mm_mlp_adapter=None, **more)
+        assert message.startswith(f"{file}: ")
 
 
 def test_a_plain_adapter_without_it_has_that_of_its_base(stage2_flags, stage1, tmp_path, caplog):

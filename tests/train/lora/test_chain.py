@@ -137,10 +137,14 @@ def test_a_base_that_moved(chain, copied, tmp_path, monkeypatch, gone) -> None:
     moved = tmp_path / "elsewhere" / "moved"
     moved.parent.mkdir()
     copied[gone].rename(moved)
-    named = rf"{copied[gone + 1]}: goes on top of a base model \('{copied[gone]}' by its config\), "
-    with pytest.raises(MGMError, match=named + r"which is not there; give its .*--model-base"):
+    pattern = (
+        rf"{copied[gone + 1]}: goes on top of a base model \('{copied[gone]}' by its config\), "
+    )
+    with pytest.raises(MGMError, match=pattern + r"which is not there; give its .*--model-base"):
         load_model(copied[-1])
-    with pytest.raises(MGMError, match=named + "which is not there; give its folder with --base$"):
+    with pytest.raises(
+        MGMError, match=pattern + "which is not there; give its folder with --base$"
+    ):
         merge(monkeypatch, copied[-1], tmp_path / "merged")
     assert_is(chain[1], load_model(copied[-1], base=moved))
     merge(monkeypatch, copied[-1], tmp_path / "merged", "--base", moved)
@@ -281,9 +285,9 @@ def test_a_whole_base_of_an_adapter_on_an_adapter(chain, tmp_path, monkeypatch) 
 def test_faults_of_merging(chain, tmp_path, monkeypatch, values, fault) -> None:
     monkeypatch.chdir(tmp_path)
     folders = chain[0]
-    known = {"whole": folders[0], "adapter": folders[1], "file": folders[0] / "config.json"}
+    names = {"whole": folders[0], "adapter": folders[1], "file": folders[0] / "config.json"}
     with pytest.raises(MGMError, match=fault) as error:
-        merge(monkeypatch, *(value.format(**known) for value in values))
+        merge(monkeypatch, *(value.format(**names) for value in values))
     assert "\n" not in str(error.value)
     assert not (tmp_path / "new").exists()
 

@@ -40,10 +40,10 @@ def as_pillow(content):
 def test_every_bit_is_pillows(options, subsampling, quality):
     for size in ((61, 47), (8, 8), (1, 1), (17, 3)):
         content = encoded(picture(size), quality=quality, subsampling=subsampling, **options)
-        found = decode_jpeg(content, *LIMITS)
-        assert found is not None
-        assert found.mode == "RGB"
-        assert np.array_equal(found, as_pillow(content))
+        decoded = decode_jpeg(content, *LIMITS)
+        assert decoded is not None
+        assert decoded.mode == "RGB"
+        assert np.array_equal(decoded, as_pillow(content))
 
 
 def test_grey_and_turned_images():

@@ -22,8 +22,8 @@ def encoded(form: str) -> bytes:
 
 
 def read(image):
-    (found,) = parse_sample({"image": image, "conversations": TALK}, "f: sample 1").images
-    return found
+    (image_read,) = parse_sample({"image": image, "conversations": TALK}, "f: sample 1").images
+    return image_read
 
 
 @pytest.mark.parametrize(
@@ -121,15 +121,15 @@ def test_parts_and_lists_that_disagree():
         talk = [{"role": "user", "content": content}, {"role": "assistant", "content": "a"}]
         return parse_sample({"messages": talk} | more, "f: sample 1")
 
-    named, unnamed = {"type": "image", "image": "a.png"}, {"type": "image"}
-    assert sample(named, images=["a.png"]).images == ("a.png",)
-    assert sample(named, images=[b"content"]).images == (b"content",)  # the file that is named
-    assert sample(named, unnamed, images=["b.png"]).images == ("a.png", "b.png")
+    with_name, without_name = {"type": "image", "image": "a.png"}, {"type": "image"}
+    assert sample(with_name, images=["a.png"]).images == ("a.png",)
+    assert sample(with_name, images=[b"content"]).images == (b"content",)  # the file that is named
+    assert sample(with_name, without_name, images=["b.png"]).images == ("a.png", "b.png")
     with pytest.raises(SampleError, match="its messages and field 'images' name different"):
-        sample(named, images=["b.png"])
+        sample(with_name, images=["b.png"])
     with pytest.raises(SampleError, match="2 <image> markers but 1 image in field 'images'"):
-        sample(unnamed, unnamed, images=["b.png"])
+        sample(without_name, without_name, images=["b.png"])
     with pytest.raises(SampleError, match="1 image part without a name but 0 images"):
-        sample(named, unnamed)
+        sample(with_name, without_name)
     with pytest.raises(SampleError, match=r"indices \[0, 0\]"):
-        sample(unnamed | {"index": 0}, unnamed | {"index": 0}, images=["a", "b"])
+        sample(without_name | {"index": 0}, without_name | {"index": 0}, images=["a", "b"])

@@ -142,9 +142,9 @@ def test_placeholders_behind_markers():
 
 
 def test_what_the_model_says_may_hold_tags():
-    for said in ("Write <|image|> or <video>.", "<video>\n", "![](data:image/png;base64,abcd)"):
-        record = {"conversations": [asks("what?")["conversations"][0], ANSWER | {"value": said}]}
-        assert parse_sample(record, "").turns[0][1] == said
+    for text in ("Write <|image|> or <video>.", "<video>\n", "![](data:image/png;base64,abcd)"):
+        record = {"conversations": [asks("what?")["conversations"][0], ANSWER | {"value": text}]}
+        assert parse_sample(record, "").turns[0][1] == text
 
 
 @pytest.mark.parametrize(
@@ -168,9 +168,12 @@ def test_data_urls_in_texts(text):
 @pytest.mark.parametrize("tag", ["<bbox>", "<ref-object>"])
 def test_grounding_that_is_not_filled_in(tag):
     objects = {"objects": {"ref": ["dog"], "bbox": [[1, 2, 3, 4]]}}
-    asked, said = asks(f"Find {tag}."), {"conversations": asks("Find it.")["conversations"][:1]}
-    said["conversations"] += [ANSWER | {"value": f"At {tag}."}]
-    for record in (asked, said):
+    in_question, in_answer = (
+        asks(f"Find {tag}."),
+        {"conversations": asks("Find it.")["conversations"][:1]},
+    )
+    in_answer["conversations"] += [ANSWER | {"value": f"At {tag}."}]
+    for record in (in_question, in_answer):
         assert parse_sample(record, "").turns
         with pytest.raises(SampleError, match="refers to field 'objects'"):
             parse_sample(record | objects, "")

@@ -69,8 +69,8 @@ LISTED = json.dumps([GOOD, GOOD, GOOD])
 LATIN = LINE.replace("a cat", "caf\u00e9").encode("latin-1")
 
 
-def samples_of(found):
-    return list(found) or found.index.fault_list()[0][2]
+def samples_of(dataset):
+    return list(dataset) or dataset.index.fault_list()[0][2]
 
 
 def readings(path):
@@ -108,9 +108,9 @@ def readings(path):
 def test_json_under_another_name_is_read(tmp_path, name, content, count):
     path = tmp_path / name
     path.write_bytes(content.encode())
-    for found in readings(path):
-        assert len(found) == count, found
-        assert [sample.turns for sample in found] == [(("what?", "a cat"),)] * count
+    for reading in readings(path):
+        assert len(reading) == count, reading
+        assert [sample.turns for sample in reading] == [(("what?", "a cat"),)] * count
 
 
 def test_it_is_said(tmp_path, caplog):
@@ -165,26 +165,26 @@ def test_what_is_no_json_is_named(tmp_path, name, content, words):
     path.write_bytes(content)
     if name == "data.jsonl" and content == b"{}":
         words = "sample 0: has none of conversations"
-    for found in readings(path):
-        assert isinstance(found, str)
-        assert found.startswith(f"{path}: ")
-        assert words in found
-        assert len(found) < 400
+    for reading in readings(path):
+        assert isinstance(reading, str)
+        assert reading.startswith(f"{path}: ")
+        assert words in reading
+        assert len(reading) < 400
 
 
 @pytest.mark.parametrize("name", ["data.csv", "data.tsv"])
 def test_csv(tmp_path, name):
     path = tmp_path / name
     path.write_text("image,question,answer\na.png,What?,A cat\n")
-    for found in readings(path):
-        assert "is a table of texts (CSV); write a JSON object" in found
+    for reading in readings(path):
+        assert "is a table of texts (CSV); write a JSON object" in reading
 
 
 def test_yaml(tmp_path):
     path = tmp_path / "mixture.yaml"
     path.write_text("datasets:\n  - path: a.json\n")
-    for found in readings(path):
-        assert "is YAML; a mixture is JSON" in found
+    for reading in readings(path):
+        assert "is YAML; a mixture is JSON" in reading
 
 
 @pytest.mark.parametrize(
@@ -195,11 +195,11 @@ def test_a_broken_line_is_one_bad_sample(tmp_path, bad, name):
     path = tmp_path / name
     path.write_bytes(LINE.encode() + b"\n" + bad + b"\n" + LINE.encode())
     faults = {}
-    assert list(read_samples(path, lambda place, fault: faults.update({place: fault}))) == [0, 2]
+    assert list(read_samples(path, lambda number, fault: faults.update({number: fault}))) == [0, 2]
     index = SampleFile(path).index
     assert index.indices.tolist() == [0, 2]
-    ((place, _, fault),) = index.fault_list()
-    assert place == 1
+    ((number, _, fault),) = index.fault_list()
+    assert number == 1
     assert fault == str(faults[1])
     assert fault.startswith(f"{path}: sample 1, line 2: is not ")
     assert len(list(records_of(JSONShard(str(path)), 0))) == 3

@@ -27,7 +27,7 @@ SAMPLES = [
 
 
 @pytest.fixture(params=[1, 7, 64, json_text.JSON_CHUNK_BYTES])
-def piece(request, monkeypatch):
+def chunk_size(request, monkeypatch):
     monkeypatch.setattr(json_text, "JSON_CHUNK_BYTES", request.param)
 
 
@@ -43,33 +43,35 @@ def written(tmp_path, style: str):
 
 
 @pytest.mark.parametrize("style", ["dense", "wide", "lines"])
-def test_as_when_all_is_read_at_once(tmp_path, piece, style):
+def test_as_when_all_is_read_at_once(tmp_path, chunk_size, style):
     path = written(tmp_path, style)
     faults = []
-    whole = read_samples(path, lambda place, fault: faults.append((place, fault.kind, str(fault))))
-    found = SampleFile(path)
-    assert found.index.indices.tolist() == list(whole) == [0, 1, 2, 3, 5]
-    assert [found[row] for row in range(len(found))] == list(whole.values())
-    assert found.index.words.tolist() == [sample.words for sample in whole.values()]
-    assert found.index.images.tolist() == [len(sample.images) for sample in whole.values()]
-    names = [found.index.image_names(row) for row in range(len(found))]
+    whole = read_samples(
+        path, lambda number, fault: faults.append((number, fault.kind, str(fault)))
+    )
+    samples = SampleFile(path)
+    assert samples.index.indices.tolist() == list(whole) == [0, 1, 2, 3, 5]
+    assert [samples[row] for row in range(len(samples))] == list(whole.values())
+    assert samples.index.words.tolist() == [sample.words for sample in whole.values()]
+    assert samples.index.images.tolist() == [len(sample.images) for sample in whole.values()]
+    names = [samples.index.image_names(row) for row in range(len(samples))]
     assert names == [sample.images for sample in whole.values()]
-    assert found.index.fault_list() == faults
-    assert pickle.loads(pickle.dumps(found))[-1] == found[4]
+    assert samples.index.fault_list() == faults
+    assert pickle.loads(pickle.dumps(samples))[-1] == samples[4]
 
 
 @pytest.mark.parametrize(
     "content",
     ["", "{}", "[]", "[{}", '[{"a": 1},]', "[1 2]", '[{"a": tru}]', "[] x", '["a"', "[" * 9999],
 )
-def test_a_file_that_is_no_list_is_refused_as_when_read_at_once(tmp_path, piece, content):
+def test_a_file_that_is_no_list_is_refused_as_when_read_at_once(tmp_path, chunk_size, content):
     path = tmp_path / "data.json"
     path.write_text(content)
     with pytest.raises(MGMError) as expected:
         read_samples(path)
-    with pytest.raises(MGMError) as found:
+    with pytest.raises(MGMError) as caught:
         SampleFile(path)
-    assert str(found.value) == str(expected.value)
+    assert str(caught.value) == str(expected.value)
 
 
 def test_a_file_that_cannot_be_read(tmp_path):

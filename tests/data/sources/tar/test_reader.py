@@ -76,11 +76,11 @@ def test_any_member_may_be_the_first(tmp_path, name, mark):
 
 def test_no_partial_sample_comes_of_one(content, tmp_path):
     (tmp_path / "a.tar").write_bytes(content[:11264])  # the sixth JSON without its image
-    found = records_of(TarShard(str(tmp_path / "a.tar")), 0)
+    records = records_of(TarShard(str(tmp_path / "a.tar")), 0)
     for _ in range(5):
-        assert next(found) == {"conversations": TALK, "png": b"a" * 30}
+        assert next(records) == {"conversations": TALK, "png": b"a" * 30}
     with pytest.raises(MGMError, match="ends without"):
-        next(found)
+        next(records)
 
 
 @PACKING
