@@ -35,7 +35,7 @@ def dump(path: Path, content: object) -> None:
 def textvqa(data: Path) -> None:
     folder = data / "textvqa"
     suffix = "\nAnswer the question using a single word or phrase."
-    asked = [("a", "What BRAND is it?"), ("a", "Which year?"), ("b", "Which shop?")]
+    questions = [("a", "What BRAND is it?"), ("a", "Which year?"), ("b", "Which shop?")]
     for name, colour in (("a", "red"), ("b", "blue")):
         picture(folder / "train_images" / f"{name}.jpg", colour)
     lines(
@@ -43,12 +43,12 @@ def textvqa(data: Path) -> None:
         [
             {"question_id": image, "image": f"{image}.jpg", "category": "default",
              "text": f"{question}\nReference OCR token: ROLEX, 12{suffix}"}
-            for image, question in asked
+            for image, question in questions
         ],
     )  # fmt: skip
     truth = [
         {"image_id": image, "question": question, "answers": [f"answer {n}"] * 10}
-        for n, (image, question) in enumerate(asked)
+        for n, (image, question) in enumerate(questions)
     ]
     dump(folder / "TextVQA_0.5.1_val.json", {"data": truth})
 
@@ -60,9 +60,9 @@ def mme(data: Path) -> None:
     for kind, beside in (("existence", True), ("artwork", False)):
         for number, colour in enumerate(("red", "blue")):
             name = f"{number:04}.jpg"
-            place = release / kind if beside else release / kind / "images"
-            picture(place / name, colour if beside else (90 * number, 0, 90))
-            texts = place if beside else release / kind / "questions_answers_YN"
+            folder_of_images = release / kind if beside else release / kind / "images"
+            picture(folder_of_images / name, colour if beside else (90 * number, 0, 90))
+            texts = folder_of_images if beside else release / kind / "questions_answers_YN"
             texts.mkdir(exist_ok=True)
             pairs = [(f"Is it {word}? Please answer yes or no.", word == colour) for word in
                      ("red", "blue")]  # fmt: skip
@@ -72,7 +72,7 @@ def mme(data: Path) -> None:
             for question, _ in pairs:
                 text = question.replace(" Please answer yes or no.", "")
                 text += "\nAnswer the question using a single word or phrase."
-                image = str((place / name).relative_to(release))
+                image = str((folder_of_images / name).relative_to(release))
                 records.append(
                     {
                         "question_id": f"{kind}/{name}",
@@ -164,16 +164,16 @@ def mathvista(data: Path) -> None:
 def pope(data: Path) -> None:
     folder = data / "pope"
     picture(folder / "val2014" / "1.jpg", "red")
-    asked = []
+    records = []
     for kind in ("adversarial", "popular", "random"):
         labels = [{"question_id": n, "image": "1.jpg", "label": label}
                   for n, label in enumerate(("yes", "no"), start=1)]  # fmt: skip
         lines(folder / "coco" / f"coco_pope_{kind}.json", labels)
-        asked += [
+        records += [
             {"question_id": n, "image": "1.jpg", "text": f"Is there {n}?", "category": kind}
             for n in (1, 2)
         ]
-    lines(folder / "llava_pope_test.jsonl", asked)
+    lines(folder / "llava_pope_test.jsonl", records)
 
 
 def gqa(data: Path) -> None:
@@ -205,8 +205,8 @@ def seed(data: Path) -> None:
         {"question_id": "10", "question_type_id": 1, "data_type": "image", "answer": "A"},
         {"question_id": "v_11", "question_type_id": 2, "data_type": "video", "answer": "B"},
     ]
-    known = {"question_type": {"Scene": 1, "Action": 2}, "questions": questions}
-    dump(folder / "SEED-Bench.json", known)
+    content = {"question_type": {"Scene": 1, "Action": 2}, "questions": questions}
+    dump(folder / "SEED-Bench.json", content)
     lines(
         folder / "llava-seed-bench.jsonl",
         [

@@ -26,8 +26,8 @@ def test_the_example(tmp_path):
             for n, answer in enumerate("AB")]  # fmt: skip
     table(tmp_path / "signs.tsv", rows)
     questions = list(signs.questions(tmp_path, "test", "paper"))
-    said = [Response(one, "B") for one in questions]
-    score = score_responses(signs, "test", "paper", questions, said, Judge())
+    responses = [Response(one, "B") for one in questions]
+    score = score_responses(signs, "test", "paper", questions, responses, Judge())
     assert (score.value, score.complete, score.parts) == (50, True, {"road": (50, 2)})
 
 

@@ -32,9 +32,9 @@ def evaluate(data, model, output, *more: str) -> int:
 
 
 def results(output):
-    found = json.loads((output / "results.json").read_text())
-    Draft202012Validator(json.loads(SCHEMA.read_text())).validate(found)
-    return {one["benchmark"]: one for one in found["results"]}
+    content = json.loads((output / "results.json").read_text())
+    Draft202012Validator(json.loads(SCHEMA.read_text())).validate(content)
+    return {one["benchmark"]: one for one in content["results"]}
 
 
 def test_a_second_run_adds_to_the_report(data, model, tmp_path):
@@ -85,8 +85,11 @@ def test_models_are_compared_into_a_file(data, model, tmp_path, capfd):
         assert evaluate(data, model, tmp_path / name, "--benchmark", "mme") == 0
     folders = ["--compare", str(tmp_path / "one"), str(tmp_path / "two"), str(tmp_path / "one")]
     assert main([*folders, "--output-file", str(tmp_path / "found.json")]) == 0
-    found = json.loads((tmp_path / "found.json").read_text())["comparisons"]
-    assert [(one["first"], one["second"]) for one in found] == [("one", "two"), ("one", "one")]
+    comparisons = json.loads((tmp_path / "found.json").read_text())["comparisons"]
+    assert [(one["first"], one["second"]) for one in comparisons] == [
+        ("one", "two"),
+        ("one", "one"),
+    ]
     assert capfd.readouterr().out.count("mme:test, paper: ") == 2
 
 

@@ -12,7 +12,7 @@ from mgm.eval.report.score import load_score, write_score_files
 from mgm.eval.report.scoring import score_responses
 from tests.eval.every_protocol import protocols, questions_of
 from tests.eval.fixtures import make_all
-from tests.eval.named_judge import Named
+from tests.eval.scripted_judge import ScriptedJudge
 
 ODD = {
     "empty": "", "blank": " \n\t ", "a letter": "B", "a stop": ".", "marks": "%(*[{,'\"\\",
@@ -87,6 +87,6 @@ def test_every_odd_reply_of_a_judge(data, name, split, protocol):
     kind, questions = BENCHMARKS[name], questions_of(data, name, split, protocol)[:2]
     responses = [Response(one, "It is hard to say.") for one in questions]
     for reply in REPLIES:
-        judge = Named(*[reply] * 50)
+        judge = ScriptedJudge(*[reply] * 50)
         score = score_responses(kind, split, protocol, questions, responses, judge)
         check(score, len(questions))

@@ -39,16 +39,16 @@ def archive(**files: bytes) -> bytes:
 @contextmanager
 def served(content: bytes, breaks_at: int | None = None):
     """The address of a file; the first answer ends too early."""
-    begun: list[int] = []
+    starts: list[int] = []
 
     class Handler(http.server.BaseHTTPRequestHandler):
         def do_GET(self) -> None:
             start = int((self.headers.get("Range") or "bytes=0-")[6:-1])
-            begun.append(start)
+            starts.append(start)
             self.send_response(206 if start else 200)
             self.send_header("Content-Length", str(len(content) - start))
             self.end_headers()
-            end = breaks_at if breaks_at and len(begun) == 1 else len(content)
+            end = breaks_at if breaks_at and len(starts) == 1 else len(content)
             self.wfile.write(content[start:end])
 
         def log_message(self, *words: object) -> None:
@@ -57,7 +57,7 @@ def served(content: bytes, breaks_at: int | None = None):
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     threading.Thread(target=server.serve_forever, daemon=True).start()
     try:
-        yield f"http://127.0.0.1:{server.server_port}", begun
+        yield f"http://127.0.0.1:{server.server_port}", starts
     finally:
         server.shutdown()
 
@@ -65,13 +65,13 @@ def served(content: bytes, breaks_at: int | None = None):
 def test_a_fetch_goes_on_where_it_broke_off(tmp_path, caplog):
     content = b"x" * 50_000 + b"end"
     md5 = hashlib.md5(content).hexdigest()
-    with served(content, breaks_at=20_000) as (address, begun):
+    with served(content, breaks_at=20_000) as (address, starts):
         needed = RequiredFile("file.tsv", "somewhere", f"{address}/file.tsv", md5)
         with caplog.at_level("INFO", logger="mgm"):
             assert not provide(needed, tmp_path)
             assert "missing: put somewhere here" in caplog.text
             assert provide(needed, tmp_path)
-        assert begun == [0, 20_000]
+        assert starts == [0, 20_000]
         assert (tmp_path / "file.tsv").read_bytes() == content
         assert provide(needed, tmp_path)  # it is there
         (tmp_path / "file.tsv").write_bytes(b"other")
@@ -97,10 +97,10 @@ def test_archives_are_unpacked_to_their_place(tmp_path):
 def test_without_a_network_it_says_what_goes_where(tmp_path, caplog):
     with caplog.at_level("INFO", logger="mgm"):
         assert main(["textvqa", "mmmu", "--offline", "--data-dir", str(tmp_path)]) == 1
-    told = caplog.text
+    log = caplog.text
     for path in ("textvqa/TextVQA_0.5.1_val.json", "textvqa/train_images", "MMMU/Accounting"):
-        assert str(Path(tmp_path) / path) in told
-    assert "33 files are missing" in told
+        assert str(Path(tmp_path) / path) in log
+    assert "33 files are missing" in log
     make_all(tmp_path)
     assert main(["textvqa", "mme", "gqa", "--offline", "--data-dir", str(tmp_path)]) == 0
 
@@ -127,7 +127,7 @@ def test_kills_while_it_is_fetched_and_unpacked(tmp_path):
             made.writestr(name, text)
         made.writestr("all/list.json", b"{}")
     file = File(content.getvalue(), chunk=40_000)
-    folder, begun = tmp_path / "to", []
+    folder, starts = tmp_path / "to", []
     words = ["-c", KILLED]
 
     def wait_until(ready) -> None:
@@ -151,18 +151,20 @@ def test_kills_while_it_is_fetched_and_unpacked(tmp_path):
             wait_until(ready)
             process.kill()
             process.communicate()
-            begun.append(part.stat().st_size)
+            starts.append(part.stat().st_size)
             assert not (folder / "list.json").exists()
         done = subprocess.run(
             [PYTHON, *words, address, str(folder)], cwd=ROOT, capture_output=True, text=True,
             env=os.environ | {"PYTHONPATH": str(ROOT)}, check=False,
         )  # fmt: skip
     assert done.stdout == "True\n", done.stderr
-    assert begun == sorted(begun)
-    assert begun[2] == begun[3] == len(file.content)  # it was not fetched again
-    assert [one for one, _ in file.asked] == [None, *(f"bytes={n}-" for n in begun[:2])]
-    found = {f"all/images/{one.name}": one.read_bytes() for one in (folder / "images").iterdir()}
-    assert found == images
+    assert starts == sorted(starts)
+    assert starts[2] == starts[3] == len(file.content)  # it was not fetched again
+    assert [one for one, _ in file.requests] == [None, *(f"bytes={n}-" for n in starts[:2])]
+    extracted = {
+        f"all/images/{one.name}": one.read_bytes() for one in (folder / "images").iterdir()
+    }
+    assert extracted == images
     assert sorted(path.name for path in folder.iterdir()) == ["images", "list.json"]
 
 
@@ -222,9 +224,9 @@ def test_data_sets_of_the_hub(tmp_path):
             )  # fmt: skip
             assert done.returncode == 0, done.stderr
             assert f"exists: {data / 'pope' / 'hub' / 'data' / 'test-0.parquet'}" in done.stderr
-    found = list((data / "pope" / "hub").rglob("*.parquet"))
-    assert [file.name for file in found] == ["test-0.parquet"]
-    assert found[0].read_bytes() == b"PAR1data/test-0.parquet"
+    tables = list((data / "pope" / "hub").rglob("*.parquet"))
+    assert [file.name for file in tables] == ["test-0.parquet"]
+    assert tables[0].read_bytes() == b"PAR1data/test-0.parquet"
     record = json.loads((data / "pope" / "hub" / "revisions.json").read_text())
     revision = record["lmms-lab-encoder/POPE"]["revision"]
     assert fetched_revision(data / "pope" / "hub", "lmms-lab-encoder/POPE") == revision
@@ -234,8 +236,8 @@ def test_data_sets_of_the_hub(tmp_path):
     # Without a network it says what goes where, and counts what lies there.
     assert main([*words[2:], "--offline"]) == 0
     assert main(["gqa", "--protocol", "lmms-eval", "--data-dir", str(data), "--offline"]) == 1
-    found[0].unlink()  # one of what was to be fetched, as after a kill
-    (found[0].parent / "test-1.parquet").write_bytes(b"PAR1")
+    tables[0].unlink()  # one of what was to be fetched, as after a kill
+    (tables[0].parent / "test-1.parquet").write_bytes(b"PAR1")
     assert main([*words[2:], "--offline"]) == 1
 
 
@@ -247,10 +249,12 @@ def test_a_group_with_a_protocol(tmp_path, caplog, group, protocol):
     assert main(words) == 1
     log = caplog.text
     for name in expand_groups([group]):
-        kind, split, found = resolve_benchmark(name, protocol)
-        warned = f"{kind.name}:{split} has no protocol {protocol}; falling back to {found}" in log
-        assert warned == (found != protocol)
-        assert found in kind.protocols_of(split)
+        kind, split, resolved = resolve_benchmark(name, protocol)
+        warned = (
+            f"{kind.name}:{split} has no protocol {protocol}; falling back to {resolved}" in log
+        )
+        assert warned == (resolved != protocol)
+        assert resolved in kind.protocols_of(split)
 
 
 def test_the_split_that_has_a_protocol():

@@ -24,16 +24,16 @@ def test_textvqa(tmp_path):
     folder = tmp_path / "textvqa"
     dump(folder / "TextVQA_0.5.1_val.json", record["annotation"])
     picture(folder / "train_images" / "x.jpg", "red")
-    asked = [
+    records = [
         {"question_id": one["image_id"], "image": "x.jpg", "text": one["question"] + SUFFIX}
         for one in record["annotation"]["data"]
     ]
-    lines(folder / "llava_textvqa_val_v051_ocr.jsonl", asked)
+    lines(folder / "llava_textvqa_val_v051_ocr.jsonl", records)
     lines(tmp_path / "merge.jsonl", record["results"])
     kind = BENCHMARKS["textvqa"]
     questions = list(kind.questions(folder, "val", "paper"))
-    found = match_predictions(tmp_path / "merge.jsonl", kind, questions)
-    score = score_responses(kind, "val", "paper", questions, found.responses, Judge())
+    match = match_predictions(tmp_path / "merge.jsonl", kind, questions)
+    score = score_responses(kind, "val", "paper", questions, match.responses, Judge())
     assert f"Samples: {score.questions}\nAccuracy: {score.value:.2f}%" in record["stdout"]
 
 
@@ -58,8 +58,8 @@ def test_pope(tmp_path):
     lines(tmp_path / "answers.jsonl", record["answers"])
     kind = BENCHMARKS["pope"]
     questions = list(kind.questions(folder, "test", "paper"))
-    found = match_predictions(tmp_path / "answers.jsonl", kind, questions)
-    parts = score_responses(kind, "test", "paper", questions, found.responses, Judge()).parts
+    match = match_predictions(tmp_path / "answers.jsonl", kind, questions)
+    parts = score_responses(kind, "test", "paper", questions, match.responses, Judge()).parts
     printed = dict(
         re.findall(r"Category: (\w+), # samples: 10\n(?:.*\n){7}(.*)\n", record["stdout"])
     )
@@ -75,13 +75,13 @@ def test_mathvista():
     record = golden_json("eval/mathvista.json")["calculate_score_script"]
     right = 0
     for name, problem in record["input"].items():
-        found = extraction.normalize_extraction(
+        extracted = extraction.normalize_extraction(
             *(problem[field] for field in ("extraction", "choices", "question_type")),
             problem["answer_type"],
             problem["precision"],
         )
-        equal = extraction.values_equal(found, problem["answer"])
-        assert (found, equal) == (
+        equal = extraction.values_equal(extracted, problem["answer"])
+        assert (extracted, equal) == (
             record["output"][name]["prediction"],
             record["output"][name]["true_false"],
         )
@@ -110,8 +110,8 @@ def test_mmmu_parses_and_judges():
                 None,  # a letter is drawn there, and another one here
             )
         else:
-            said = sorted(mmmu.parse_open(given["response"]), key=str)
-            assert said == sorted(expected["parsed_pred"], key=str)
+            candidates = sorted(mmmu.parse_open(given["response"]), key=str)
+            assert candidates == sorted(expected["parsed_pred"], key=str)
         credits.append(BENCHMARKS["mmmu"].score_one(response, "paper", Judge()))
         if mmmu.parse_choice(given["response"], given["index2ans"]) or given["answer"] == "42":
             assert credits[-1] == (expected["judge"] == "Correct")
@@ -131,8 +131,8 @@ def test_mmmu_of_disciplines_and_subjects():
     parts = BENCHMARKS["mmmu"].parts(questions, credits)
     printed = json.loads(record["stdout"].splitlines()[-1].replace("'", '"'))
     for name, (value, count) in parts.items():
-        found = printed.get(name) or printed[f"Overall-{name}"]
-        assert (count, round(value / 100, 3)) == (found["num"], found["acc"])
+        score = printed.get(name) or printed[f"Overall-{name}"]
+        assert (count, round(value / 100, 3)) == (score["num"], score["acc"])
     total = BENCHMARKS["mmmu"].combine(questions, credits)
     assert round(total / 100, 3) == printed["Overall"]["acc"]
 
@@ -143,9 +143,9 @@ def test_mmmu_upload():
     for given in record["eval.py"]["input"]:
         meant = given["parsed_pred"]
         text = meant if isinstance(meant, str) else str(meant[0])
-        found = mmmu.server_answers([Response(question(given), text)])
-        assert found == {given["id"]: expected[given["id"]]}
-    named = golden_json("eval/mmmu.json")["DOMAIN_CAT2SUB_CAT"]
+        upload = mmmu.server_answers([Response(question(given), text)])
+        assert upload == {given["id"]: expected[given["id"]]}
+    disciplines = golden_json("eval/mmmu.json")["DOMAIN_CAT2SUB_CAT"]
     assert {name: set(own) for name, own in mmmu.DISCIPLINES.items()} == {
-        name: set(own) for name, own in named.items()
+        name: set(own) for name, own in disciplines.items()
     }

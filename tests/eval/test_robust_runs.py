@@ -15,7 +15,7 @@ from mgm.eval.benchmarks.gqa import GQA
 from mgm.eval.report.scoring import JUDGE_THREADS
 from tests.eval.fixtures import dump, lines, make_all, picture
 from tests.eval.full_disk import full_after
-from tests.eval.harness.misbehaving_server import refused, said, server
+from tests.eval.harness.misbehaving_server import refused, reply_with, server
 from tests.preloaded import PYTHON
 from tests.serve.servers import ROOT
 from tests.tiny_model import build
@@ -78,7 +78,7 @@ def test_a_server_that_goes_away(data, tmp_path, capfd, caplog):
 
     def answer(body):
         seen.append(body)
-        return said("Yes") if len(seen) <= 3 else refused("no such model", 404)
+        return reply_with("Yes") if len(seen) <= 3 else refused("no such model", 404)
 
     seen: list = []
     with server(answer) as (address, _):
@@ -88,7 +88,7 @@ def test_a_server_that_goes_away(data, tmp_path, capfd, caplog):
     assert "partial, 3 of 2,374 questions" in capfd.readouterr().out
     assert "error: mme:test: http" in caplog.text
     assert "no such model" in caplog.text
-    with server(said("Yes")) as (address, bodies):
+    with server(reply_with("Yes")) as (address, bodies):
         options[1] = address
         assert main([*options, "--benchmark", "mme", "gqa"]) == 0
         assert len(bodies) >= 6  # another address may be another model
@@ -189,13 +189,15 @@ def test_kills_while_a_judge_is_asked(data, tmp_path):
     truths = {f"v1_{n}": {"question": f"What is {n}?", "answer": f"{n}", "capability": ["ocr"]}
               for n in range(count)}  # fmt: skip
     dump(folder / "mm-vet.json", truths)
-    asked = [{"question_id": n, "image": "v1_0.png", "text": f"What is {n}?"} for n in range(count)]
-    lines(folder / "llava-mm-vet.jsonl", asked)
+    records = [
+        {"question_id": n, "image": "v1_0.png", "text": f"What is {n}?"} for n in range(count)
+    ]
+    lines(folder / "llava-mm-vet.jsonl", records)
     lines(tmp_path / "a.jsonl", [{"question_id": n, "text": f"{n}"} for n in range(count)])
 
     def answer(body):
         time.sleep(0.2)
-        return said("1.0")
+        return reply_with("1.0")
 
     with server(answer) as (address, bodies):
         options = ["--predictions", str(tmp_path / "a.jsonl"), "--benchmark", "mmvet"]

@@ -60,17 +60,17 @@ def test_answers_are_those_of_each_question_alone(data, model, name, tmp_path):
     questions = questions_of(data, name)
     cache = ResponseCache(tmp_path, "tiny")
     generate_responses(questions, EngineModel(mgm.load(model, device="cpu"), 4), cache)
-    said = cached_responses(questions, cache)
-    assert [one.text for one in said] == alone(model, questions)
+    responses = cached_responses(questions, cache)
+    assert [one.text for one in responses] == alone(model, questions)
 
 
 class Counting(EngineModel):
-    asked: list[str] = []  # noqa: RUF012
+    question_ids: list[str] = []  # noqa: RUF012
 
     def generate(self, questions):
         def counted():
             for one in questions:
-                self.asked.append(one.id)
+                self.question_ids.append(one.id)
                 yield one
 
         yield from super().generate(counted())
@@ -79,22 +79,22 @@ class Counting(EngineModel):
 def test_nothing_is_asked_twice_and_protocols_share_what_is_equal(data, model, tmp_path):
     engine = mgm.load(model, device="cpu")
     counting = Counting(engine, 4)
-    counting.asked.clear()
+    counting.question_ids.clear()
     cache = ResponseCache(tmp_path, "tiny")
     mmvet, split = get_benchmark("mmvet")
-    for protocol, asked in (("paper", 2), ("paper", 2), ("vlmevalkit", 2), ("lmms-eval", 4)):
+    for protocol, count in (("paper", 2), ("paper", 2), ("vlmevalkit", 2), ("lmms-eval", 4)):
         cache = ResponseCache(tmp_path, "tiny")
         generate_responses(list(mmvet.questions(data / "mm-vet", split, protocol)), counting, cache)
-        assert len(counting.asked) == asked
+        assert len(counting.question_ids) == count
     other = ResponseCache(tmp_path, "another model")
     generate_responses(questions_of(data, "mmvet"), counting, other)
-    assert len(counting.asked) == 6
+    assert len(counting.question_ids) == 6
     image = data / "mm-vet" / "images" / "v1_0.png"
     before = image.read_bytes()
     try:
         picture(image, "green")
         generate_responses(questions_of(data, "mmvet"), counting, ResponseCache(tmp_path, "tiny"))
-        assert len(counting.asked) == 8
+        assert len(counting.question_ids) == 8
     finally:
         image.write_bytes(before)
 
@@ -103,10 +103,10 @@ def test_equal_questions_are_asked_once(data, model, tmp_path):
     (question,) = questions_of(data, "gqa")
     twins = [replace(question, id=name) for name in ("1", "2", "3")]
     counting = Counting(mgm.load(model, device="cpu"), 4)
-    counting.asked.clear()
+    counting.question_ids.clear()
     cache = ResponseCache(tmp_path, "tiny")
     generate_responses(twins, counting, cache)
-    assert len(counting.asked) == 1
+    assert len(counting.question_ids) == 1
     assert len({one.text for one in cached_responses(twins, cache)}) == 1
     assert len(cached_responses(twins, cache)) == 3
 
@@ -136,8 +136,8 @@ def test_images_are_divided_among_processes(data, model, tmp_path):
             questions, EngineModel(engine, 4), ResponseCache(tmp_path, "t", process), process, 3
         )
     assert len(list(tmp_path.glob("answers-*.jsonl"))) == 3
-    said = cached_responses(questions, ResponseCache(tmp_path, "t"))
-    assert [one.text for one in said] == alone(model, questions)
+    responses = cached_responses(questions, ResponseCache(tmp_path, "t"))
+    assert [one.text for one in responses] == alone(model, questions)
 
 
 def command(data, model, output, *more: str) -> list[str]:
@@ -149,10 +149,10 @@ def test_the_command_line(data, model, tmp_path, capfd):
     names = ["textvqa", "mme", "vqav2", "mathvista"]
     words = command(data, model, tmp_path / "out", "--benchmark", *names)
     assert main(words) == 0
-    told = capfd.readouterr().out
-    assert re.search(r"TextVQA \(textvqa:val\) \| partial, 3 of 5,000 questions", told)
-    assert "to be submitted" in told
-    assert "paper, judged by rules" in told
+    output = capfd.readouterr().out
+    assert re.search(r"TextVQA \(textvqa:val\) \| partial, 3 of 5,000 questions", output)
+    assert "to be submitted" in output
+    assert "paper, judged by rules" in output
     out = tmp_path / "out"
     score = load_score(out / "mme" / "test" / "paper" / "score.json")
     assert score.questions == 8
@@ -268,8 +268,8 @@ def test_a_server_is_asked_as_well(data, model, tmp_path):
     with running(build_worker_app(worker)) as address:
         cache = ResponseCache(tmp_path, "there")
         generate_responses(questions, EndpointModel(f"{address}/v1", "tiny", 4), cache)
-        said = [one.text for one in cached_responses(questions, cache)]
-        assert said == alone(model, questions)
+        responses = [one.text for one in cached_responses(questions, cache)]
+        assert responses == alone(model, questions)
         other = EndpointModel(f"{address}/v1", "other", 2)
         with pytest.raises(MGMError, match=r"refuses \(404\): .*tiny"):
             generate_responses(questions, other, ResponseCache(tmp_path, "x"))
@@ -278,55 +278,55 @@ def test_a_server_is_asked_as_well(data, model, tmp_path):
         generate_responses(questions, nobody, ResponseCache(tmp_path, "y"))
 
 
-def judge_application(said: list):
+def judge_application(replies: list):
     """A judge that says what it is told to; the texts that it was asked go into a list."""
     from fastapi import FastAPI, Request
     from fastapi.responses import JSONResponse
 
-    app, asked = FastAPI(), []
+    app, bodies = FastAPI(), []
 
     @app.post("/v1/chat/completions")
     async def chat(request: Request) -> JSONResponse:
         body = await request.json()
-        asked.append(body)
-        answer = said[min(len(asked), len(said)) - 1]
+        bodies.append(body)
+        answer = replies[min(len(bodies), len(replies)) - 1]
         if isinstance(answer, int):
             return JSONResponse({"error": "no"}, answer, headers={"Retry-After": "0"})
         message = {"message": {"content": answer}}
         usage = {"prompt_tokens": 10, "completion_tokens": 2}
         return JSONResponse({"choices": [message], "usage": usage})
 
-    return app, asked
+    return app, bodies
 
 
 def test_a_judge(data, tmp_path):
     kind, split = get_benchmark("mmvet")
     questions = questions_of(data, "mmvet")[:1]
-    said = [Response(one, "x = -1") for one in questions]
-    app, asked = judge_application([500, 429, "no idea", "0.5"])
+    responses = [Response(one, "x = -1") for one in questions]
+    app, bodies = judge_application([500, 429, "no idea", "0.5"])
     with running(app) as address:
         judge = ModelJudge("gpt", f"{address}/v1", tmp_path / "judge.jsonl", wait=0.001)
-        score = score_responses(kind, split, "paper", questions, said, judge)
+        score = score_responses(kind, split, "paper", questions, responses, judge)
         assert (score.value, score.judge) == (50, "gpt")
-        prompts = [body["messages"][0]["content"] for body in asked]
+        prompts = [body["messages"][0]["content"] for body in bodies]
         assert prompts[0].endswith("What is x? | -1 <AND> -5 | x = -1 | ")
         assert prompts[-1].endswith("x = -1 | \nPredict the correctness of the answer (digit): ")
-        assert [body["temperature"] for body in asked] == [0, 0, 0, 0.5]
+        assert [body["temperature"] for body in bodies] == [0, 0, 0, 0.5]
         assert (judge.usage.requests, judge.usage.prompt_tokens) == (2, 20)
         again = ModelJudge("gpt", f"{address}/v1", tmp_path / "judge.jsonl", wait=0.001)
-        assert score_responses(kind, split, "paper", questions, said, again).value == 50
-        assert len(asked) == 5  # what could be parsed is known
+        assert score_responses(kind, split, "paper", questions, responses, again).value == 50
+        assert len(bodies) == 5  # what could be parsed is known
     for reply in ("soon", None):
         app, _ = judge_application([reply])
         with running(app) as address:  # a reply that is no mark costs its question
             judge = ModelJudge("gpt", f"{address}/v1", tmp_path / f"{reply}.jsonl", wait=0.001)
-            assert score_responses(kind, split, "paper", questions, said, judge).value == 0
+            assert score_responses(kind, split, "paper", questions, responses, judge).value == 0
     app, _ = judge_application([401])
     with running(app) as address:
         judge = ModelJudge("gpt", f"{address}/v1", tmp_path / "401.jsonl", wait=0.001)
         with pytest.raises(MGMError, match="refuses"):
-            score_responses(kind, split, "paper", questions, said, judge)
-    assert score_responses(kind, split, "paper", questions, said, Judge()).judge == "rules"
+            score_responses(kind, split, "paper", questions, responses, judge)
+    assert score_responses(kind, split, "paper", questions, responses, Judge()).judge == "rules"
 
 
 def test_other_weights_are_another_model(tmp_path):

@@ -28,7 +28,7 @@ LEFT = {
 
 
 @pytest.fixture(scope="module")
-def place(tmp_path_factory) -> Path:
+def work_folder(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("place")
     make_all(folder / "data" / "MGM-Eval")
     (folder / "work_dirs" / "MGM").mkdir(parents=True)
@@ -38,16 +38,16 @@ def place(tmp_path_factory) -> Path:
 
 def test_all_published_commands_are_there():
     for family in ("gemma", "llama", "llama3", "mixtral", "yi"):
-        found = {path.stem for path in (ROOT / "scripts" / family / "eval").glob("*.sh")}
-        assert found == set(NAMES)
+        names = {path.stem for path in (ROOT / "scripts" / family / "eval").glob("*.sh")}
+        assert names == set(NAMES)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", LEFT)
-def test_a_command_leaves_what_the_published_one_did(place, name):
+def test_a_command_leaves_what_the_published_one_did(work_folder, name):
     ended = subprocess.run(
         ["bash", str(ROOT / "scripts" / "llama" / "eval" / f"{name}.sh"), "--device", "cpu"],
-        cwd=place,
+        cwd=work_folder,
         env=environment(CKPT="MGM/tiny", PYTHONPATH=str(ROOT)),
         capture_output=True,
         text=True,
@@ -56,4 +56,4 @@ def test_a_command_leaves_what_the_published_one_did(place, name):
     )
     assert ended.returncode == 0, ended.stderr[-2000:]
     for path in LEFT[name]:
-        assert (place / path).stat().st_size > 0, path
+        assert (work_folder / path).stat().st_size > 0, path

@@ -45,8 +45,8 @@ def test_a_blur_without_a_number_is_to_what_the_vit_sees() -> None:
 
 
 def test_groups_and_repeated_names() -> None:
-    found = parse_ablations(["utilisation", "pool", "hr_off"], tiny_config())
-    assert [one.name for one in found] == ["hr_off", "grey_vit", "pool"]
+    ablations = parse_ablations(["utilisation", "pool", "hr_off"], tiny_config())
+    assert [one.name for one in ablations] == ["hr_off", "grey_vit", "pool"]
     everything = parse_ablations(["all"], tiny_config())
     assert {one.kind for one in everything} == set(ABLATION_KINDS)
     assert len({one.name for one in everything}) == len(everything) == len(ALL_ABLATIONS)

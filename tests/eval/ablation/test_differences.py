@@ -55,9 +55,9 @@ def test_lines_of_the_full_model_and_of_each_ablation() -> None:
     assert pool.interval.low < 0 < pool.interval.high
     kept = as_json(full, rows, [])
     assert [one["name"] for one in kept["ablations"]] == ["hr_off", "pool"]
-    found = kept["ablations"][0]
-    assert found["difference_interval"] == [off.interval.low, off.interval.high]
-    assert (found["value"], found["questions"]) == (without.value, IMAGES * EACH)
+    line = kept["ablations"][0]
+    assert line["difference_interval"] == [off.interval.low, off.interval.high]
+    assert (line["value"], line["questions"]) == (without.value, IMAGES * EACH)
     lines = ablations_text(full, kept).splitlines()[3:]
     assert len(lines) == 5
     assert lines[2].startswith(f"| full model |  | {full.value:.1f} (")
@@ -105,8 +105,8 @@ def test_intervals_of_rates_hold_their_level() -> None:
     inside = 0
     for seed in range(60):
         full, without = drawn(seed, 0.8, 0.4)
-        found = utilisation(Nano(), score(full), score(without), "x").interval
-        inside += found.low <= true <= found.high
+        interval = utilisation(Nano(), score(full), score(without), "x").interval
+        inside += interval.low <= true <= interval.high
     assert inside >= 54
 
 

@@ -87,9 +87,9 @@ def test_the_fixed_query_is_the_mean_over_the_first_images(
     used = []
     original = EngineModel.generate
 
-    def noted(self, asked):
+    def noted(self, queries):
         used.append(self.engine.fusion)
-        return original(self, asked)
+        return original(self, queries)
 
     monkeypatch.setattr(EngineModel, "generate", noted)
     (ablation,) = parse_ablations(["one_query"], tiny_config())
@@ -117,7 +117,7 @@ def test_a_fault_leaves_the_model_as_it_was(tmp_path, folder, questions, monkeyp
     assert [one.id for one in skipped] == ["m"]
     assert engine.fusion == FusionConfig()
 
-    def broken(self, asked):
+    def broken(self, queries):
         raise MGMError("nobody answers")
 
     monkeypatch.setattr(EngineModel, "generate", broken)

@@ -187,10 +187,10 @@ def test_a_benchmark_that_fails_leaves_the_tables_of_others(
 ) -> None:
     original = study.score_responses
 
-    def score_responses(kind, *others, **named):
+    def score_responses(kind, *others, **keywords):
         if kind.name == "nano":
             raise MGMError("no answer can be scored")
-        return original(kind, *others, **named)
+        return original(kind, *others, **keywords)
 
     gqa(data)
     monkeypatch.setattr(study, "score_responses", score_responses)

@@ -116,8 +116,8 @@ def check(name: str, protocol: str, folder: Path, prompt: str) -> list:
 
 @pytest.mark.parametrize("name", HUB)
 def test_a_data_set_of_the_hub(tmp_path, name):
-    place, rows, prompt = HUB[name]
-    parquet(tmp_path / "hub" / place, rows)
+    folder, rows, prompt = HUB[name]
+    parquet(tmp_path / "hub" / folder, rows)
     assert len(check(name, "lmms-eval", tmp_path, prompt)) == len(rows)
 
 
@@ -131,8 +131,8 @@ def test_a_table_of_vlmevalkit(tmp_path, name):
 
 
 def test_mmmu_pro_takes_the_letter_behind_the_mark(tmp_path):
-    place, rows, _ = HUB["mmmu-pro:vision"]
-    parquet(tmp_path / "hub" / place, rows)
+    folder, rows, _ = HUB["mmmu-pro:vision"]
+    parquet(tmp_path / "hub" / folder, rows)
     kind = BENCHMARKS["mmmu-pro"]
     (question,) = kind.questions(tmp_path, "vision", "official")
     assert question.text.endswith("where LETTER is one of options.")
@@ -164,8 +164,8 @@ def test_parts():
 
 @pytest.mark.parametrize("name", HUB)
 def test_no_answer_raises(tmp_path, name):
-    place, rows, _ = HUB[name]
-    parquet(tmp_path / "hub" / place, rows)
+    folder, rows, _ = HUB[name]
+    parquet(tmp_path / "hub" / folder, rows)
     kind, split = get_benchmark(name)
     question = next(kind.questions(tmp_path, split, "lmms-eval"))
     for text in (*OTHERS, "B" * 100_000):

@@ -18,19 +18,21 @@ def records():
     return golden_json("eval/converters.json")
 
 
-def said(results: list[dict]) -> list[Response]:
+def responses_of(results: list[dict]) -> list[Response]:
     return [Response(Question(str(one["question_id"]), ""), one["text"]) for one in results]
 
 
 def test_gqa(records):
     assert (
-        json.dumps(official_predictions(said(records["gqa"]["results"])))
+        json.dumps(official_predictions(responses_of(records["gqa"]["results"])))
         == records["gqa"]["output_text"]
     )
 
 
 def test_mmvet(records, tmp_path):
-    _, path = BENCHMARKS["mmvet"].submission(said(records["mmvet"]["results"]), tmp_path, "test")
+    _, path = BENCHMARKS["mmvet"].submission(
+        responses_of(records["mmvet"]["results"]), tmp_path, "test"
+    )
     assert path.read_text() == records["mmvet"]["output_text"]
 
 
@@ -51,13 +53,13 @@ def test_seed(records):
     pairs = [Response(question, text) for question, text in zip(questions, texts, strict=True)]
     credits = [seed.score_one(one, "paper", Judge()) for one in pairs]
     parts = seed.parts(questions, credits)
-    found = {"Total accuracy": seed.combine(questions, credits)}
-    found |= {f"{kind} accuracy": parts[kind][0] for kind in ("image", "video")}
+    scores = {"Total accuracy": seed.combine(questions, credits)}
+    scores |= {f"{kind} accuracy": parts[kind][0] for kind in ("image", "video")}
     for name in kinds.values():
         own = [c for one, c in zip(questions, credits, strict=True) if one.category.endswith(name)]
-        found[name] = 100 * sum(own) / len(own)
+        scores[name] = 100 * sum(own) / len(own)
     printed = dict(line.split(": ") for line in record["stdout"].splitlines())
-    assert {name: f"{value:.2f}%" for name, value in found.items()} == printed
+    assert {name: f"{value:.2f}%" for name, value in scores.items()} == printed
     assert is_seed_match("A. ", "A", "official")
 
 

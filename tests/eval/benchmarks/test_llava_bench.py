@@ -4,7 +4,7 @@ from mgm.eval.benchmarks.llava_bench import parse_scores, review_prompt
 from mgm.eval.harness.question import Question, Response
 from mgm.eval.registry import BENCHMARKS
 from mgm.eval.report.scoring import score_responses
-from tests.eval.named_judge import Named
+from tests.eval.scripted_judge import ScriptedJudge
 
 BENCH = BENCHMARKS["llava-bench"]
 
@@ -19,7 +19,7 @@ def score_of(*reviews: str):
     return score_responses(BENCH, "test", "paper", questions, responses, _InOrder(*reviews))
 
 
-class _InOrder(Named):
+class _InOrder(ScriptedJudge):
     """Gives one review for each question, however often it is asked about it."""
 
     def __init__(self, *says: str) -> None:
@@ -28,9 +28,9 @@ class _InOrder(Named):
 
     def complete(self, prompt, temperature=0.0, max_tokens=128, accepts=None, system=""):
         self.systems.append(system)
-        reply = self.says[0]
+        reply = self.replies[0]
         if accepts(reply) or temperature > 0.7:
-            self.says.pop(0)
+            self.replies.pop(0)
         return reply
 
 
@@ -57,8 +57,8 @@ def test_a_review_without_marks_counts_as_llavas_own_does_and_is_listed():
     [("8 9", (8, 9)), ("8.5,7\nwhy", (8.5, 7)), ("8 9.", (8, 9)), ("9, 8", None), ("8 9 ", None),
      ("", None), ("8/10 9/10", None), ("nan 5", None), ("inf 5", None), ("8\n9", None)],
 )  # fmt: skip
-def test_marks(review, found):
-    assert parse_scores(review) == found
+def test_marks(review, marks):
+    assert parse_scores(review) == marks
 
 
 def test_the_judge_is_asked_as_llava_asks():

@@ -12,7 +12,7 @@ from mgm.eval.metrics.mathvista_extraction import (
     values_equal,
 )
 from mgm.eval.tasks.prompts import LETTER_PROMPT
-from tests.eval.named_judge import Named
+from tests.eval.scripted_judge import ScriptedJudge
 from tests.golden_files import golden_json
 
 
@@ -30,14 +30,14 @@ def test_queries(records):
 
 
 def test_extraction(records):
-    asked = records["create_test_prompt"]
-    assert extraction_prompt(asked["query"], asked["response"]) == asked["output"]
+    prompt = records["create_test_prompt"]
+    assert extraction_prompt(prompt["query"], prompt["response"]) == prompt["output"]
     for record in records["extract_answer"]:
-        said = literal_extraction(record["response"], record)
+        extracted = literal_extraction(record["response"], record)
         if record["output"] == "<<LLM>>":
-            assert said is None, record
+            assert extracted is None, record
         elif not record["quick_extract"]:
-            assert said == record["output"], record
+            assert extracted == record["output"], record
 
 
 def test_normal_forms(records):
@@ -83,26 +83,32 @@ def test_what_lmms_eval_asks(problem, expected):
 @pytest.mark.parametrize(
     ("problem", "answer", "text", "judge", "credit"),
     [
-        (CHOICE, "blue", "B", Named(), 1),  # nobody is asked
-        (CHOICE, "blue", "It is blue.", Named(), 1),
-        (CHOICE, "blue", "red", Named(), 0),
-        (CHOICE, "blue", "the sky", Named("", "B"), 1),  # and once more where it says nothing
-        (CHOICE, "blue", "the sky", Named("A"), 0),
+        (CHOICE, "blue", "B", ScriptedJudge(), 1),  # nobody is asked
+        (CHOICE, "blue", "It is blue.", ScriptedJudge(), 1),
+        (CHOICE, "blue", "red", ScriptedJudge(), 0),
+        (
+            CHOICE,
+            "blue",
+            "the sky",
+            ScriptedJudge("", "B"),
+            1,
+        ),  # and once more where it says nothing
+        (CHOICE, "blue", "the sky", ScriptedJudge("A"), 0),
         (CHOICE, "blue", "so it is (B) then", Judge(), 1),
-        (NUMBER | {"answer_type": "integer"}, "7", "7", Named(), 1),
-        (NUMBER | {"answer_type": "integer"}, "7", "seven", Named("7"), 1),
+        (NUMBER | {"answer_type": "integer"}, "7", "7", ScriptedJudge(), 1),
+        (NUMBER | {"answer_type": "integer"}, "7", "seven", ScriptedJudge("7"), 1),
         (NUMBER | {"answer_type": "integer"}, "7", "There are 7 of them.", Judge(), 1),
         (NUMBER | {"answer_type": "integer"}, "7", "There are 8 of them.", Judge(), 0),
-        (NUMBER | {"answer_type": "float"}, "7.5", "7.50", Named(), 1),
-        (NUMBER | {"answer_type": "list"}, "[1, 2]", "[1, 2]", Named("[1, 2]"), 0),
+        (NUMBER | {"answer_type": "float"}, "7.5", "7.50", ScriptedJudge(), 1),
+        (NUMBER | {"answer_type": "list"}, "[1, 2]", "[1, 2]", ScriptedJudge("[1, 2]"), 0),
     ],
 )
 def test_what_vlmevalkit_counts(problem, answer, text, judge, credit):
     metadata = {"problem": problem | {"answer": answer, "answer_option": "B"}}
     question = Question("1", "Which?", target=answer, metadata=metadata)
     assert MathVista().score_one(Response(question, text), "vlmevalkit", judge) == credit
-    if isinstance(judge, Named):
-        assert judge.says == []
-        assert [temperature for _, temperature in judge.asked] == [
-            0.5 * number for number in range(len(judge.asked))
+    if isinstance(judge, ScriptedJudge):
+        assert judge.replies == []
+        assert [temperature for _, temperature in judge.prompts] == [
+            0.5 * number for number in range(len(judge.prompts))
         ]

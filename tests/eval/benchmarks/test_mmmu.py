@@ -14,11 +14,11 @@ def records():
 def test_choices(records):
     for record in records["parse_multi_choice_response"]:
         names = records["options"][record["options"]]["index2ans"]
-        said = parse_choice(record["response"], names)
+        letter = parse_choice(record["response"], names)
         if record["random_choice"]:
-            assert said is None, record
+            assert letter is None, record
         else:
-            assert said == record["output_seed42"], record
+            assert letter == record["output_seed42"], record
 
 
 def test_open_answers(records):
@@ -29,8 +29,8 @@ def test_open_answers(records):
     for record in records["extract_numbers"]:
         assert numbers(record["input"]) == record["output"]
     for record in records["parse_open_response"]:
-        found = sorted(map(str, parse_open(record["response"])))
-        assert found == sorted(map(str, record["output_sorted"])), record
+        candidates = sorted(map(str, parse_open(record["response"])))
+        assert candidates == sorted(map(str, record["output_sorted"])), record
     for record in records["eval_open"]:
         assert is_open_right(record["gold"], parse_open(record["response"])) == record["output"]
 

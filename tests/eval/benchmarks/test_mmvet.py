@@ -5,7 +5,7 @@ from mgm.eval.harness.question import Question, Response
 from mgm.eval.registry import BENCHMARKS
 from tests.eval.differential.case import read_fixture
 from tests.eval.differential.test_replay import CASES, replayed_question
-from tests.eval.named_judge import Named
+from tests.eval.scripted_judge import ScriptedJudge
 
 MMVET = BENCHMARKS["mmvet"]
 PROTOCOLS = ("paper", "lmms-eval", "vlmevalkit")
@@ -16,21 +16,21 @@ PROTOCOLS = ("paper", "lmms-eval", "vlmevalkit")
     [("0.7", 0.7), ("1", 1), ("1.0 since", 1.0), ("100%", None), ("10", None), ("0,7", None),
      ("-0.1", None), ("nan", None), ("Score: 1", None), ("", None), ("½", None)],
 )  # fmt: skip
-def test_marks(reply, found):
+def test_marks(reply, mark):
     for protocol in PROTOCOLS:
         whole = protocol == "vlmevalkit" and " " in reply
-        assert parse_grade(reply, protocol) == (None if whole else found), protocol
+        assert parse_grade(reply, protocol) == (None if whole else mark), protocol
 
 
 @pytest.mark.parametrize("protocol", PROTOCOLS)
 def test_replies_without_a_mark_cost_the_question(protocol):
     question = Question("1", "", target="a cat", metadata={"question": "What?"})
-    judge = Named(*["soon"] * GRADING_ATTEMPTS[protocol])
+    judge = ScriptedJudge(*["soon"] * GRADING_ATTEMPTS[protocol])
     credit = MMVET.score_one(Response(question, "a dog"), protocol, judge)
     assert credit == 0
     assert "'soon'" in credit.note
-    assert judge.says == []
-    assert MMVET.score_one(Response(question, "a dog"), protocol, Named("10", "0.4")) == 0.4
+    assert judge.replies == []
+    assert MMVET.score_one(Response(question, "a dog"), protocol, ScriptedJudge("10", "0.4")) == 0.4
 
 
 @pytest.mark.parametrize("protocol", PROTOCOLS)

@@ -7,7 +7,7 @@ from mgm.eval.harness.question import Question, Response
 from mgm.eval.registry import BENCHMARKS
 
 CHOICES = {"A": "a red car", "B": "a blue car", "C": "no car", "D": "a tree"}
-FACTS = {
+METADATA = {
     "question": "?", "choices": CHOICES, "type": "multiple-choice", "round": "0", "kind": "x",
     "question_id": "0",
 }  # fmt: skip
@@ -30,7 +30,7 @@ TEXTS = (
 @pytest.mark.parametrize("text", TEXTS)
 def test_a_letter_that_is_read_decides_the_credit(name, protocol, text):
     kind = BENCHMARKS[name]
-    question = Question("0", "?", target="B", group="0", category="x", metadata=FACTS)
+    question = Question("0", "?", target="B", group="0", category="x", metadata=METADATA)
     response = Response(question, text)
     parsed = kind.parse(response, protocol)
     assert parsed is not None
@@ -67,7 +67,7 @@ def test_a_text_that_is_scored_as_it_is_has_no_parse():
 
 def test_unparsed_answers_of_every_benchmark_are_empty_texts():
     """No parser raises on an empty answer, or reads something in it that cannot be."""
-    question = Question("0", "?", target="B", group="0", category="existence", metadata=FACTS | {
+    question = Question("0", "?", target="B", group="0", category="existence", metadata=METADATA | {
         "problem": {"query": "?", "choices": None, "question_type": "free_form",
                     "answer_type": "integer", "precision": None, "answer": "4"},
     })  # fmt: skip

@@ -58,33 +58,39 @@ def test_mmbench_is_compared_by_the_circular_score():
     """Half of the credits in both: one model has whole questions right, the other has halves."""
     whole = mmbench([(1, 1), (0, 0)] * 20)
     halves = mmbench([(1, 0), (0, 1)] * 20)
-    found = compared("mmbench", whole, halves)
-    assert (found.first_value, found.second_value) == (whole.value, halves.value) == (50, 0)
-    assert found.difference == -50
-    assert found.differ
-    assert found.verdict == "a is better"
-    assert -75 < found.interval.low < -50 < found.interval.high < -25
+    comparison = compared("mmbench", whole, halves)
+    assert (
+        (comparison.first_value, comparison.second_value) == (whole.value, halves.value) == (50, 0)
+    )
+    assert comparison.difference == -50
+    assert comparison.differ
+    assert comparison.verdict == "a is better"
+    assert -75 < comparison.interval.low < -50 < comparison.interval.high < -25
 
 
 def test_mme_is_compared_by_its_sum():
     """The same share of right answers, but in pairs about one image or in halves of pairs."""
     pairs = yes_no("mme", ["yes", "no", "no", "yes"] * 20)  # both right, both wrong
     halves = yes_no("mme", ["yes", "yes", "no", "no"] * 20)  # one of two right
-    found = compared("mme", pairs, halves)
-    assert (found.first_value, found.second_value) == (pairs.value, halves.value) == (100, 50)
-    assert found.difference == -50
-    assert found.margin == pytest.approx(0.02 * 200)  # of one kind
-    assert found.interval.low < -50 < found.interval.high < 0
+    comparison = compared("mme", pairs, halves)
+    assert (
+        (comparison.first_value, comparison.second_value)
+        == (pairs.value, halves.value)
+        == (100, 50)
+    )
+    assert comparison.difference == -50
+    assert comparison.margin == pytest.approx(0.02 * 200)  # of one kind
+    assert comparison.interval.low < -50 < comparison.interval.high < 0
 
 
 def test_pope_is_compared_by_f1():
     """Always yes has half of the answers right, as always no has; F1 tells them apart."""
     yes = yes_no("pope", ["yes"] * 60, category="random")
     no = yes_no("pope", ["no"] * 60, category="random")
-    found = compared("pope", yes, no)
-    assert found.first_value == pytest.approx(200 / 3)
-    assert found.second_value == 0
-    assert found.verdict == "a is better"
+    comparison = compared("pope", yes, no)
+    assert comparison.first_value == pytest.approx(200 / 3)
+    assert comparison.second_value == 0
+    assert comparison.verdict == "a is better"
 
 
 def test_saved_scores_can_be_combined_anew(tmp_path):
@@ -115,15 +121,15 @@ def test_saved_scores_can_be_combined_anew(tmp_path):
 
 def test_the_same_needs_enough_questions():
     few = mmbench([(1, 1), (0, 0)] * 5)
-    found = compared("mmbench", few, few)
-    assert (found.difference, found.p_value, found.changed) == (0, 1, 0)
-    assert found.verdict == "no significant difference"
+    comparison = compared("mmbench", few, few)
+    assert (comparison.difference, comparison.p_value, comparison.changed) == (0, 1, 0)
+    assert comparison.verdict == "no significant difference"
     many = mmbench([(1, 1), (0, 0)] * 500)
     assert compared("mmbench", many, many).verdict == "the same within 2 points"
     tiny = mmbench([(1, 1)] * 3)
-    found = compared("mmbench", tiny, tiny)
-    assert found.interval is None
-    assert found.verdict == "no significant difference: too few images"
+    comparison = compared("mmbench", tiny, tiny)
+    assert comparison.interval is None
+    assert comparison.verdict == "no significant difference: too few images"
 
 
 def test_a_small_sure_difference_is_both():
@@ -139,9 +145,9 @@ def test_a_small_sure_difference_is_both():
         replace(base, credits={str(n): float(one) for n, one in enumerate(own)})
         for own in (first, second)
     )
-    found = compare_scores(kind, scores, ("a", "b"))
-    assert found.verdict == "b is better, by less than 2 points"
-    assert found.needed is None
+    comparison = compare_scores(kind, scores, ("a", "b"))
+    assert comparison.verdict == "b is better, by less than 2 points"
+    assert comparison.needed is None
 
 
 def test_the_order_of_the_models_changes_the_sign_alone():
@@ -187,14 +193,14 @@ def outputs(tmp_path):
 
 
 def test_many_models_into_a_file(outputs, tmp_path):
-    found, problems = compare_folders(outputs, BENCHMARKS)
+    comparisons, problems = compare_folders(outputs, BENCHMARKS)
     assert problems == []
-    assert [(one.benchmark, one.second, one.difference) for one in found] == [
+    assert [(one.benchmark, one.second, one.difference) for one in comparisons] == [
         ("mmbench:dev", "better", 50), ("mme:test", "better", 0), ("mmbench:dev", "<b>third", -50),
     ]  # fmt: skip
-    assert "better 100.00, base 50.00, difference +50.00 (95 %: " in comparison_line(found[0])
+    assert "better 100.00, base 50.00, difference +50.00 (95 %: " in comparison_line(comparisons[0])
     for name in ("c.md", "c.html", "c.json"):
-        write_comparison(tmp_path / name, found, ["a line"])
+        write_comparison(tmp_path / name, comparisons, ["a line"])
     assert (
         "| mmbench:dev, paper | base: 50.00 | better: 100.00 | +50.00 |"
         in (tmp_path / "c.md").read_text()
@@ -209,8 +215,8 @@ def test_many_models_into_a_file(outputs, tmp_path):
 
 def test_a_damaged_score_does_not_end_the_comparison(outputs):
     (outputs[1] / "mme" / "test" / "paper" / "score.json").write_text('{"value": 1}')
-    found, problems = compare_folders(outputs, BENCHMARKS)
-    assert len(found) == 2
+    comparisons, problems = compare_folders(outputs, BENCHMARKS)
+    assert len(comparisons) == 2
     assert "not a score.json of mgm" in problems[0]
     with pytest.raises(MGMError, match="no benchmark was scored for two models"):
         compare_folders([outputs[0], outputs[0] / "mmbench" / "dev"], BENCHMARKS)
@@ -245,19 +251,19 @@ def test_other_questions_with_the_same_ids_are_not_compared():
         with pytest.raises(MGMError, match="question 0 or its target differs"):
             compare_scores(kind, (one, other), ("a", "b"))
     some = replace(letters(10, [0.0] * 10), expected=30)
-    found = compare_scores(kind, (one, some), ("a", "b"))
-    assert found.partial == "partial: b 10 of 30 questions"
-    assert "partial: b 10 of 30 questions" in comparison_line(found)
-    assert found.remarks == ()
+    comparison = compare_scores(kind, (one, some), ("a", "b"))
+    assert comparison.partial == "partial: b 10 of 30 questions"
+    assert "partial: b 10 of 30 questions" in comparison_line(comparison)
+    assert comparison.remarks == ()
 
 
 def test_scores_of_older_versions_are_compared_with_a_remark():
     one = replace(letters(30, [1.0] * 30), run={"data": {"digest": "x"}})
     old = replace(one, question_hashes={}, run={})
     kind = BENCHMARKS["scienceqa"]
-    found = compare_scores(kind, (one, old), ("a", "b"))
-    assert "could not check that the questions are the same" in found.remarks[0]
-    assert "could not check that the questions are the same" in comparison_line(found)
+    comparison = compare_scores(kind, (one, old), ("a", "b"))
+    assert "could not check that the questions are the same" in comparison.remarks[0]
+    assert "could not check that the questions are the same" in comparison_line(comparison)
     same = replace(one, question_hashes={})
     assert compare_scores(kind, (one, same), ("a", "b")).remarks == ()
 
@@ -266,25 +272,25 @@ def test_settings_that_differ_are_named():
     one = letters(30, [1.0] * 30)
     runs = [replace(one, run={"settings": {"strip_thinking": flag, "max_new_tokens": None}})
             for flag in (False, True)]  # fmt: skip
-    found = compare_scores(BENCHMARKS["scienceqa"], tuple(runs), ("a", "b"))
-    assert found.remarks == ("--strip-thinking differs: False and True",)
+    comparison = compare_scores(BENCHMARKS["scienceqa"], tuple(runs), ("a", "b"))
+    assert comparison.remarks == ("--strip-thinking differs: False and True",)
 
 
 def test_no_number_of_images_that_there_are_is_called_needed():
     kind = BENCHMARKS["scienceqa"]
     five = letters(5, [1.0] * 5), letters(5, [0.0] * 5)
-    found = compare_scores(kind, five, ("a", "b"))
-    assert found.p_value == pytest.approx(2 / 2**5)
-    assert found.needed == 6
-    assert found.verdict == "no significant difference; about 6 images would be needed"
+    comparison = compare_scores(kind, five, ("a", "b"))
+    assert comparison.p_value == pytest.approx(2 / 2**5)
+    assert comparison.needed == 6
+    assert comparison.verdict == "no significant difference; about 6 images would be needed"
     assert images_needed(10.0, 1.0, 100, 50) is None
     # Ten questions about each image: images are counted.
     groups = [f"{n // 10}.png" for n in range(200)]
     answers = np.random.default_rng(0).random((2, 200)) < 0.5
     pair = tuple(letters(200, list(map(float, own)), groups=groups) for own in answers)
-    found = compare_scores(kind, pair, ("a", "b"))
-    assert found.images == 20
-    assert found.needed is None or found.needed > 20
+    comparison = compare_scores(kind, pair, ("a", "b"))
+    assert comparison.images == 20
+    assert comparison.needed is None or comparison.needed > 20
 
 
 def test_sums_in_another_order_are_no_difference():
@@ -296,20 +302,20 @@ def test_sums_in_another_order_are_no_difference():
         one, other = ([float(n) for n in draw.permutation([0.3, 0.6, 0.9, 1.0, 0.0] * 6)]
                       for _ in range(2))  # fmt: skip
         rounded += sum(one) != sum(other)
-        found = compare_scores(kind, (letters(30, one), letters(30, other)), ("a", "b"))
-        assert (found.difference, found.needed) == (0.0, None)
-        assert found.verdict == "no significant difference"
+        comparison = compare_scores(kind, (letters(30, one), letters(30, other)), ("a", "b"))
+        assert (comparison.difference, comparison.needed) == (0.0, None)
+        assert comparison.verdict == "no significant difference"
     assert rounded
 
 
 def test_bars_of_a_page_have_one_scale(tmp_path):
     """A difference of 50 points reaches farther than one of 10."""
     kind = BENCHMARKS["scienceqa"]
-    found = [
+    widths = [
         compare_scores(kind, (letters(200, [0.0] * 200), letters(200, own)), ("a", "b"))
         for own in ([1.0] * 20 + [0.0] * 180, [1.0] * 100 + [0.0] * 100)
     ]
-    write_comparison(tmp_path / "page.html", found)
+    write_comparison(tmp_path / "page.html", widths)
     page = (tmp_path / "page.html").read_text()
     scales = re.findall(r"class=track title='([^']*)'", page)
     assert len(scales) == 2

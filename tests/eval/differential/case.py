@@ -72,7 +72,7 @@ class Case:
 
 def all_cases() -> list[Case]:
     """The cases of every module in `cases`, each of which has a tuple CASES."""
-    names = [f"{cases.__name__}.{found.name}" for found in iter_modules(cases.__path__)]
+    names = [f"{cases.__name__}.{module.name}" for module in iter_modules(cases.__path__)]
     return [case for name in names for case in import_module(name).CASES]
 
 
@@ -94,7 +94,7 @@ def read_fixture(case: Case) -> tuple[Record, list[Record]]:
 
 
 def sets_of(
-    random: Random, numbers: list[list[int]], count: int = 300, most: int = 40
+    random: Random, numbers: list[list[int]], count: int = 300, max_size: int = 40
 ) -> Iterator[list[int]]:
     """Sets of records, made of groups that stay whole.
 
@@ -105,5 +105,5 @@ def sets_of(
         most: groups in a set.
     """
     for _ in range(count):
-        groups = random.sample(numbers, random.randint(1, min(most, len(numbers))))
+        groups = random.sample(numbers, random.randint(1, min(max_size, len(numbers))))
         yield [number for group in groups for number in group]

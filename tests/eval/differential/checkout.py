@@ -65,10 +65,10 @@ class Checkout:
         if root not in sys.path:
             sys.path.insert(0, root)
         for bare in BARE:
-            place = self.path.joinpath(*bare.split("."))
-            if place.is_dir() and bare not in sys.modules:
+            path = self.path.joinpath(*bare.split("."))
+            if path.is_dir() and bare not in sys.modules:
                 package = ModuleType(bare)
-                package.__path__ = [str(place)]
+                package.__path__ = [str(path)]
                 sys.modules[bare] = package
         if not any(isinstance(finder, _Mocks) for finder in sys.meta_path):
             sys.meta_path.append(_Mocks(MOCKED))

@@ -8,9 +8,9 @@ from mgm.eval.harness.llm_judge import Judge
 from mgm.eval.harness.question import Question, Response
 from mgm.eval.registry import get_benchmark
 from tests.eval.differential.case import FIXTURES, Case, Record, all_cases, read_fixture
-from tests.eval.named_judge import Named
+from tests.eval.scripted_judge import ScriptedJudge
 
-LEAST_ANSWERS, LEAST_SETS, LEAST_PROMPTS = 2000, 300, 100
+MIN_ANSWERS, MIN_SETS, MIN_PROMPTS = 2000, 300, 100
 LARGEST = 150_000  # bytes of a fixture
 CASES = {case.name: case for case in all_cases()}
 
@@ -25,12 +25,12 @@ def replayed_question(case: Case, record: Record) -> Question:
 
 def credit(case: Case, record: Record, question: Question) -> float:
     kind, _ = get_benchmark(case.benchmark)
-    judge = Named(*record["replies"]) if "replies" in record else Judge()
+    judge = ScriptedJudge(*record["replies"]) if "replies" in record else Judge()
     response = kind.filter_response(Response(question, record["answer"]), case.protocol)
-    found = kind.score_one(response, case.protocol, judge)
-    if isinstance(judge, Named):
-        assert judge.says == [], "the judge was asked less often than by the harness"
-    return found
+    score = kind.score_one(response, case.protocol, judge)
+    if isinstance(judge, ScriptedJudge):
+        assert judge.replies == [], "the judge was asked less often than by the harness"
+    return score
 
 
 def differing(case: Case, records: list[Record]) -> list[int]:
@@ -38,7 +38,7 @@ def differing(case: Case, records: list[Record]) -> list[int]:
     kind, _ = get_benchmark(case.benchmark)
     questions: dict[int, Question] = {}
     credits: dict[int, float] = {}
-    found = []
+    differences = []
     for number, record in enumerate(records):
         if "set" in record:
             own = record["set"]
@@ -59,8 +59,8 @@ def differing(case: Case, records: list[Record]) -> list[int]:
             expected = 0 if "raises" in record else record.get("score")
             right = expected is not None and abs(credits[number] - expected) < 1e-6
         if not right:
-            found.append(number)
-    return found
+            differences.append(number)
+    return differences
 
 
 @pytest.mark.parametrize("name", CASES)
@@ -70,10 +70,10 @@ def test_a_protocol_scores_as_its_harness(name):
     assert (header["harness"], tuple(header["functions"])) == (case.harness, case.functions)
     assert len(header["commit"]) >= 7
     assert case.fixture.stat().st_size < LARGEST
-    assert sum("answer" in r and case.differs(r) is None for r in records) >= LEAST_ANSWERS
-    assert sum("set" in record for record in records) >= LEAST_SETS
+    assert sum("answer" in r and case.differs(r) is None for r in records) >= MIN_ANSWERS
+    assert sum("set" in record for record in records) >= MIN_SETS
     if any("prompt" in record for record in records):
-        assert sum("prompt" in record for record in records) >= LEAST_PROMPTS
+        assert sum("prompt" in record for record in records) >= MIN_PROMPTS
     listed = [number for number, record in enumerate(records) if case.differs(record)]
     others = differing(case, records)
     assert [records[number] for number in others if number not in set(listed)] == []

@@ -30,7 +30,7 @@ class File:
     total: str = ""
     breaks: list[int] = field(default_factory=list)
     chunk: int | None = None
-    asked: list[tuple[str | None, str | None]] = field(default_factory=list)
+    requests: list[tuple[str | None, str | None]] = field(default_factory=list)
 
 
 @contextmanager
@@ -39,11 +39,11 @@ def serving(file: File) -> Iterator[str]:
 
     class Handler(http.server.BaseHTTPRequestHandler):
         def do_GET(self) -> None:
-            wanted, same = self.headers["Range"], self.headers["If-Range"]
-            file.asked.append((wanted, same))
+            range_header, same = self.headers["Range"], self.headers["If-Range"]
+            file.requests.append((range_header, same))
             start, content = 0, file.content
-            if wanted and file.ranges and (same in (None, file.tag) or not file.heeds):
-                start = int(wanted[6:-1])
+            if range_header and file.ranges and (same in (None, file.tag) or not file.heeds):
+                start = int(range_header[6:-1])
                 if start >= len(content):
                     self.send_response(416)
                     self.send_header("Content-Length", "0")
@@ -61,8 +61,8 @@ def serving(file: File) -> Iterator[str]:
             end = file.breaks.pop(0) if file.breaks else len(content)
             step = file.chunk or len(content) or 1
             with suppress(OSError):
-                for place in range(start, end, step):
-                    self.wfile.write(content[place : min(place + step, end)])
+                for offset in range(start, end, step):
+                    self.wfile.write(content[offset : min(offset + step, end)])
                     time.sleep(0.01 if file.chunk else 0)
 
         def log_message(self, *words: object) -> None:

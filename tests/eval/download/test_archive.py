@@ -46,8 +46,8 @@ def test_what_is_wanted_goes_to_its_place(tmp_path):
         ("mm-vet/images/more/2.png", b"2"), ("mm-vet/README", b"no"), ("__MACOSX/._x", b""),
     )  # fmt: skip
     unpack_archive(made, "mm-vet.zip", tmp_path / "to", ["mm-vet.json", "images", "other.jsonl"])
-    found = {str(file.relative_to(tmp_path / "to")) for file in (tmp_path / "to").rglob("*.*")}
-    assert found == {"mm-vet.json", "images/1.png", "images/more/2.png"}
+    extracted = {str(file.relative_to(tmp_path / "to")) for file in (tmp_path / "to").rglob("*.*")}
+    assert extracted == {"mm-vet.json", "images/1.png", "images/more/2.png"}
     made = zipped(tmp_path / "b.part", ("images/1.jpg", b"1"), ("x/questions.json", b"[]"))
     unpack_archive(made, "b.zip", tmp_path / "gqa", ["data/images"])
     assert (tmp_path / "gqa" / "data" / "images" / "1.jpg").read_bytes() == b"1"
@@ -228,8 +228,8 @@ def test_damaged_archives(tmp_path, form):
     whole = path.read_bytes()
     to = tmp_path / "to"
     for step in range(12):
-        place = len(whole) * step // 12
-        for content in (whole[:place], whole[:place] + b"\xff\x00\xff" + whole[place + 3 :]):
+        offset = len(whole) * step // 12
+        for content in (whole[:offset], whole[:offset] + b"\xff\x00\xff" + whole[offset + 3 :]):
             path.write_bytes(content)
             with suppress(MGMError):  # and nothing else
                 unpack_archive(path, f"a.{form}", to, ["images"])

@@ -26,10 +26,10 @@ def test_it_goes_on_where_it_broke_off(tmp_path):
             broken(part, f"{address}/a")
         download_file(f"{address}/a", part)
         assert part.read_bytes() == CONTENT
-        asked = [(None, None), ("bytes=20000-", '"one"'), ("bytes=50000-", '"one"')]
-        assert file.asked == asked
+        requests = [(None, None), ("bytes=20000-", '"one"'), ("bytes=50000-", '"one"')]
+        assert file.requests == requests
         download_file(f"{address}/a", part)  # all is there
-        assert file.asked == asked
+        assert file.requests == requests
 
 
 def test_another_file_begins_again(tmp_path):
@@ -43,7 +43,7 @@ def test_another_file_begins_again(tmp_path):
         part.write_bytes(b"x" * 100)
         download_file(f"{address}/b", part)
         assert part.read_bytes() == CONTENT[::-1]
-        assert file.asked[-1] == (None, None)
+        assert file.requests[-1] == (None, None)
 
 
 @pytest.mark.parametrize("tag", ["", 'W/"weak"'])
@@ -60,7 +60,7 @@ def test_a_server_that_confirms_nothing(tmp_path, tag):
         broken(part, f"{address}/a")
         download_file(f"{address}/a", part, verified=True)
         assert part.read_bytes() == CONTENT
-        assert file.asked[-1] == ("bytes=20000-", None)
+        assert file.requests[-1] == ("bytes=20000-", None)
 
 
 def test_a_server_without_ranges(tmp_path):

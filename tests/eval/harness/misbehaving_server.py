@@ -31,7 +31,7 @@ class Reply:
     close: bool = False
 
 
-def said(text: Any, **message: Any) -> Reply:
+def reply_with(text: Any, **message: Any) -> Reply:
     """A completion."""
     choice = {"message": {"content": text, **message}, "finish_reason": "stop"}
     return Reply({"choices": [choice], "usage": {"prompt_tokens": 10, "completion_tokens": 2}})

@@ -23,9 +23,9 @@ def test_an_odd_line_costs_itself(tmp_path, line):
     file.write_text("\n".join((good[0], line, good[1])) + "\n")
     assert load_texts(file) == ({"b": "text b", "c": "text c"}, 1)
     file.write_text("\n".join((*good, line)))  # the last, not ended
-    known, _ = load_texts(file)
+    texts, _ = load_texts(file)
     JSONLStore(file).append("d", "text d")
-    assert load_texts(file)[0] == known | {"d": "text d"}
+    assert load_texts(file)[0] == texts | {"d": "text d"}
 
 
 def test_bytes_that_are_no_text(tmp_path):

@@ -11,7 +11,7 @@ from mgm.eval.harness.llm_judge import Judge, ModelJudge
 from mgm.eval.harness.openai_client import MAX_CONSECUTIVE_FAILURES
 from mgm.eval.harness.question import Question, Response
 from mgm.eval.report.scoring import score_responses
-from tests.eval.harness.misbehaving_server import Reply, refused, said, server
+from tests.eval.harness.misbehaving_server import Reply, refused, reply_with, server
 
 
 def judge(address: str, tmp_path) -> ModelJudge:
@@ -23,9 +23,12 @@ def is_mark(text: str) -> bool:
 
 
 def test_only_what_can_be_parsed_is_kept(tmp_path):
-    with server(said("well"), said(None), said("1"), said("0")) as (address, bodies):
-        asked = judge(address, tmp_path)
-        replies = [asked.complete("x", accepts=is_mark) for _ in range(4)]
+    with server(reply_with("well"), reply_with(None), reply_with("1"), reply_with("0")) as (
+        address,
+        bodies,
+    ):
+        llm_judge = judge(address, tmp_path)
+        replies = [llm_judge.complete("x", accepts=is_mark) for _ in range(4)]
         assert replies == ["well", "", "1", "1"]
         again = judge(address, tmp_path)
         assert again.complete("x", accepts=is_mark) == "1"
@@ -39,7 +42,7 @@ def test_only_what_can_be_parsed_is_kept(tmp_path):
 
 def test_what_another_version_kept_is_asked_for_again(tmp_path):
     """A reply that cannot be parsed, and lines that are none."""
-    with server(said("well"), said("1")) as (address, bodies):
+    with server(reply_with("well"), reply_with("1")) as (address, bodies):
         judge(address, tmp_path).complete("x")  # everything is kept
         file = tmp_path / "judge.jsonl"
         key = json.loads(file.read_text())["key"]
@@ -52,7 +55,7 @@ def test_what_another_version_kept_is_asked_for_again(tmp_path):
 
 
 def test_thoughts_are_no_part_of_a_reply(tmp_path):
-    with server(said("<think>0, or perhaps</think>\n1")) as (address, _):
+    with server(reply_with("<think>0, or perhaps</think>\n1")) as (address, _):
         assert judge(address, tmp_path).complete("x", accepts=is_mark) == "1"
 
 
@@ -73,7 +76,7 @@ def questions(count: int) -> list[Question]:
 )
 def test_a_judge_that_fails_at_one_question_costs_that_one(fault, tmp_path):
     def answer(body):
-        return fault if "What is 1?" in body["messages"][0]["content"] else said("1.0")
+        return fault if "What is 1?" in body["messages"][0]["content"] else reply_with("1.0")
 
     responses = [Response(one, f"{one.target}.") for one in questions(3)]
     with server(answer) as (address, _):
@@ -89,29 +92,29 @@ def test_a_judge_that_fails_at_one_question_costs_that_one(fault, tmp_path):
 def test_a_judge_that_fails_again_and_again_is_asked_no_more(tmp_path):
     responses = [Response(one, "x") for one in questions(3 * MAX_CONSECUTIVE_FAILURES)]
     with server(Reply(b"<html>")) as (address, bodies):
-        asked = judge(address, tmp_path)
+        llm_judge = judge(address, tmp_path)
         with pytest.raises(MGMError, match="no response can be scored"):
-            score_responses(MMVet(), "test", "paper", questions(60), responses, asked)
-        assert "20 consecutive requests failed" in asked.unavailable
+            score_responses(MMVet(), "test", "paper", questions(60), responses, llm_judge)
+        assert "20 consecutive requests failed" in llm_judge.unavailable
         assert len(bodies) < 5 * (MAX_CONSECUTIVE_FAILURES + 20)
 
 
 @pytest.mark.parametrize("fault", [refused("no money left", 402), Reply(b"<html>")])
 def test_marks_of_a_judge_that_fails_midway_are_scored(tmp_path, fault):
     responses = [Response(one, "x") for one in questions(60)]
-    with server(said("1.0"), said("0.5"), fault) as (address, _):
-        asked = judge(address, tmp_path)
-        score = score_responses(MMVet(), "test", "paper", questions(60), responses, asked)
+    with server(reply_with("1.0"), reply_with("0.5"), fault) as (address, _):
+        llm_judge = judge(address, tmp_path)
+        score = score_responses(MMVet(), "test", "paper", questions(60), responses, llm_judge)
     assert (score.value, score.questions, score.complete) == (75.0, 2, False)
     assert len(score.skipped) == 58
     assert all("the judge gpt" in one.reason for one in score.skipped)
-    assert asked.unavailable
+    assert llm_judge.unavailable
 
 
 def test_many_ask_before_it_is_known_that_a_judge_thinks(tmp_path):
     def answer(body):
         time.sleep(0.05)
-        return said("<think>well</think>1.0" if body["max_tokens"] > 100 else "<think>we")
+        return reply_with("<think>well</think>1.0" if body["max_tokens"] > 100 else "<think>we")
 
     responses = [Response(one, one.target) for one in questions(40)]
     with server(answer) as (address, _):

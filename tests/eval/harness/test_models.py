@@ -31,24 +31,24 @@ def requests(count: int) -> list[tuple[int, Request]]:
 @pytest.mark.parametrize("ahead", [True, False])
 @pytest.mark.parametrize("batch_size", [1, 3, 50])
 def test_all_are_answered_as_if_alone(engine, batch_size, ahead):
-    asked = requests(11)
-    expected = {name: engine.answer([request])[0].text for name, request in asked}
-    found = list(generate_all(engine, asked, batch_size, ahead))
-    assert {name: answer.text for name, answer in found} == expected
-    assert len(found) == len(asked)
+    batch = requests(11)
+    expected = {name: engine.answer([request])[0].text for name, request in batch}
+    answers = list(generate_all(engine, batch, batch_size, ahead))
+    assert {name: answer.text for name, answer in answers} == expected
+    assert len(answers) == len(batch)
     assert list(generate_all(engine, [], batch_size)) == []
 
 
 def test_nothing_is_kept_of_answers(engine):
     """Of prompts at most what is read of them; nobody goes on from there."""
     fresh = Engine(engine.model, engine.processor, scheduler_config=SchedulerConfig.offline(3))
-    asked = requests(6)
-    longest = max(answer.prompt_tokens for _, answer in generate_all(fresh, asked, 3))
+    batch = requests(6)
+    longest = max(answer.prompt_tokens for _, answer in generate_all(fresh, batch, 3))
     cache = fresh.scheduler.prefix_cache
     assert 0 < cache.nbytes <= 6 * longest * kv_bytes_per_token(engine.model)
-    fresh.answer([request for _, request in asked])
+    fresh.answer([request for _, request in batch])
     keeping = Engine(engine.model, engine.processor)
-    keeping.answer([request for _, request in asked])
+    keeping.answer([request for _, request in batch])
     assert keeping.scheduler.prefix_cache.nbytes > cache.nbytes
 
 
@@ -57,24 +57,24 @@ def test_the_next_group_is_prepared_while_one_is_answered(engine, monkeypatch):
     original = engine.scheduler.step
     monkeypatch.setattr(engine.scheduler, "step", lambda: (original(), stepped.set()))
 
-    def asked():
+    def pending_requests():
         for name, request in requests(6):
             if name == 2:  # the second group
                 assert stepped.wait(60)
             yield name, request
 
-    assert len(list(generate_all(engine, asked(), 2, ahead=True))) == 6
+    assert len(list(generate_all(engine, pending_requests(), 2, ahead=True))) == 6
 
 
 def test_a_fault_names_its_question(engine, tmp_path):
-    asked = requests(5)
-    asked.append(("last", Request("what?", images=[tmp_path / "none.png"])))
-    found = []
+    batch = requests(5)
+    batch.append(("last", Request("what?", images=[tmp_path / "none.png"])))
+    answers = []
     with pytest.raises(MGMError, match=r"^question last: image 1 of 1: .*none.png"):
-        found.extend(generate_all(engine, asked, 2))
-    asked[-1] = ("long", Request("what?" * 500))
+        answers.extend(generate_all(engine, batch, 2))
+    batch[-1] = ("long", Request("what?" * 500))
     with pytest.raises(MGMError, match=r"^question long: the prompt takes"):
-        list(generate_all(engine, asked, 2))
+        list(generate_all(engine, batch, 2))
 
 
 def test_who_stops_early_leaves_nothing_running(engine):

@@ -15,10 +15,10 @@ from mgm.eval.harness.openai_client import (
     EndpointUnavailableError,
     OpenAIClient,
 )
-from tests.eval.harness.misbehaving_server import Reply, refused, said, server
+from tests.eval.harness.misbehaving_server import Reply, refused, reply_with, server
 
 BODY = {"model": "m", "messages": [], "temperature": 0, "max_tokens": 16}
-GOOD = said("yes")
+GOOD = reply_with("yes")
 
 
 def endpoint(address: str, timeout: float = 5.0) -> OpenAIClient:
@@ -69,9 +69,9 @@ def test_retry_after_in_seconds_and_as_a_date():
         value = "1" if in_seconds else date
         busy = Reply({"error": "slow down"}, 429, {"Retry-After": value})
         with server(busy, GOOD) as (address, _):
-            begun = time.monotonic()
+            start_time = time.monotonic()
             assert endpoint(address).complete(BODY).text == "yes"
-            assert time.monotonic() - begun > 0.9
+            assert time.monotonic() - start_time > 0.9
 
 
 @pytest.mark.parametrize(
@@ -193,7 +193,7 @@ TOO_LARGE = (
     ],
 )  # fmt: skip
 def test_one_refused_question_changes_no_field_of_others(refusal):
-    with server(said("a"), refusal, said("b")) as (address, bodies):
+    with server(reply_with("a"), refusal, reply_with("b")) as (address, bodies):
         there = endpoint(address)
         assert there.complete(BODY).text == "a"
         with pytest.raises(MGMError, match="refuses"):
@@ -240,7 +240,7 @@ def test_counts_of_tokens_that_are_none():
 def test_who_thinks_aloud_gets_the_tokens_for_it(thought):
     def answer(body):
         if body["max_tokens"] > 16:
-            return said("<think>well</think> yes")
+            return reply_with("<think>well</think> yes")
         message = {name: value for name, value in thought.items() if name != "finish_reason"}
         choice = {"message": message, "finish_reason": thought["finish_reason"]}
         return Reply({"choices": [choice], "usage": {"completion_tokens": 16}})
@@ -271,27 +271,27 @@ def test_thoughts_that_a_context_has_no_room_for_cost_no_other_question():
         text, more = json.dumps(body["messages"]), body["max_tokens"] > 16
         if more and "long" in text:
             return Reply({"error": {"message": "maximum context length"}}, 400, delay=0.2)
-        return said("<think>hm" if "think" in text and not more else "yes")
+        return reply_with("<think>hm" if "think" in text and not more else "yes")
 
-    def asked(there, text):
+    def respond(there, text):
         return there.complete(BODY | {"messages": [{"role": "user", "content": text}]}).text
 
     with server(answer) as (address, _):
         there = endpoint(address)
         with ThreadPoolExecutor(2) as pool:
-            first = pool.submit(asked, there, "think long")
+            first = pool.submit(respond, there, "think long")
             time.sleep(0.1)
-            assert pool.submit(asked, there, "long").result() == "yes"
+            assert pool.submit(respond, there, "long").result() == "yes"
             assert first.result() == "<think>hm"
-        assert asked(there, "think") == "yes"
-        assert asked(there, "long") == "yes"
-        assert asked(there, "think") == "yes"
+        assert respond(there, "think") == "yes"
+        assert respond(there, "long") == "yes"
+        assert respond(there, "think") == "yes"
 
 
 def test_contents_of_other_types():
     parts = [{"type": "text", "text": "y"}, {"type": "image"}, {"text": None}, 3, {"text": "es"}]
     for content, text in ((parts, "yes"), ("\ud83d!", "\ufffd!"), (3, ""), ({}, ""), (None, "")):
-        with server(said(content)) as (address, _):
+        with server(reply_with(content)) as (address, _):
             assert endpoint(address).complete(BODY).text == text
 
 

@@ -61,10 +61,10 @@ def test_endpoints_get_pixels_that_nobody_turns_again(monkeypatch):
 
     for orientation in ("stored", "upright"):
         assert sent(photo(1), orientation) == photo(1)  # as it is
-        found = sent(photo(6), orientation)
+        pixels = sent(photo(6), orientation)
         expected = open_image(photo(6), orientation=orientation)
-        assert np.array_equal(open_image(found), expected)
-        assert np.array_equal(open_image(found, orientation="stored"), expected)
+        assert np.array_equal(open_image(pixels), expected)
+        assert np.array_equal(open_image(pixels, orientation="stored"), expected)
 
 
 @pytest.mark.parametrize(
@@ -80,8 +80,8 @@ def test_details_that_cannot_be_are_passed_over(tmp_path, name, value):
     key = ResponseCache(tmp_path, "m").key(question)
     record = {"key": key, "text": "a", "seconds": 1.5, "prompt_tokens": 3, name: value}
     (tmp_path / "answers-0.jsonl").write_text(json.dumps(record) + "\n")
-    found = ResponseCache(tmp_path, "m").response(question)
-    assert found is not None
-    assert found.details == {
+    response = ResponseCache(tmp_path, "m").response(question)
+    assert response is not None
+    assert response.details == {
         key: value for key, value in (("prompt_tokens", 3), ("seconds", 1.5)) if key != name
     }

@@ -13,7 +13,7 @@ from mgm.eval.harness.question import Question
 from mgm.eval.harness.response_cache import ResponseCache
 from mgm.eval.harness.runner import cached_responses, generate_responses
 from tests.eval.fixtures import png
-from tests.eval.harness.misbehaving_server import Reply, refused, said, server
+from tests.eval.harness.misbehaving_server import Reply, refused, reply_with, server
 from tests.tiny_model import build
 
 
@@ -58,12 +58,12 @@ def test_odd_questions_are_skipped_and_the_rest_is_answered(engine, tmp_path, ba
     assert "nowhere.jpg" in reasons["missing"]
     assert "image 2 of 2" in reasons["second"]
     assert reasons["twin"] == reasons["cut"]
-    found = cached_responses(questions, cache)
-    assert [one.question.id for one in found] == [f"good {n}" for n in range(4)]
+    responses = cached_responses(questions, cache)
+    assert [one.question.id for one in responses] == [f"good {n}" for n in range(4)]
     good = [one for one in questions if one.id not in ODD]
     alone = ResponseCache(tmp_path / "alone", "tiny")
     assert generate_responses(good, EngineModel(engine, batch_size), alone) == []
-    assert [one.text for one in cached_responses(good, alone)] == [one.text for one in found]
+    assert [one.text for one in cached_responses(good, alone)] == [one.text for one in responses]
 
 
 def test_all_may_be_odd(engine, tmp_path):
@@ -98,7 +98,9 @@ def test_a_server_that_refuses_an_image(tmp_path):
 
     def answer(body):
         parts = body["messages"][0]["content"]
-        return refused("unsupported image") if "what 2?" in parts[-1]["text"] else said("red ")
+        return (
+            refused("unsupported image") if "what 2?" in parts[-1]["text"] else reply_with("red ")
+        )
 
     questions = [one for one in odd_questions(tmp_path) if one.id not in ("long", "marker")]
     with server(answer) as (address, bodies):
@@ -129,7 +131,7 @@ def test_answers_of_a_server_that_nobody_expects(tmp_path):
     texts = {"0": None, "1": "\ud83d", "2": "\0\x1b[2J", "3": "x" * 100_000, "4": ["a"], "5": ""}
 
     def answer(body):
-        return said(texts[body["messages"][0]["content"][-1]["text"]])
+        return reply_with(texts[body["messages"][0]["content"][-1]["text"]])
 
     questions = [Question(name, name) for name in texts]
     with server(answer) as (address, _):
@@ -139,12 +141,12 @@ def test_answers_of_a_server_that_nobody_expects(tmp_path):
             )
             == []
         )
-    found = {
+    by_id = {
         one.question.id: one.text
         for one in cached_responses(questions, ResponseCache(tmp_path, "t"))
     }
     kept = {"0": "", "1": "\ufffd", "2": "\0\x1b[2J", "3": "x" * 100_000, "4": "", "5": ""}
-    assert found == kept
+    assert by_id == kept
 
 
 def test_a_broken_image_that_is_mended_is_asked_again(engine, tmp_path):

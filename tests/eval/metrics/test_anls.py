@@ -15,17 +15,19 @@ def test_distance_is_that_of_the_definition():
         for second in texts:
 
             @cache
-            def least(left: int, right: int, first: str = first, second: str = second) -> int:
+            def min_distance(
+                left: int, right: int, first: str = first, second: str = second
+            ) -> int:
                 if not left or not right:
                     return left + right
                 other = first[left - 1] != second[right - 1]
                 return min(
-                    least(left - 1, right) + 1,
-                    least(left, right - 1) + 1,
-                    least(left - 1, right - 1) + other,
+                    min_distance(left - 1, right) + 1,
+                    min_distance(left, right - 1) + 1,
+                    min_distance(left - 1, right - 1) + other,
                 )
 
-            assert edit_distance(first, second) == least(len(first), len(second))
+            assert edit_distance(first, second) == min_distance(len(first), len(second))
 
 
 def test_blanks_count_in_the_length_alone():

@@ -39,13 +39,13 @@ def page(tmp_path):
         browser = started.chromium.launch(
             executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu"]
         )
-        found = browser.new_page()
-        found.on("pageerror", lambda error: faults.append(str(error)))
-        found.on("dialog", lambda dialog: (faults.append("alert"), dialog.dismiss()))
-        found.on("request", lambda one: one.url.startswith("file:") or faults.append(one.url))
-        found.goto(file.as_uri())
-        found.locator("section.examples summary").click()
-        yield found
+        opened = browser.new_page()
+        opened.on("pageerror", lambda error: faults.append(str(error)))
+        opened.on("dialog", lambda dialog: (faults.append("alert"), dialog.dismiss()))
+        opened.on("request", lambda one: one.url.startswith("file:") or faults.append(one.url))
+        opened.goto(file.as_uri())
+        opened.locator("section.examples summary").click()
+        yield opened
         browser.close()
     assert faults == []
 

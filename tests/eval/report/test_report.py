@@ -31,7 +31,7 @@ SCHEMA = Path(mgm.eval.__file__).parent / "texts" / "results.schema.json"
 
 @pytest.fixture
 def responses(tmp_path):
-    found = []
+    result = []
     for number, side in enumerate((100, 400, 800, 2000)):
         file = tmp_path / f"{number}.png"
         Image.new("RGB", (side, side // 2), "red").save(file)
@@ -39,8 +39,8 @@ def responses(tmp_path):
             str(number), "<b>what?</b>", (file,), target="red", category="ab"[number % 2],
             metadata={"text_size": 4 + 3 * number},
         )  # fmt: skip
-        found.append(Response(question, "word " * (3 * number + 1), "stop", 700, 5, 0.5))
-    return found
+        result.append(Response(question, "word " * (3 * number + 1), "stop", 700, 5, 0.5))
+    return result
 
 
 def score_of(responses, **changes) -> Score:
@@ -63,23 +63,23 @@ def info_of(responses, **model):
 
 def written(folder, score, responses):
     """A score's folder, as a run leaves it."""
-    place = folder / score.benchmark.replace(":", "/") / score.protocol
-    place.mkdir(parents=True, exist_ok=True)
-    save_score(score, place / "score.json")
-    write_samples(place, TextVQA(), score, responses)
-    return place
+    output = folder / score.benchmark.replace(":", "/") / score.protocol
+    output.mkdir(parents=True, exist_ok=True)
+    save_score(score, output / "score.json")
+    write_samples(output, TextVQA(), score, responses)
+    return output
 
 
-def samples_of(place):
-    return [json.loads(line) for line in (place / SAMPLES_FILE).read_text().splitlines()]
+def samples_of(output):
+    return [json.loads(line) for line in (output / SAMPLES_FILE).read_text().splitlines()]
 
 
 def test_credit_by_length_and_sizes(responses, tmp_path):
     score = score_of(responses)
-    found = breakdowns(score, samples_of(written(tmp_path, score, responses)))
+    tables = breakdowns(score, samples_of(written(tmp_path, score, responses)))
     rows = {
         title: {row["name"]: (row["value"], row["questions"]) for row in rows}
-        for title, rows in found.items()
+        for title, rows in tables.items()
     }
     assert rows == {
         "length of the response": {
@@ -94,7 +94,7 @@ def test_credit_by_length_and_sizes(responses, tmp_path):
             "12 to 19 pixels": (100, 1),
         },
     }  # fmt: skip
-    assert all(row["low"] is None for rows in found.values() for row in rows)  # of too few images
+    assert all(row["low"] is None for rows in tables.values() for row in rows)  # of too few images
 
 
 def test_fewer_questions_are_never_the_score(responses):
@@ -134,8 +134,8 @@ def test_beside_the_published_table(responses):
     assert compare_with_paper("MGM-7B", "gqa:testdev", 60, 59, 61) is None
     assert compare_with_paper("another", "textvqa:val", 60, 59, 61) is None
     assert compare_with_paper("MGM-7B", "textvqa:val", 60, None, None).agrees is None
-    found = compare_with_paper("MGM-7B-HD", "mme:test", 1800, 1700, 1900)
-    assert (found.published, found.agrees) == (1865, True)
+    rows = compare_with_paper("MGM-7B-HD", "mme:test", 1800, 1700, 1900)
+    assert (rows.published, rows.agrees) == (1865, True)
 
 
 def test_a_report_grows_with_every_run(responses, tmp_path):
@@ -237,10 +237,10 @@ def test_examples_are_of_all_categories():
         for n in range(1000)
     ]
     samples[999]["credit"] = 0.0
-    found = choose_examples(samples)
-    assert len(found) == 60
-    assert found[1]["id"] == "999"
-    assert sum(one["credit"] for one in found) == 20
+    examples = choose_examples(samples)
+    assert len(examples) == 60
+    assert examples[1]["id"] == "999"
+    assert sum(one["credit"] for one in examples) == 20
 
 
 def test_texts_and_images_are_bounded(tmp_path):

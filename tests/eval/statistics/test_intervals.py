@@ -37,9 +37,9 @@ def coverage(p, sizes, correlation, trials=TRIALS):
     draw = np.random.default_rng(7)
     held = 0
     for _ in range(trials):
-        found = mean_interval(*clustered_answers(draw, p, sizes, correlation))
-        assert 0 <= found.low <= found.high <= 1
-        held += found.low <= p <= found.high
+        interval = mean_interval(*clustered_answers(draw, p, sizes, correlation))
+        assert 0 <= interval.low <= interval.high <= 1
+        held += interval.low <= p <= interval.high
     return held / trials
 
 
@@ -95,10 +95,10 @@ def test_effective_samples():
 def test_correlations_within_clusters():
     draw = np.random.default_rng(3)
     for correlation in (0, 0.3, 0.7, 1):
-        found = intra_cluster_correlation(
+        estimate = intra_cluster_correlation(
             *clustered_answers(draw, 0.4, [1, 2, 3] * 2000, correlation)
         )
-        assert found == pytest.approx(correlation, abs=0.04)
+        assert estimate == pytest.approx(correlation, abs=0.04)
     assert intra_cluster_correlation([1.0, 0.0, 1.0], ["a", "b", "c"]) == 0
     assert intra_cluster_correlation([1.0, 1.0, 1.0], ["a", "a", "c"]) == 1
 
@@ -106,8 +106,10 @@ def test_correlations_within_clusters():
 def test_large_samples_have_no_wider_intervals_than_they_need():
     assert 0.94 < coverage(0.5, [2] * 400, 0.3) < 0.98
     values, groups = clustered_answers(np.random.default_rng(0), 0.7, [1] * 4000, 0)
-    found = mean_interval(values, groups)
-    assert found.high - found.low == pytest.approx(2 * 1.96 * math.sqrt(0.21 / 4000), rel=0.05)
+    interval = mean_interval(values, groups)
+    assert interval.high - interval.low == pytest.approx(
+        2 * 1.96 * math.sqrt(0.21 / 4000), rel=0.05
+    )
 
 
 def test_partial_credits_hold_their_level():
@@ -116,8 +118,8 @@ def test_partial_credits_hold_their_level():
     chances = np.array([0.2, 0.1, 0.2, 0.5])
     for _ in range(TRIALS):
         values = draw.choice(worth, 10, p=chances)
-        found = mean_interval(values, list(map(str, range(10))))
-        held += found.low <= worth @ chances <= found.high
+        interval = mean_interval(values, list(map(str, range(10))))
+        held += interval.low <= worth @ chances <= interval.high
     assert held / TRIALS > 0.925
 
 
@@ -126,9 +128,9 @@ def test_partial_credits_hold_their_level():
 def test_equal_partial_credits_are_not_certain(credit, size):
     """Whatever rounding makes of their variance: as if so many questions were right or wrong."""
     for count in (5, 7, 10, 30, 100):
-        found = mean_interval([credit] * (count * size), np.repeat(np.arange(count), size))
-        assert found.low < credit < found.high
-        assert found.high - found.low > (credit * (1 - credit) / count) ** 0.5
+        interval = mean_interval([credit] * (count * size), np.repeat(np.arange(count), size))
+        assert interval.low < credit < interval.high
+        assert interval.high - interval.low > (credit * (1 - credit) / count) ** 0.5
 
 
 @pytest.mark.parametrize("count", [5, 10, 100])
@@ -151,8 +153,8 @@ def test_small_samples_have_no_interval():
 
 
 def test_intervals_keep_to_what_a_score_can_be():
-    found = bounded_interval(0.95, 0.1, effective_sample(np.full(5, 4), 0.0))
-    assert 0 < found.low < 0.95 < found.high <= 1
+    interval = bounded_interval(0.95, 0.1, effective_sample(np.full(5, 4), 0.0))
+    assert 0 < interval.low < 0.95 < interval.high <= 1
     singles = effective_sample(np.ones(60), 0.0)
     ratio = ratio_interval(116.7, 40.0, singles)
     assert 0 < ratio.low < 116.7 < ratio.high
@@ -204,9 +206,11 @@ def test_the_jackknife_holds_its_level_for_f1(clusters, size):
         def scores(indexes, credits=credits):
             return {"f1": (f1_of(labels[indexes], credits[indexes]), len(indexes))}
 
-        found = jackknife(lambda indexes: scores(np.asarray(indexes)), groups)["f1"]
+        jackknifed = jackknife(lambda indexes: scores(np.asarray(indexes)), groups)["f1"]
         interval = bounded_interval(
-            found.value, found.error, found.sample(intra_cluster_correlation(credits, groups))
+            jackknifed.value,
+            jackknifed.error,
+            jackknifed.sample(intra_cluster_correlation(credits, groups)),
         )
         held += interval.low <= truth <= interval.high
     assert held / 150 > 0.9
@@ -214,8 +218,8 @@ def test_the_jackknife_holds_its_level_for_f1(clusters, size):
 
 def test_the_jackknife_of_a_mean_is_its_clustered_error():
     values, groups = clustered_answers(np.random.default_rng(1), 0.6, [3] * 50, 0.4)
-    found = jackknife(lambda own: {"": (mean(values[n] for n in own), len(own))}, groups)[""]
-    assert found.error == pytest.approx(clustered_error(values, groups), rel=0.02)
+    jackknifed = jackknife(lambda own: {"": (mean(values[n] for n in own), len(own))}, groups)[""]
+    assert jackknifed.error == pytest.approx(clustered_error(values, groups), rel=0.02)
 
 
 def test_the_jackknife_of_many_clusters_leaves_out_random_groups():
@@ -225,7 +229,7 @@ def test_the_jackknife_of_many_clusters_leaves_out_random_groups():
         some = values[np.asarray(own)]
         return {"": (some.mean(), len(own)), "first": (some[0], 1)}
 
-    found = jackknife(scores, groups)
-    assert len(found[""].fold_sizes) == 200
-    assert found[""].error == pytest.approx(clustered_error(values, groups), rel=0.15)
-    assert math.isnan(found["first"].error)  # nothing of it is ever left out
+    jackknifed = jackknife(scores, groups)
+    assert len(jackknifed[""].fold_sizes) == 200
+    assert jackknifed[""].error == pytest.approx(clustered_error(values, groups), rel=0.15)
+    assert math.isnan(jackknifed["first"].error)  # nothing of it is ever left out

@@ -90,10 +90,10 @@ def test_paired_intervals_hold_their_level(sizes, gain):
         second = np.where(first == 0, up, ~down).astype(float)
         sums = np.bincount(groups, second - first) / len(first)
         error = clustered_error(second - first, groups)
-        found = paired_interval(
+        interval = paired_interval(
             (second - first).mean(), error, sums, sample_of(second - first, groups), (-1.0, 1.0)
         )
-        held += found.low <= gain <= found.high
+        held += interval.low <= gain <= interval.high
     assert held / TRIALS > 0.925
 
 
@@ -102,8 +102,10 @@ def test_few_changes_are_not_certain():
     changes = np.array([1.0] * 5 + [0.0] * 995) / 1000
     names = list(map(str, range(1000)))
     error = clustered_error(changes * 1000, names)
-    found = paired_interval(changes.sum(), error, changes, sample_of(changes, names), (-1.0, 1.0))
-    assert found.low <= 0 < found.high
+    interval = paired_interval(
+        changes.sum(), error, changes, sample_of(changes, names), (-1.0, 1.0)
+    )
+    assert interval.low <= 0 < interval.high
     few = effective_sample(np.ones(4), 0.0)
     nothing = paired_interval(
         0.0, 0.0, np.zeros(10), effective_sample(np.ones(10), 0.0), (-1.0, 1.0)

@@ -18,7 +18,7 @@ from mgm.eval.harness.question import Question, Response, SkippedQuestion
 from mgm.eval.registry import BENCHMARKS
 from mgm.eval.report.scoring import score_responses
 from tests.eval.fixtures import png
-from tests.eval.named_judge import Named
+from tests.eval.scripted_judge import ScriptedJudge
 
 SHORT = "Answer the question using a single word or phrase."
 LETTER_PROMPT = "Answer with the option's letter from the given choices directly."
@@ -172,8 +172,8 @@ def check(name: str, protocol: str, folder: Path) -> list:
 
 @pytest.mark.parametrize("name", HUB)
 def test_a_data_set_of_the_hub(tmp_path, name):
-    place, rows, prompt = HUB[name]
-    parquet(tmp_path / "hub" / place, rows)
+    folder, rows, prompt = HUB[name]
+    parquet(tmp_path / "hub" / folder, rows)
     questions = check(name, "lmms-eval", tmp_path)
     assert len(questions) == len(rows)
     assert questions[0].text == prompt
@@ -202,7 +202,7 @@ def test_mmmu_as_choices_with_images_in_their_places(tmp_path):
     assert opened.text == "Question: How many? <image>\n"
     assert mmmu.score_one(Response(opened, "It is twelve."), "vlmevalkit", Judge()) == 1
     assert mmmu.score_one(Response(opened, "It is ten."), "vlmevalkit", Judge()) == 0
-    assert mmmu.score_one(Response(opened, "ten"), "vlmevalkit", Named("B")) == 0
+    assert mmmu.score_one(Response(opened, "ten"), "vlmevalkit", ScriptedJudge("B")) == 0
     assert mmmu.parts([choice, opened], [1.0, 0.0])["Art and Design"] == (50.0, 2)
     (question,) = check("mmmu:dev", "vlmevalkit", tmp_path)
     assert (question.id, len(question.images)) == ("dev_Art_1", 1)
@@ -364,18 +364,18 @@ def test_faults_are_named(tmp_path):
 
 def test_a_data_set_is_unpacked_once(tmp_path, monkeypatch):
     """And again where its files are others; nothing half-done stays."""
-    place, rows, _ = HUB["pope:test"]
+    folder, rows, _ = HUB["pope:test"]
     pope = BENCHMARKS["pope"]
     source = pope.sources["test", "lmms-eval"]
-    parquet(tmp_path / "hub" / place, rows)
+    parquet(tmp_path / "hub" / folder, rows)
     first = list(pope.questions(tmp_path, "test", "lmms-eval"))
     monkeypatch.setattr(type(source), "read", None)
     assert list(pope.questions(tmp_path, "test", "lmms-eval")) == first
     monkeypatch.undo()
-    parquet(tmp_path / "hub" / place, rows + rows)
+    parquet(tmp_path / "hub" / folder, rows + rows)
     assert len(list(pope.questions(tmp_path, "test", "lmms-eval"))) == 4
     assert len(list((tmp_path / "unpacked").iterdir())) == 2
-    (tmp_path / "hub" / place).write_bytes(b"PAR1 no")
+    (tmp_path / "hub" / folder).write_bytes(b"PAR1 no")
     with pytest.raises(MGMError, match="cannot be read"):
         list(pope.questions(tmp_path, "test", "lmms-eval"))
     assert len(list((tmp_path / "unpacked").iterdir())) == 2
@@ -394,13 +394,17 @@ def test_a_judge_names_the_letter_that_rules_do_not_find(tmp_path, protocol):
     table(tmp_path / "MMBench_DEV_EN.tsv", [row])
     parquet(tmp_path / "hub" / "en" / "dev-0.parquet", [row | {"index": 5, "image": image()}])
     (question,) = mmbench.questions(tmp_path, "dev", protocol)
-    judge = Named("It is hard to say.", "B")
+    judge = ScriptedJudge("It is hard to say.", "B")
     assert mmbench.score_one(Response(question, "the colour of the sky"), protocol, judge) == 1
-    assert [temperature for _, temperature in judge.asked] == [0, 0.5]
-    assert all(part in judge.asked[0][0] for part in ("Which?", "A. red", "the colour of the sky"))
+    assert [temperature for _, temperature in judge.prompts] == [0, 0.5]
+    assert all(
+        part in judge.prompts[0][0] for part in ("Which?", "A. red", "the colour of the sky")
+    )
     # Nobody is asked where the rules find it, and no letter is drawn where the judge has none.
-    assert mmbench.score_one(Response(question, "B"), protocol, Named()) == 1
-    assert mmbench.score_one(Response(question, "hm"), protocol, Named("no", "no", "no")) == 0
+    assert mmbench.score_one(Response(question, "B"), protocol, ScriptedJudge()) == 1
+    assert (
+        mmbench.score_one(Response(question, "hm"), protocol, ScriptedJudge("no", "no", "no")) == 0
+    )
     score = score_responses(
         mmbench, "dev", protocol, [question], [Response(question, "B")], Judge()
     )
@@ -418,9 +422,9 @@ def test_broken_rows_of_a_table_are_left_out_and_named(tmp_path):
     with file.open("w", newline="") as made:
         csv.writer(made, delimiter="\t").writerows([columns, *body])
     skipped: list[SkippedQuestion] = []
-    found = list(BENCHMARKS["seed"].questions(tmp_path, "test-img", "vlmevalkit", skipped))
-    assert [(one.id, one.source_index) for one in found] == [("1", "index 1"), ("7", "index 7")]
-    assert [content(one) for one in found] == [(png("red"),)] * 2
+    questions = list(BENCHMARKS["seed"].questions(tmp_path, "test-img", "vlmevalkit", skipped))
+    assert [(one.id, one.source_index) for one in questions] == [("1", "index 1"), ("7", "index 7")]
+    assert [content(one) for one in questions] == [(png("red"),)] * 2
     reasons = [one.reason for one in skipped]
     assert len(reasons) == 6
     assert "row 3: more columns than the header" in reasons[0]
@@ -431,8 +435,8 @@ def test_broken_rows_of_a_table_are_left_out_and_named(tmp_path):
 
 def test_what_a_killed_unpacking_left_is_removed(tmp_path):
     """Not what another process unpacks at the same time."""
-    place, rows, _ = HUB["pope:test"]
-    parquet(tmp_path / "hub" / place, rows)
+    folder, rows, _ = HUB["pope:test"]
+    parquet(tmp_path / "hub" / folder, rows)
     pope = BENCHMARKS["pope"]
     first = list(pope.questions(tmp_path, "test", "lmms-eval"))
     (unpacked,) = (tmp_path / "unpacked").iterdir()

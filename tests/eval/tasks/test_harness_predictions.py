@@ -26,7 +26,7 @@ def samples(questions: list[Question], texts: list[str], old: bool) -> Rows:
     Newer versions leave the row out, and unpack lists of one; `resps` stands there only where it
     says something else.
     """
-    found = []
+    lines = []
     for number, (question, text) in enumerate(zip(questions, texts, strict=True)):
         inside = {"question_id": "another", "score": 1.0}
         sample = {"doc_id": number, "target": str(question.target), "input": question.text}
@@ -35,8 +35,8 @@ def samples(questions: list[Question], texts: list[str], old: bool) -> Rows:
                        "resps": [[text]], "filtered_resps": [text]}  # fmt: skip
         else:
             sample |= {"filtered_resps": text, "token_counts": [None]}
-        found.append(sample | {"doc_hash": "ab", "exact_match": 1.0, "perception_score": inside})
-    return found
+        lines.append(sample | {"doc_hash": "ab", "exact_match": 1.0, "perception_score": inside})
+    return lines
 
 
 def predictions(path: Path, rows: Rows) -> Path:
@@ -60,12 +60,12 @@ def predictions(path: Path, rows: Rows) -> Path:
 
 def of_harness(tmp_path: Path, name: str, protocol: str, rows: Rows | None = None):
     """A benchmark's questions from the data that the harness reads."""
-    place, own = (HUB if protocol == "lmms-eval" else TABLES)[name][:2]
+    folder, own = (HUB if protocol == "lmms-eval" else TABLES)[name][:2]
     if protocol == "lmms-eval":
-        parquet(tmp_path / "hub" / place, rows or own)
+        parquet(tmp_path / "hub" / folder, rows or own)
     else:
         picture = {"image": base64.b64encode(png("red")).decode()}
-        table(tmp_path / place, [{"index": "5"} | one | picture for one in rows or [own]])
+        table(tmp_path / folder, [{"index": "5"} | one | picture for one in rows or [own]])
     kind, split = BENCHMARKS[name.split(":")[0]], name.split(":")[1]
     return kind, list(kind.questions(tmp_path, split, protocol))
 
@@ -77,9 +77,9 @@ def test_samples_of_lmms_eval(tmp_path, name, old):
     texts = [f"answer {n}" for n in range(len(questions))]
     file = tmp_path / "20260101_samples_task.jsonl"
     lines(file, samples(questions, texts, old)[::-1])
-    found = match_predictions(file, kind, questions)
-    assert [one.text for one in found.responses] == texts
-    assert [found.unknown, found.missing, found.mismatched, found.ambiguous] == [[]] * 4
+    match = match_predictions(file, kind, questions)
+    assert [one.text for one in match.responses] == texts
+    assert [match.unknown, match.missing, match.mismatched, match.ambiguous] == [[]] * 4
 
 
 @pytest.mark.parametrize("suffix", [".xlsx", ".tsv", ".json", ".csv"])
@@ -88,9 +88,9 @@ def test_predictions_of_vlmevalkit(tmp_path, name, suffix):
     kind, questions = of_harness(tmp_path, name, "vlmevalkit")
     index: Any = 5 if suffix in (".xlsx", ".json") else "5"
     rows = [{"index": index} | TABLES[name][1] | {"prediction": "line 1\n\"B\"\t'2'"}]
-    found = match_predictions(predictions(tmp_path / f"m{suffix}", rows), kind, questions)
-    assert [one.text for one in found.responses] == ["line 1\n\"B\"\t'2'"]
-    assert found.unknown == []
+    match = match_predictions(predictions(tmp_path / f"m{suffix}", rows), kind, questions)
+    assert [one.text for one in match.responses] == ["line 1\n\"B\"\t'2'"]
+    assert match.unknown == []
 
 
 OBJECTS = ("dog", "cat", "tree", "car")
@@ -111,10 +111,10 @@ def test_popes_answers_are_not_shifted(tmp_path, order, question):
     """Its indexes begin at 0."""
     kind, questions = of_harness(tmp_path, "pope:test", "vlmevalkit", POPE)
     file = predictions(tmp_path / "m_POPE.xlsx", predicted(*order, question=question))
-    found = match_predictions(file, kind, questions)
-    said = {one.question.text: one.text for one in found.responses}
-    assert said == {f"Is there a {OBJECTS[n]} in the image?": f"a {OBJECTS[n]}" for n in order}
-    assert len(found.missing) == 4 - len(order)
+    match = match_predictions(file, kind, questions)
+    texts = {one.question.text: one.text for one in match.responses}
+    assert texts == {f"Is there a {OBJECTS[n]} in the image?": f"a {OBJECTS[n]}" for n in order}
+    assert len(match.missing) == 4 - len(order)
 
 
 def test_answers_to_other_questions_are_refused(tmp_path, caplog):
@@ -129,10 +129,10 @@ def test_answers_to_other_questions_are_refused(tmp_path, caplog):
     ):
         match_predictions(shifted, kind, questions)
     rows = [*predicted(0, 1, 2), predicted(3)[0] | {"question": "Is there a house?"}]
-    found = match_predictions(predictions(tmp_path / "m.tsv", rows), kind, questions)
-    assert found.mismatched == ["index 3"]
-    assert [one.text for one in found.responses] == ["a dog", "a cat", "a tree"]
-    found.log_problems(tmp_path / "m.tsv")
+    match = match_predictions(predictions(tmp_path / "m.tsv", rows), kind, questions)
+    assert match.mismatched == ["index 3"]
+    assert [one.text for one in match.responses] == ["a dog", "a cat", "a tree"]
+    match.log_problems(tmp_path / "m.tsv")
     assert "1 predictions for another question than that of their id, ignored" in caplog.text
 
 
@@ -160,14 +160,14 @@ def test_rows_of_lmms_eval_in_published_files(tmp_path):
         record["doc_id"] = 29 - record["doc_id"]
         record["mmmu_acc"] = {"id": question.id, "subdomain": question.category}
     lines(tmp_path / "m.jsonl", records)
-    found = match_predictions(tmp_path / "m.jsonl", kind, questions)
-    assert [one.text for one in found.responses] == [f"answer {n}" for n in range(30)]
+    match = match_predictions(tmp_path / "m.jsonl", kind, questions)
+    assert [one.text for one in match.responses] == [f"answer {n}" for n in range(30)]
     kind = BENCHMARKS["textvqa"]
     questions = list(kind.questions(data / "textvqa", "val", "lmms-eval"))
     texts = ["0", "1", "2"]
     lines(tmp_path / "t.jsonl", samples(questions, texts, old=False))
-    found = match_predictions(tmp_path / "t.jsonl", kind, questions)
-    assert [one.text for one in found.responses] == texts
+    match = match_predictions(tmp_path / "t.jsonl", kind, questions)
+    assert [one.text for one in match.responses] == texts
     moved = samples(questions[1:] + questions[:1], texts, old=False)
     lines(tmp_path / "t.jsonl", moved)
     with pytest.raises(MGMError, match="3 predictions do not match the questions"):
@@ -181,10 +181,10 @@ def test_nulls_are_empty_answers(tmp_path, suffix, caplog):
     rows[1]["prediction"] = None
     rows[2]["prediction"] = None if suffix == ".xlsx" else float("nan")
     rows[3]["prediction"] = 7
-    found = match_predictions(predictions(tmp_path / f"m{suffix}", rows), kind, questions)
-    assert [one.text for one in found.responses] == ["a dog", "", "", "7"]
-    assert found.empty == ["1", "2"]
-    found.log_problems(tmp_path)
+    match = match_predictions(predictions(tmp_path / f"m{suffix}", rows), kind, questions)
+    assert [one.text for one in match.responses] == ["a dog", "", "", "7"]
+    assert match.empty == ["1", "2"]
+    match.log_problems(tmp_path)
     assert "2 questions with an empty prediction, scored" in caplog.text
     kind, questions = of_harness(tmp_path, "vizwiz:val", "lmms-eval")
     for none in (None, [], [None], [[]], [[None]]):
@@ -200,24 +200,24 @@ def test_records_that_are_none_cost_themselves(tmp_path, caplog):
     odd[1].pop("prediction")
     odd[1].pop("answer")
     (tmp_path / "m.json").write_text(json.dumps([good[0], 7, odd[0], None, odd[1], good[1]]))
-    found = match_predictions(tmp_path / "m.json", kind, questions)
-    assert [one.text for one in found.responses] == ["a dog", "a cat"]
-    assert len(found.unreadable) == 4
-    assert "record 3: the response is of type dict, not text" in found.unreadable
-    found.log_problems(tmp_path)
+    match = match_predictions(tmp_path / "m.json", kind, questions)
+    assert [one.text for one in match.responses] == ["a dog", "a cat"]
+    assert len(match.unreadable) == 4
+    assert "record 3: the response is of type dict, not text" in match.unreadable
+    match.log_problems(tmp_path)
     assert "4 unreadable records, ignored" in caplog.text
     text = "\n".join([json.dumps(good[0]), "{", "[" * 5000, "7", '{"index": "1", "pre', ""])
     (tmp_path / "m.jsonl").write_text(text)
-    found = match_predictions(tmp_path / "m.jsonl", kind, questions)
-    assert [one.text for one in found.responses] == ["a dog"]
-    assert len(found.unreadable) == 4
+    match = match_predictions(tmp_path / "m.jsonl", kind, questions)
+    assert [one.text for one in match.responses] == ["a dog"]
+    assert len(match.unreadable) == 4
 
 
 def test_a_whole_number_that_a_table_has_made_a_fraction(tmp_path):
     kind, questions = of_harness(tmp_path, "pope:test", "vlmevalkit", POPE)
     rows = [one | {"index": float(one["index"])} for one in predicted(0, 1)]
-    found = match_predictions(predictions(tmp_path / "m.xlsx", rows), kind, questions)
-    assert [one.text for one in found.responses] == ["a dog", "a cat"]
+    match = match_predictions(predictions(tmp_path / "m.xlsx", rows), kind, questions)
+    assert [one.text for one in match.responses] == ["a dog", "a cat"]
 
 
 def test_one_name_of_several_questions_where_one_is_missing(tmp_path, caplog):
@@ -228,9 +228,9 @@ def test_one_name_of_several_questions_where_one_is_missing(tmp_path, caplog):
     lines(
         tmp_path / "m.jsonl", [{"question_id": "a", "text": "1"}, {"question_id": "b", "text": "2"}]
     )
-    found = match_predictions(tmp_path / "m.jsonl", kind, questions)
-    assert (found.ambiguous, [one.text for one in found.responses]) == (["a"], ["2"])
-    found.log_problems(tmp_path)
+    match = match_predictions(tmp_path / "m.jsonl", kind, questions)
+    assert (match.ambiguous, [one.text for one in match.responses]) == (["a"], ["2"])
+    match.log_problems(tmp_path)
     assert "1 predictions with ids of several questions, ignored ('a')" in caplog.text
 
 
@@ -280,8 +280,8 @@ def test_a_bare_index_is_the_row_of_a_table(tmp_path, name, form):
 
 @pytest.mark.parametrize("name", HUB)
 def test_no_row_has_a_number_from_1_as_its_name(tmp_path, name):
-    place, own, _ = HUB[name]
-    parquet(tmp_path / "hub" / place, own)
+    folder, own, _ = HUB[name]
+    parquet(tmp_path / "hub" / folder, own)
     kind, split = BENCHMARKS[name.split(":")[0]], name.split(":")[1]
     for number, question in enumerate(kind.questions(tmp_path, split, "lmms-eval")):
         ids = {str(value) for value in own[number].values() if isinstance(value, str | int)}
@@ -296,11 +296,11 @@ def test_samples_of_other_prompts_of_lmms_eval(tmp_path, name):
     records = samples(questions, ["yes"] * len(questions), old=False)
     rows = HUB[name][1]
     for record, row in zip(records, rows, strict=True):
-        asked = row.get("question") or row.get("Question")
-        record["input"] = f"<image>{asked.strip().lower()}\nReply briefly, in English."
+        question = row.get("question") or row.get("Question")
+        record["input"] = f"<image>{question.strip().lower()}\nReply briefly, in English."
     lines(tmp_path / "s.jsonl", records)
-    found = match_predictions(tmp_path / "s.jsonl", kind, questions, "lmms-eval")
-    assert len(found.responses) == len(questions)
+    match = match_predictions(tmp_path / "s.jsonl", kind, questions, "lmms-eval")
+    assert len(match.responses) == len(questions)
     for record in records:
         record["input"] = "Where on earth is that?"
     lines(tmp_path / "s.jsonl", records)
@@ -327,8 +327,8 @@ def test_answers_with_their_questions_are_predictions(tmp_path):
     records = [{"question_id": n, "question": POPE[n]["question"], "answer": f"a {name}"}
                for n, name in enumerate(OBJECTS)]  # fmt: skip
     lines(tmp_path / "m.jsonl", records)
-    found = match_predictions(tmp_path / "m.jsonl", kind, questions)
-    assert [one.text for one in found.responses] == [f"a {name}" for name in OBJECTS]
+    match = match_predictions(tmp_path / "m.jsonl", kind, questions)
+    assert [one.text for one in match.responses] == [f"a {name}" for name in OBJECTS]
 
 
 @pytest.mark.parametrize(
@@ -350,8 +350,8 @@ def test_other_files_of_the_harnesses(tmp_path):
     texts = [f"answer {n}" for n in range(len(questions))]
     logs = {"args": {}, "model_configs": {}, "logs": samples(questions, texts, old=True)}
     (tmp_path / "pope.json").write_text(json.dumps(logs))
-    found = match_predictions(tmp_path / "pope.json", kind, questions)
-    assert [one.text for one in found.responses] == texts
+    match = match_predictions(tmp_path / "pope.json", kind, questions)
+    assert [one.text for one in match.responses] == texts
     results = {"results": {"pope": {"pope_f1_score,none": 0.8}}, "configs": {"pope": {}}}
     (tmp_path / "results.json").write_text(json.dumps(results))
     with pytest.raises(

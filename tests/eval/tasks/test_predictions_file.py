@@ -27,22 +27,22 @@ def questions(data: Path, name: str):
 @pytest.mark.parametrize("name", [name for name in MAKERS if name != "qbench"])  # has no names
 def test_what_a_benchmark_writes_can_be_read_back(data, name, tmp_path):
     """Published answers files, and what servers and other evaluators take."""
-    kind, asked = questions(data, name)
-    said = [Response(one, f"answer {n}") for n, one in enumerate(asked)]
-    files = kind.submission(said, tmp_path, kind.splits[0])
+    kind, expected_questions = questions(data, name)
+    responses = [Response(one, f"answer {n}") for n, one in enumerate(expected_questions)]
+    files = kind.submission(responses, tmp_path, kind.splits[0])
     read = 0
     for file in files:
         if file.suffix not in (".jsonl", ".xlsx") and file.name != "mm-vet.json":
             continue
-        found = match_predictions(file, kind, asked)
-        assert [one.text for one in found.responses] == [one.text for one in said]
-        assert [found.unknown, found.duplicate, found.conflicting, found.missing] == [[]] * 4
+        match = match_predictions(file, kind, expected_questions)
+        assert [one.text for one in match.responses] == [one.text for one in responses]
+        assert [match.unknown, match.duplicate, match.conflicting, match.missing] == [[]] * 4
         read += 1
     assert read
 
 
 def test_forms(data, tmp_path):
-    kind, asked = questions(data, "gqa")
+    kind, expected_questions = questions(data, "gqa")
     book = openpyxl.Workbook()
     for row in (["index", "question", "prediction"], [20, "Which?", "red"]):
         book.active.append(row)
@@ -53,36 +53,38 @@ def test_forms(data, tmp_path):
     (tmp_path / "b.json").write_text('{"20": {"response": " red "}}')
     (tmp_path / "c.json").write_text('[{"questionId": "20", "prediction": "red"}]')
     for file in sorted(tmp_path.iterdir()):
-        assert [one.text for one in match_predictions(file, kind, asked).responses] == ["red"], file
+        assert [
+            one.text for one in match_predictions(file, kind, expected_questions).responses
+        ] == ["red"], file
 
 
 def test_a_file_of_questions_is_none_of_answers(data, tmp_path):
     """Those of published scripts have the question under the name of their answers."""
-    kind, asked = questions(data, "pope")
+    kind, expected_questions = questions(data, "pope")
     file = data / "pope" / "llava_pope_test.jsonl"
     with pytest.raises(MGMError, match=r"6 of 6 predictions are the questions themselves; give"):
-        match_predictions(file, kind, asked)
+        match_predictions(file, kind, expected_questions)
     records = [json.loads(text) for text in file.read_text().splitlines()]
     for name in ("response", "prediction"):
         lines(tmp_path / "a.jsonl", [record | {name: "Yes"} for record in records])
-        found = match_predictions(tmp_path / "a.jsonl", kind, asked)
-        assert [one.text for one in found.responses] == ["Yes"] * 6
+        match = match_predictions(tmp_path / "a.jsonl", kind, expected_questions)
+        assert [one.text for one in match.responses] == ["Yes"] * 6
 
 
 def test_empty_rows_of_a_spreadsheet(data, tmp_path):
-    kind, asked = questions(data, "gqa")
+    kind, expected_questions = questions(data, "gqa")
     book = openpyxl.Workbook()
     for row in (["index", "prediction"], [20, "red"], [None, None]):
         book.active.append(row)
     book.active.cell(9, 2).value = ""
     book.active.cell(9, 2).number_format = "0.0"
     book.save(tmp_path / "a.xlsx")
-    found = match_predictions(tmp_path / "a.xlsx", kind, asked)
-    assert (len(found.responses), found.unknown, found.unreadable) == (1, [], [])
+    match = match_predictions(tmp_path / "a.xlsx", kind, expected_questions)
+    assert (len(match.responses), match.unknown, match.unreadable) == (1, [], [])
 
 
 def test_faults_are_counted_and_named(data, tmp_path, caplog):
-    kind, asked = questions(data, "seed")
+    kind, expected_questions = questions(data, "seed")
     file = tmp_path / "merge.jsonl"
     lines(
         file,
@@ -94,42 +96,50 @@ def test_faults_are_counted_and_named(data, tmp_path, caplog):
             {"question_id": "nobody", "text": "C"},
         ],
     )
-    found = match_predictions(file, kind, asked)
-    assert [(one.question.id, one.text) for one in found.responses] == [("10", "A")]
-    assert found.unknown == ["nobody"]
-    assert found.duplicate == ["10"]
-    assert found.conflicting == ["v_11"]
-    found.log_problems(file)
-    said = caplog.text
-    assert "1 predictions for unknown question ids" in said
-    assert "unknown question ids, ignored ('nobody')" in said
-    assert "1 questions with equal duplicate predictions, counted once ('10')" in said
-    assert "1 questions with conflicting predictions, ignored ('v_11')" in said
+    match = match_predictions(file, kind, expected_questions)
+    assert [(one.question.id, one.text) for one in match.responses] == [("10", "A")]
+    assert match.unknown == ["nobody"]
+    assert match.duplicate == ["10"]
+    assert match.conflicting == ["v_11"]
+    match.log_problems(file)
+    log = caplog.text
+    assert "1 predictions for unknown question ids" in log
+    assert "unknown question ids, ignored ('nobody')" in log
+    assert "1 questions with equal duplicate predictions, counted once ('10')" in log
+    assert "1 questions with conflicting predictions, ignored ('v_11')" in log
 
 
 def test_one_name_of_several_questions(data, tmp_path):
     """By the prompt where it is told, and else in their order."""
-    kind, asked = questions(data, "textvqa")
-    assert [one.metadata["question_id"] for one in asked] == ["a", "a", "b"]
+    kind, expected_questions = questions(data, "textvqa")
+    assert [one.metadata["question_id"] for one in expected_questions] == ["a", "a", "b"]
     records = [
         {
             "question_id": one.metadata["question_id"],
             "prompt": one.metadata["prompt"],
             "text": f"{n}",
         }
-        for n, one in enumerate(asked)
+        for n, one in enumerate(expected_questions)
     ]
     file = tmp_path / "merge.jsonl"
     lines(file, [records[1], records[2], records[0]])
-    assert [one.text for one in match_predictions(file, kind, asked).responses] == ["0", "1", "2"]
+    assert [one.text for one in match_predictions(file, kind, expected_questions).responses] == [
+        "0",
+        "1",
+        "2",
+    ]
     lines(file, [{"question_id": one["question_id"], "text": one["text"]} for one in records])
-    assert [one.text for one in match_predictions(file, kind, asked).responses] == ["0", "1", "2"]
+    assert [one.text for one in match_predictions(file, kind, expected_questions).responses] == [
+        "0",
+        "1",
+        "2",
+    ]
     lines(file, [records[1], records[1] | {"text": "other"}])
-    found = match_predictions(file, kind, asked[:2])
-    assert (found.conflicting, found.missing) == (["1"], ["0"])
+    match = match_predictions(file, kind, expected_questions[:2])
+    assert (match.conflicting, match.missing) == (["1"], ["0"])
 
 
-ASKED = {
+QUESTION_FIELDS = {
     "gqa": ["Which colour?"],
     "textvqa": [
         "What BRAND is it?\nReference OCR token: ROLEX, 12\n"
@@ -146,15 +156,16 @@ ASKED = {
 
 
 @pytest.mark.parametrize(
-    ("name", "prompt"), [(name, prompt) for name, prompts in ASKED.items() for prompt in prompts]
+    ("name", "prompt"),
+    [(name, prompt) for name, prompts in QUESTION_FIELDS.items() for prompt in prompts],
 )
 def test_prompts_of_the_question_in_other_words(data, tmp_path, name, prompt):
-    kind, asked = questions(data, name)
+    kind, expected_questions = questions(data, name)
     file = tmp_path / "theirs.jsonl"
-    names = kind.prediction_ids(asked[0])
+    names = kind.prediction_ids(expected_questions[0])
     lines(file, [{"question_id": min(names), "prompt": prompt, "text": "x"}])
-    found = match_predictions(file, kind, asked)
-    assert (len(found.responses), found.mismatched) == (1, [])
+    match = match_predictions(file, kind, expected_questions)
+    assert (len(match.responses), match.mismatched) == (1, [])
 
 
 @pytest.mark.parametrize(
@@ -169,19 +180,19 @@ def test_prompts_of_the_question_in_other_words(data, tmp_path, name, prompt):
     ],
 )  # fmt: skip
 def test_prompts_of_other_questions_are_left_and_counted(data, tmp_path, name, prompt, caplog):
-    kind, asked = questions(data, name)
+    kind, expected_questions = questions(data, name)
     file = tmp_path / "theirs.jsonl"
     first, *others = ({"question_id": min(kind.prediction_ids(one)), "text": "x",
-                       "prompt": one.metadata["prompt"]} for one in asked)  # fmt: skip
+                       "prompt": one.metadata["prompt"]} for one in expected_questions)  # fmt: skip
     lines(file, [first | {"prompt": prompt}, *others])
     if not others:
         with pytest.raises(MGMError, match="do not match the questions of"):
-            match_predictions(file, kind, asked)
+            match_predictions(file, kind, expected_questions)
         return
-    found = match_predictions(file, kind, asked)
-    assert len(found.responses) == len(others)
-    assert found.mismatched == [first["question_id"]]
-    found.log_problems(file)
+    match = match_predictions(file, kind, expected_questions)
+    assert len(match.responses) == len(others)
+    assert match.mismatched == [first["question_id"]]
+    match.log_problems(file)
     assert "1 predictions for another question than that of their id, ignored" in caplog.text
 
 
@@ -203,12 +214,12 @@ def test_prompts_of_other_questions_are_left_and_counted(data, tmp_path, name, p
     ],
 )
 def test_files_that_are_none(data, tmp_path, name, content, says):
-    kind, asked = questions(data, "gqa")
+    kind, expected_questions = questions(data, "gqa")
     (tmp_path / name).write_text(content)
     with pytest.raises(MGMError, match=says):
-        match_predictions(tmp_path / name, kind, asked)
+        match_predictions(tmp_path / name, kind, expected_questions)
     with pytest.raises(MGMError, match="is missing"):
-        match_predictions(tmp_path / "nowhere.jsonl", kind, asked)
+        match_predictions(tmp_path / "nowhere.jsonl", kind, expected_questions)
 
 
 def test_on_the_command_line(data, tmp_path, capsys):

@@ -22,7 +22,10 @@ def test_reasoning_is_taken_out(text, answer):
 
 
 def test_who_sees_an_answer_without_it():
-    seed, said = BENCHMARKS["seed"], Response(Question("1", "?", target="B"), "<think>A</think>B")
-    assert seed.filter_response(said, "lmms-eval").text == "B"
-    assert seed.filter_response(said, "paper") is said
-    assert seed.filter_response(said, "paper", without_thinking=True).text == "B"
+    seed, response = (
+        BENCHMARKS["seed"],
+        Response(Question("1", "?", target="B"), "<think>A</think>B"),
+    )
+    assert seed.filter_response(response, "lmms-eval").text == "B"
+    assert seed.filter_response(response, "paper") is response
+    assert seed.filter_response(response, "paper", without_thinking=True).text == "B"

@@ -53,9 +53,9 @@ def scienceqa(harness: Checkout, random: Random) -> Iterator[Record]:
     for n in range(120):
         choices = list(filled(choice_row(random, n, "ABCDE")).values())
         hint = random.choice(("", "Look at it.", "nan", "Two\nlines"))
-        asked = random.choice(WORDS)
+        question = random.choice(WORDS)
         answer = random.randrange(len(choices))
-        docs.append({"question": asked, "choices": choices, "hint": hint, "answer": answer})
+        docs.append({"question": question, "choices": choices, "hint": hint, "answer": answer})
     pairs = answers_to(random, docs, lettered("choices"), lambda doc: "ABCDE"[doc["answer"]])
     yield from simple(
         harness,

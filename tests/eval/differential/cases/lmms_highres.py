@@ -93,13 +93,13 @@ def ai2d(harness: Checkout, random: Random) -> Iterator[Record]:
 
     def score(doc: Doc, answer: str) -> float:
         (filtered,) = letter_filter.apply([[answer]], [doc])
-        found = metric(
+        result = metric(
             predictions=[without_reasoning(harness, filtered)],
             references=[module.ai2d_doc_to_target(doc, "mcq")],
             ignore_case=True,
             ignore_punctuation=True,
         )
-        return float(found["exact_match"])
+        return float(result["exact_match"])
 
     pairs = answers_to(random, docs, lettered("options"), lambda doc: "ABCD"[int(doc["answer"])])
     scores = [score(doc, answer) for doc, answer in pairs]

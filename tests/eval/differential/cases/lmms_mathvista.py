@@ -25,9 +25,9 @@ def mathvista(harness: Checkout, random: Random) -> Iterator[Record]:
         )
         evaluator.get_chat_response = judge.generate
         text = without_reasoning(harness, answer)
-        found = module.mathvista_process_results(doc, [text])["llm_as_judge_eval"]
-        results.append(found)
-        score = float(found["true_false"])
+        result = module.mathvista_process_results(doc, [text])["llm_as_judge_eval"]
+        results.append(result)
+        score = float(result["true_false"])
         yield {"row": doc, "answer": answer, "replies": judge.used, "score": score}
 
     def aggregate(own: Sequence[int]) -> float:

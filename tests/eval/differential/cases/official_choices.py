@@ -66,12 +66,12 @@ def mmmu_pro(harness: Checkout, random: Random) -> Iterator[Record]:
         docs.append({**names, "options": str(choices), "answer": answer})
     rights = []
     for doc, answer in answers_to(random, docs, mmmu_choices, lambda doc: doc["answer"], 4400):
-        found = module.mmmu_process_results(doc | {"response": answer})
+        result = module.mmmu_process_results(doc | {"response": answer})
         if draws.pop():
             rights.append(None)
             yield {"row": doc, "answer": answer, "drawn": True}
         else:
-            rights.append(float(found["if_right"]))
+            rights.append(float(result["if_right"]))
             yield {"row": doc, "answer": answer, "score": rights[-1]}
     score_responses = [[number] for number, right in enumerate(rights) if right is not None]
     yield from sets(random, score_responses, lambda own: sum(rights[n] for n in own) / len(own))
@@ -92,19 +92,20 @@ def seed(harness: Checkout, random: Random) -> Iterator[Record]:
         file = Path(folder) / "answers.jsonl"
 
         def accuracy(some: list[int]) -> float:
-            asked = [pairs[number] for number in some]
+            selected = [pairs[number] for number in some]
             lines = [
-                json.dumps({"question_id": doc["question_id"], "text": text}) for doc, text in asked
+                json.dumps({"question_id": doc["question_id"], "text": text})
+                for doc, text in selected
             ]
             file.write_text("\n".join(lines))
-            module.data = {"questions": [doc for doc, _ in asked]}
+            module.data = {"questions": [doc for doc, _ in selected]}
             with redirect_stdout(io.StringIO()) as printed:
                 try:
                     module.eval_single(str(file))
                 except KeyError:  # it ends where nothing is right
                     return 0.0
-            (found,) = re.findall(r"Total accuracy: ([\d.]+)%", printed.getvalue())
-            return float(found) / 100
+            (percent,) = re.findall(r"Total accuracy: ([\d.]+)%", printed.getvalue())
+            return float(percent) / 100
 
         for number, (doc, answer) in enumerate(pairs):
             yield {"row": doc, "answer": answer, "score": accuracy([number])}

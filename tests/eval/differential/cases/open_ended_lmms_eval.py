@@ -121,9 +121,9 @@ def record_pope(harness: Checkout, random: Random) -> Iterator[Record]:
     for row, answer in answers_to(
         random, rows, lambda r, row: yes_no_answer(r, row["answer"].strip().lower())
     ):
-        found = task.pope_process_results(deepcopy(row), [as_scored(harness, answer)])
-        results.append(found["pope_f1_score"])
-        yield {"row": row, "answer": answer, "score": found["pope_accuracy"]["score"]}
+        result = task.pope_process_results(deepcopy(row), [as_scored(harness, answer)])
+        results.append(result["pope_f1_score"])
+        yield {"row": row, "answer": answer, "score": result["pope_accuracy"]["score"]}
     for own in sets_of(random, [[number] for number in range(len(results))]):
         yield {"set": own, "score": 100 * task.pope_aggregate_f1_score([results[n] for n in own])}
     yield from prompts(harness, rows + pope_rows(random), "pope", "pope.yaml", "pope_doc_to_text")
@@ -153,14 +153,14 @@ def record_mme(harness: Checkout, random: Random) -> Iterator[Record]:
     rows = mme_rows(random)
     pairs = answers_to(random, rows, lambda r, row: yes_no_answer(r, row["answer"].lower()))
     for number, (row, answer) in enumerate(pairs):
-        ((metric, found),) = task.mme_process_results(
+        ((metric, result),) = task.mme_process_results(
             deepcopy(row), [as_scored(harness, answer)]
         ).items()
         turn = number // len(rows) if number < COMPLETE else -1
         images[row["question_id"], turn].append(number)
-        results.append((metric, found | {"question_id": f"{row['question_id']} {turn}"}))
+        results.append((metric, result | {"question_id": f"{row['question_id']} {turn}"}))
         yield {"row": row | {"question_id": f"{row['question_id']} {turn}"}, "answer": answer,
-               "score": found["score"]}  # fmt: skip
+               "score": result["score"]}  # fmt: skip
     whole = [own for own in images.values() if len(own) == 2]
     for own in sets_of(random, whole):
         metrics: dict[str, list[dict]] = defaultdict(list)
@@ -217,8 +217,8 @@ def gqa_rows(random: Random) -> list[Row]:
 def exact_match(harness: Checkout, row: Row, answer: str) -> float:
     """The metric of GQA's YAML file, which ignores case and punctuation."""
     match = harness.module("lmms_eval.api.metrics").exact_match_hf_evaluate
-    found = match([answer], [row["answer"]], ignore_case=True, ignore_punctuation=True)
-    return float(found["exact_match"])
+    result = match([answer], [row["answer"]], ignore_case=True, ignore_punctuation=True)
+    return float(result["exact_match"])
 
 
 def document_rows(random: Random) -> list[Row]:
@@ -308,9 +308,9 @@ def record_mmvet(harness: Checkout, random: Random) -> Iterator[Record]:
         task.get_chat_response = judge.reply
         task.time = SimpleNamespace(sleep=judge.wait)
         clean = as_scored(harness, answer)
-        found = task.mmvet_process_results(deepcopy(row), [clean])["gpt_eval_score"]
-        results.append(found)
-        record = {"row": row, "answer": answer, "replies": judge.used, "score": found["score"]}
+        result = task.mmvet_process_results(deepcopy(row), [clean])["gpt_eval_score"]
+        results.append(result)
+        record = {"row": row, "answer": answer, "replies": judge.used, "score": result["score"]}
         yield record | ({"judge_prompt": judge.prompt} if number < 100 else {})
     for own in sets_of(random, [[number] for number in range(len(results))]):
         yield {"set": own, "score": task.mmvet_aggregate_results([results[n] for n in own])}

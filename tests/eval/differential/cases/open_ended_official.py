@@ -170,11 +170,12 @@ def record_mme(harness: Checkout, random: Random) -> Iterator[Record]:
         parsed = calculation.parse_pred_ans(_in_a_line(answer).lower())
         yield {"row": row, "answer": answer, "score": float(parsed == row["answer"])}
     whole = {
-        kind: [own for own in found.values() if len(own) == 2] for kind, found in images.items()
+        kind: [own for own in by_image.values() if len(own) == 2]
+        for kind, by_image in images.items()
     }
     for _ in range(300):
-        chosen = {kind: [n for pair in random.sample(found, random.randint(1, 5)) for n in pair]
-                  for kind, found in whole.items()}  # fmt: skip
+        chosen = {kind: [n for pair in random.sample(by_image, random.randint(1, 5)) for n in pair]
+                  for kind, by_image in whole.items()}  # fmt: skip
         with tempfile.TemporaryDirectory() as folder:
             for kind, own in chosen.items():
                 lines = [

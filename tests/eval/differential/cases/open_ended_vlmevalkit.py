@@ -76,9 +76,9 @@ def judged_answers(harness: Checkout, random: Random, rows: Sequence[Row]) -> It
         row = rows[number % len(rows)]
         answer = random.choice(("There is a dog", "nope", "", "yes and no", "I see none", "maybe"))
         judge = Replies([random.choice(says) for _ in range(5)])
-        found = module.YOrN_auxeval(judge, row | {"prediction": answer})
+        judged = module.YOrN_auxeval(judge, row | {"prediction": answer})
         yield {"row": row, "answer": answer, "replies": judge.used,
-               "score": float(found == row["answer"])}  # fmt: skip
+               "score": float(judged == row["answer"])}  # fmt: skip
 
 
 def record_pope(harness: Checkout, random: Random) -> Iterator[Record]:
@@ -134,7 +134,8 @@ def record_mme(harness: Checkout, random: Random) -> Iterator[Record]:
         images[row["category"]][path].append(number)
         yield {"row": row, "answer": answer, "score": float(score)}
     whole = {
-        kind: [own for own in found.values() if len(own) == 2] for kind, found in images.items()
+        kind: [own for own in by_image.values() if len(own) == 2]
+        for kind, by_image in images.items()
     }
     for _ in range(300):
         own = [
@@ -203,10 +204,10 @@ def right_texts(row: Row) -> list[str]:
     """The answers of a row."""
     text = row["answer"]
     try:
-        found = eval(text) if text.startswith("[") else [text]
+        targets = eval(text) if text.startswith("[") else [text]
     except (SyntaxError, NameError):
         return [text]
-    return list(found)
+    return list(targets)
 
 
 def any_answer(random: Random, row: Row) -> str:
@@ -240,8 +241,8 @@ def record_ocrbench(harness: Checkout, random: Random) -> Iterator[Record]:
         lines.append(row | {"prediction": answer})
         yield {"row": row, "answer": answer, "score": float(points(lines[-1:]))}
     for chosen in sets_of(random, [[number] for number in range(len(lines))]):
-        found = points([lines[n] for n in chosen])
-        yield {"set": chosen, "score": 100 * found / len(chosen)}
+        total = points([lines[n] for n in chosen])
+        yield {"set": chosen, "score": 100 * total / len(chosen)}
     more = own + [row | {"question": random.choice(common.QUESTIONS)} for row in own]
     yield from prompts(harness, more, VQA, "OCRBench", "OCRBench")
 
@@ -258,10 +259,10 @@ def record_countbenchqa(harness: Checkout, random: Random) -> Iterator[Record]:
     def accuracy(lines: Sequence[Row]) -> float:
         module.load = lambda _: pandas.DataFrame(lines)
         itself = module.CountBenchQA.__new__(module.CountBenchQA)
-        module.d2df = lambda result: found.append(result["accuracy"])
-        found: list[float] = []
+        module.d2df = lambda result: credits.append(result["accuracy"])
+        credits: list[float] = []
         itself.evaluate("")
-        return found[0]
+        return credits[0]
 
     lines = []
     for row, answer in common.answers_to(random, own, any_answer):
@@ -292,9 +293,9 @@ def record_mmvet(harness: Checkout, random: Random) -> Iterator[Record]:
         answer = short_answer(random, [row["answer"]])
         line = row | {"prediction": answer}
         judge = Replies(common.judge_replies(random, tries=5))
-        found = module.MMVet_auxeval(judge, line)
-        table.append(line | {"score": found["score"]})
-        record = {"row": row, "answer": answer, "replies": judge.used, "score": found["score"]}
+        result = module.MMVet_auxeval(judge, line)
+        table.append(line | {"score": result["score"]})
+        record = {"row": row, "answer": answer, "replies": judge.used, "score": result["score"]}
         prompt = module.build_mmvet_gpt4_prompt(line)
         yield record | ({"judge_prompt": prompt} if number < 100 else {})
     # The rating of abilities divides by the number of their questions, which must not be 0.

@@ -156,8 +156,8 @@ def hrbench(harness: Checkout, random: Random) -> Iterator[Record]:
     for own in sets_of(random, [[number] for number in range(len(records))]):
         some = [records[number] for number in own]
         table = pandas.DataFrame([one["row"] | {"hit": one["score"]} for one in some])
-        found = report(table)
-        overall = found[(found["cycle"] == "Average") & (found["type"] == "all")]
+        scores = report(table)
+        overall = scores[(scores["cycle"] == "Average") & (scores["type"] == "all")]
         yield {"set": own, "score": 100 * float(overall["accuracy"].iloc[0])}
     yield from scored_rows(harness, random, _pairs(random, rows, 300), "HRBench4K", judged=True)
     columns = {"category": "single", "cycle_category": "0"}

@@ -29,18 +29,18 @@ def mathvista(harness: Checkout, random: Random) -> Iterator[Record]:
         judge = Replies([mathvista_reply(random, row)])
         results.append(scorer.MathVista_auxeval(judge, table.iloc[number]))
         records.append({"row": row, "answer": answer, "replies": judge.used})
-    found = as_read(harness, [row | one for (row, _), one in zip(pairs, results, strict=True)])
+    read = as_read(harness, [row | one for (row, _), one in zip(pairs, results, strict=True)])
     for number, record in enumerate(records):
-        yield record | {"score": float(scorer.post_check(found.iloc[number], prefetch=False))}
+        yield record | {"score": float(scorer.post_check(read.iloc[number], prefetch=False))}
     with TemporaryDirectory() as folder:
         file = Path(folder) / "results.tsv"
         for own in sets_of(random, [[number] for number in range(len(pairs))]):
-            found.iloc[own].to_csv(file, sep="\t", index=False)
+            read.iloc[own].to_csv(file, sep="\t", index=False)
             report = scorer.MathVista_acc(str(file))
             yield {"set": own, "score": float(report["acc"].iloc[0])}
     hints = [f"{row['hint']} {row['question']}" for row in odd_rows(random, 120)]
-    asked = [row | {"question": hint} for row, hint in zip(rows * 2, hints, strict=True)]
-    yield from prompts(harness, asked, "MathVista_MINI", "MathVista", "image_vqa")
+    with_hints = [row | {"question": hint} for row, hint in zip(rows * 2, hints, strict=True)]
+    yield from prompts(harness, with_hints, "MathVista_MINI", "MathVista", "image_vqa")
 
 
 def mathvista_row(random: Random, index: int) -> Row:
