@@ -34,7 +34,7 @@ def right(question) -> str:
     return str(answer)
 
 
-def resolved_questions(data, name: str, protocol: str | None = None):
+def resolve(data, name: str, protocol: str | None = None):
     kind, split = get_benchmark(name)
     protocol = protocol or kind.protocols[0]
     return kind, split, protocol, list(kind.questions(data / kind.folder, split, protocol))
@@ -42,7 +42,7 @@ def resolved_questions(data, name: str, protocol: str | None = None):
 
 @pytest.mark.parametrize("name", MAKERS)
 def test_from_files_to_score(data, name, tmp_path):
-    kind, split, protocol, questions = resolved_questions(data, name)
+    kind, split, protocol, questions = resolve(data, name)
     assert len(questions) == COUNTS[name] == len({one.id for one in questions})
     assert all(one.images for one in questions) or name == "scienceqa"
     full = [Response(one, right(one)) for one in questions]
@@ -63,7 +63,7 @@ def test_from_files_to_score(data, name, tmp_path):
 
 
 def test_textvqa_asks_as_each_protocol_does(data):
-    texts = {protocol: [one.text for one in resolved_questions(data, "textvqa", protocol)[3]] for protocol in
+    texts = {protocol: [one.text for one in resolve(data, "textvqa", protocol)[3]] for protocol in
              ("paper", "lmms-eval", "vlmevalkit")}  # fmt: skip
     short = "\nAnswer the question using a single word or phrase."
     assert texts["paper"][0] == f"What BRAND is it?\nReference OCR token: ROLEX, 12{short}"
@@ -72,7 +72,7 @@ def test_textvqa_asks_as_each_protocol_does(data):
 
 
 def test_mme_counts_images_with_both_answers_right(data):
-    kind, split, protocol, questions = resolved_questions(data, "mme")
+    kind, split, protocol, questions = resolve(data, "mme")
     responses = [Response(one, "Yes") for one in questions]
     score = score_responses(kind, split, protocol, questions, responses, Judge())
     assert score.value == 100  # half of the answers of two kinds, no image
@@ -84,7 +84,7 @@ def test_mme_counts_images_with_both_answers_right(data):
 
 
 def test_mmbench_asks_and_counts_all_rounds(data, tmp_path):
-    kind, split, protocol, questions = resolved_questions(data, "mmbench")
+    kind, split, protocol, questions = resolve(data, "mmbench")
     assert questions[0].text == (
         "Look.\nWhich colour?\nA. red\nB. blue\n"
         "Answer with the option's letter from the given choices directly."
@@ -103,14 +103,14 @@ def test_mmbench_asks_and_counts_all_rounds(data, tmp_path):
 
 
 def test_mmmu_draws_a_letter_where_an_answer_names_none_and_always_the_same(data):
-    kind, split, protocol, questions = resolved_questions(data, "mmmu")
+    kind, split, protocol, questions = resolve(data, "mmmu")
     responses = [Response(one, "no idea") for one in questions]
     first = score_responses(kind, split, protocol, questions, responses, Judge())
     again = score_responses(kind, split, protocol, questions, list(reversed(responses)), Judge())
     assert first.credits == again.credits
     assert 0 < first.value < 100
     assert len(questions[0].images) == 1
-    assert len(resolved_questions(data, "mmmu", "official")[3][0].images) == 2
+    assert len(resolve(data, "mmmu", "official")[3][0].images) == 2
     full = [Response(one, right(one)) for one in questions]
     as_lmms = score_responses(kind, split, "lmms-eval", questions, full, Judge())
     assert as_lmms.value == pytest.approx(90)  # its open questions are never right
@@ -125,12 +125,12 @@ def test_missing_and_damaged_files_are_named(data, tmp_path):
     MAKERS["gqa"](make)
     (make / "gqa" / "llava_gqa_testdev_balanced.jsonl").write_text('{"question_id": "20"')
     with pytest.raises(MGMError, match="line 1: not JSON"):
-        resolved_questions(make, "gqa")
+        resolve(make, "gqa")
     MAKERS["textvqa"](make)
     truth = make / "textvqa" / "TextVQA_0.5.1_val.json"
     truth.write_text(json.dumps({"data": []}))
     with pytest.raises(MGMError, match=r"use version 0\.5\.1 of both files"):
-        resolved_questions(make, "textvqa")
+        resolve(make, "textvqa")
 
 
 def test_names():

@@ -22,8 +22,8 @@ def score_of(*reviews: str):
 class _InOrder(ScriptedJudge):
     """Gives one review for each question, however often it is asked about it."""
 
-    def __init__(self, *says: str) -> None:
-        super().__init__(*says)
+    def __init__(self, *replies: str) -> None:
+        super().__init__(*replies)
         self.systems: list[str] = []
 
     def complete(self, prompt, temperature=0.0, max_tokens=128, accepts=None, system=""):
@@ -53,7 +53,7 @@ def test_a_review_without_marks_counts_as_llavas_own_does_and_is_listed():
 
 
 @pytest.mark.parametrize(
-    ("review", "found"),
+    ("review", "marks"),
     [("8 9", (8, 9)), ("8.5,7\nwhy", (8.5, 7)), ("8 9.", (8, 9)), ("9, 8", None), ("8 9 ", None),
      ("", None), ("8/10 9/10", None), ("nan 5", None), ("inf 5", None), ("8\n9", None)],
 )  # fmt: skip

@@ -12,7 +12,7 @@ PROTOCOLS = ("paper", "lmms-eval", "vlmevalkit")
 
 
 @pytest.mark.parametrize(
-    ("reply", "found"),
+    ("reply", "mark"),
     [("0.7", 0.7), ("1", 1), ("1.0 since", 1.0), ("100%", None), ("10", None), ("0,7", None),
      ("-0.1", None), ("nan", None), ("Score: 1", None), ("", None), ("½", None)],
 )  # fmt: skip
