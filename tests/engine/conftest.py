@@ -19,5 +19,5 @@ def engine(tiny_folder):
 
 @pytest.fixture(scope="session")
 def pictures():
-    """Images of different sizes that the tiny model tells apart."""
+    """Images of different sizes that give different outputs of the tiny model."""
     return [Image.new("RGB", (50, 30), "red"), Image.radial_gradient("L").convert("RGB")]

@@ -13,7 +13,7 @@ from mgm import Engine, MGMError, Request
 
 
 def count_calls(engine, monkeypatch):
-    """Sizes of the batches of images that the towers see from now on."""
+    """Record the batch sizes of the towers."""
     seen = []
     original = engine.model.get_image_features
 
@@ -28,7 +28,7 @@ def count_calls(engine, monkeypatch):
 
 @pytest.fixture
 def requests(pictures):
-    """Requests whose prompts and answers differ in length."""
+    """Requests with prompts and answers of different lengths."""
     red, ring = pictures
     return [
         Request("hi", max_new_tokens=20),
@@ -41,7 +41,7 @@ def requests(pictures):
     ]
 
 
-def test_answers_are_the_same_alone_batched_and_streamed(engine, requests):
+def test_single_batched_and_streamed_answers_are_equal(engine, requests):
     alone = [engine.answer([request])[0] for request in requests]
     assert len({answer.text for answer in alone}) == len(alone)
     assert engine.answer(requests) == alone
@@ -57,7 +57,7 @@ def test_answers_are_the_same_alone_batched_and_streamed(engine, requests):
         assert len(chunks) > 1 or len(answer.tokens) < 3
 
 
-def test_tokens_are_those_of_generate(engine, pictures):
+def test_tokens_equal_generate(engine, pictures):
     request = Request("what is this?", images=pictures, max_new_tokens=12)
     inputs = engine.processor(text=engine.prompt(request), images=pictures)
     ids = engine.model.generate(**inputs, max_new_tokens=12, do_sample=False)
@@ -85,7 +85,7 @@ def test_every_image_is_encoded_once(engine, pictures, monkeypatch):
     assert seen == [1, 1, 1, 2]
 
 
-def test_images_come_from_anywhere(engine, pictures, tmp_path):
+def test_images_as_paths_bytes_and_arrays(engine, pictures, tmp_path):
     ring = pictures[1]
     ring.save(tmp_path / "ring.png")
     content = io.BytesIO()
@@ -98,7 +98,7 @@ def test_images_come_from_anywhere(engine, pictures, tmp_path):
     assert len(engine.images.cache) == 1
 
 
-def test_markers_are_placed_and_numbered(engine, pictures):
+def test_image_markers_are_inserted_and_numbered(engine, pictures):
     assert engine.prompt(Request("hi")) == "<s><|user|>hi<|end|><|assistant|>"
     one = Request("and now?", images=pictures[:1], history=[("what?", "red")])
     assert engine.prompt(one) == (
@@ -113,7 +113,7 @@ def test_markers_are_placed_and_numbered(engine, pictures):
     assert "Image 1:<image>\nImage 2:<image>\ncompare" in two
 
 
-def test_stop_texts_end_an_answer(engine):
+def test_stop_strings_end_an_answer(engine):
     request = Request("hi", max_new_tokens=30)
     whole = engine.answer([request])[0].text
     stop = whole[8:11]
@@ -135,7 +135,7 @@ def test_stop_tokens_are_not_part_of_an_answer(engine, pictures):
     assert all(4 not in answer.tokens for answer in stopped)
 
 
-def test_seeds_repeat_answers(engine):
+def test_seeds_are_reproducible(engine):
     def ask(seed):
         return engine.answer([Request("hi", temperature=1.0, seed=seed, max_new_tokens=12)])[0]
 
@@ -144,7 +144,7 @@ def test_seeds_repeat_answers(engine):
     assert ask(None) != ask(None)
 
 
-def test_a_stream_can_be_closed(engine):
+def test_closing_a_stream(engine):
     stream = engine.stream(Request("hi", max_new_tokens=30))
     first = next(stream)
     stream.close()
@@ -155,7 +155,7 @@ def test_a_stream_can_be_closed(engine):
     assert len(answer.tokens) < 30
 
 
-def test_the_context_limits_prompt_and_answer(engine, pictures):
+def test_context_length_limits_prompt_and_answer(engine, pictures):
     assert engine.context_length == 512
     engine.model.config.text_config.max_position_embeddings = 500
     with pytest.raises(MGMError, match=r"^the prompt takes 504 tokens.* context has 500") as caught:
@@ -170,14 +170,14 @@ def test_the_context_limits_prompt_and_answer(engine, pictures):
     assert (engine.remaining_tokens(long), engine.remaining_tokens(Request("x" * 500))) == (11, 0)
 
 
-def test_a_language_model_without_a_limit(engine):
+def test_language_model_without_a_context_limit(engine):
     engine.model.config.text_config = BloomConfig()
     assert engine.context_length > 10**6
     engine.model.config.model_max_length = 300
     assert engine.context_length == 300
 
 
-def test_errors_name_request_and_image(engine, pictures, tmp_path):
+def test_error_messages_name_request_and_image(engine, pictures, tmp_path):
     missing = tmp_path / "none.png"
     with pytest.raises(MGMError, match=r"^image 2 of 2: .*none.png: there is no such file"):
         engine.stream(Request("compare", images=[pictures[0], missing]))
@@ -187,11 +187,11 @@ def test_errors_name_request_and_image(engine, pictures, tmp_path):
         engine.answer(Request("hi"))
 
 
-def test_nothing_asked_nothing_answered(engine):
+def test_empty_batch(engine):
     assert engine.answer([]) == []
 
 
-def test_another_template(engine):
+def test_other_conversation_template(engine):
     engine.use_template("vicuna_v1")
     assert engine.prompt(Request("hi")).endswith(" USER: hi ASSISTANT:")
     with pytest.raises(MGMError, match="vicuna_v1"):
@@ -199,7 +199,7 @@ def test_another_template(engine):
     assert engine.template.stop == "</s>"  # the wrong name changed nothing
 
 
-def test_load_explains_what_it_cannot_do(tiny_folder, tmp_path):
+def test_errors_of_load(tiny_folder, tmp_path):
     with pytest.raises(MGMError, match=r"quantize is 'int3'; choose None, int8, llm-int8, int4"):
         mgm.load(tiny_folder, quantize="int3")
     with pytest.raises(MGMError, match="choose one of float32, bfloat16, float16"):
@@ -229,7 +229,7 @@ def test_load_explains_what_it_cannot_do(tiny_folder, tmp_path):
         ("preprocessor_config.json", {"image_std": 1}, ["image_std is 1"]),
     ],
 )
-def test_settings_that_do_not_fit_are_found_at_once(tiny_folder, tmp_path, file, change, parts):
+def test_conflicting_settings_are_errors_at_load(tiny_folder, tmp_path, file, change, parts):
     folder = tmp_path / "changed"
     shutil.copytree(tiny_folder, folder)
     settings = json.loads((folder / "processor_config.json").read_text())
@@ -243,7 +243,7 @@ def test_settings_that_do_not_fit_are_found_at_once(tiny_folder, tmp_path, file,
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", torch.bfloat16])
-def test_precision(tiny_folder, dtype):
+def test_dtype(tiny_folder, dtype):
     engine = mgm.load(tiny_folder, device="cpu", dtype=dtype)
     assert {parameter.dtype for parameter in engine.model.parameters()} == {torch.bfloat16}
     image = Image.new("RGB", (9, 9), "blue")

@@ -1,4 +1,4 @@
-"""The engine thread: whoever submits something to it does not wait for a step."""
+"""The engine thread: callers that submit work do not wait for a step."""
 
 import threading
 from concurrent.futures import ThreadPoolExecutor
@@ -10,7 +10,7 @@ from mgm.engine import engine_thread
 
 
 def hold_steps(engine, monkeypatch) -> tuple[threading.Event, threading.Event]:
-    """Steps wait for the second event; the first is set when one does."""
+    """Block each step until the second event; the first is set when a step is blocked."""
     started, go = threading.Event(), threading.Event()
     original = engine.scheduler.step
 
@@ -28,7 +28,7 @@ def hold(started: threading.Event, go: threading.Event) -> None:
     assert go.wait(60)
 
 
-def test_an_answer_is_asked_for_while_a_step_runs(engine, monkeypatch):
+def test_submit_while_a_step_runs(engine, monkeypatch):
     expected = [engine.answer([Request(text, max_new_tokens=5)])[0] for text in ("hi", "you")]
     started, go = hold_steps(engine, monkeypatch)
     engine.start()
@@ -47,7 +47,7 @@ def test_an_answer_is_asked_for_while_a_step_runs(engine, monkeypatch):
         engine.stop()
 
 
-def test_a_dropped_stream_does_not_wait_either(engine, monkeypatch):
+def test_dropping_a_stream_does_not_wait(engine, monkeypatch):
     started, go = hold_steps(engine, monkeypatch)
     engine.start()
     try:
@@ -65,7 +65,7 @@ def test_a_dropped_stream_does_not_wait_either(engine, monkeypatch):
 
 
 @pytest.mark.parametrize(("max_seconds", "together"), [(60.0, 3), (0.0, 1)])
-def test_other_work_comes_between_two_steps(engine, monkeypatch, max_seconds, together):
+def test_calls_run_between_steps(engine, monkeypatch, max_seconds, together):
     monkeypatch.setattr(engine_thread, "MAX_CALL_SECONDS", max_seconds)
     done: list[str] = []
     original = engine.scheduler.step
@@ -88,7 +88,7 @@ def test_other_work_comes_between_two_steps(engine, monkeypatch, max_seconds, to
         assert done[:4] == ["work", "work", "work", "step"]
 
 
-def test_faults_of_calls_reach_who_asked(engine):
+def test_errors_of_calls_reach_the_caller(engine):
     engine.start()
 
     def fails() -> None:

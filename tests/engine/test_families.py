@@ -1,7 +1,6 @@
-"""Published checkpoints of every family choose their template and stop where it ends an answer.
+"""Published checkpoints of every family get their conversation template and stop tokens.
 
-The models are random but for one habit: after a prompt they write a word, then an end token for
-ever.
+The models have random weights, changed so that they answer with a word and then end tokens.
 """
 
 import json
@@ -121,7 +120,9 @@ def build(family: Any, end: str, folder: Path) -> Path:
 
 @torch.no_grad()
 def give_habit(model: MGMForConditionalGeneration, tokens: list[int]) -> None:
-    """Let the second of `tokens` follow on the first, the third on the second and on itself."""
+    """Change the weights so that the second of `tokens` follows the first, and the third the second
+    and itself.
+    """
     language_model = model.language_model
     for parameter in language_model.parameters():
         if parameter.dim() > 1:
@@ -135,7 +136,7 @@ def give_habit(model: MGMForConditionalGeneration, tokens: list[int]) -> None:
 
 
 @pytest.mark.parametrize(("family", "end"), CASES, ids=lambda value: getattr(value, "name", value))
-def test_a_published_checkpoint_is_served_as_its_family(family, end, tmp_path):
+def test_published_checkpoints_of_every_family(family, end, tmp_path):
     engine = mgm.load(build(family, end, tmp_path / "published"), device="cpu")
     tokenizer = engine.processor.tokenizer
     word = tokenizer("z", add_special_tokens=False).input_ids[-1]
@@ -164,13 +165,13 @@ def test_a_published_checkpoint_is_served_as_its_family(family, end, tmp_path):
 
 
 def ask(processor: Any) -> str:
-    """The prompt as transformers' users write it."""
+    """The prompt by transformers' `apply_chat_template`."""
     messages = [{"role": "user", "content": [{"type": "text", "text": "Hi"}]}]
     return processor.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
 
 
-def test_rows_without_a_token_are_never_chosen(tmp_path):
-    """As if they were cut off, by plain transformers too."""
+def test_padding_rows_of_the_vocabulary_are_never_sampled(tmp_path):
+    """Neither by plain transformers."""
     source = golden("work_dirs/MGM/MGM-7B")
     weights = {k: v for file in source.glob("*.safetensors") for k, v in load_file(file).items()}
     torch.manual_seed(0)

@@ -1,4 +1,4 @@
-"""Greedy answers of the published implementation, through the engine."""
+"""Greedy answers equal those of the published implementation."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""Downloading and uploading, by huggingface_hub itself, from a hub on this machine."""
+"""Download and upload with huggingface_hub, from a local server."""
 
 import os
 import subprocess
@@ -15,7 +15,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 def python(address: str, home: Path, *lines: str, **more: str) -> subprocess.CompletedProcess[str]:
-    """Run lines in a process of its own, since the library reads its settings when imported."""
+    """Run code in a process of its own, since huggingface_hub reads its settings at import."""
     variables = {"HF_ENDPOINT": address, "HF_HOME": str(home), "HF_HUB_DISABLE_XET": "1"}
     program = "\n".join(["import mgm", *lines])
     return subprocess.run(
@@ -45,7 +45,7 @@ def attempt(revision, token, name='owner/tiny'):
 
 
 @pytest.mark.slow
-def test_revision_and_token_and_offline(tmp_path, repositories) -> None:
+def test_revision_token_and_offline_mode(tmp_path, repositories) -> None:
     home = tmp_path / "home"
     with hub(repositories) as (address, _):
         done = python(
@@ -78,7 +78,7 @@ def test_revision_and_token_and_offline(tmp_path, repositories) -> None:
 
 
 @pytest.mark.slow
-def test_uploading_a_whole_model(tmp_path, repositories) -> None:
+def test_push_to_hub(tmp_path, repositories) -> None:
     source = repositories / "owner/tiny/main"
     with hub(repositories) as (address, uploaded):
         done = python(

@@ -1,4 +1,4 @@
-"""Servers that really listen, in a thread of the test or in processes of their own."""
+"""Real servers for tests, in a thread or in processes."""
 
 import contextlib
 import json
@@ -26,7 +26,7 @@ def free_port() -> int:
 
 @contextlib.contextmanager
 def running(app: Any) -> Generator[str]:
-    """The address of a FastAPI application that is served meanwhile."""
+    """Serve a FastAPI application; yields its address."""
     import uvicorn  # here, since tests without servers use the rest
 
     from mgm.serve.http.server import CONNECTION_SETTINGS
@@ -49,7 +49,7 @@ def running(app: Any) -> Generator[str]:
 
 
 def start(module: str, *words: str, python: str = PYTHON) -> subprocess.Popen[str]:
-    """A program of mgm.serve in a process of its own."""
+    """Start a program of mgm.serve as a process."""
     return subprocess.Popen(
         [python, "-m", f"mgm.serve.{module}", *words],
         cwd=ROOT,
@@ -60,7 +60,7 @@ def start(module: str, *words: str, python: str = PYTHON) -> subprocess.Popen[st
 
 
 def wait_for(condition, seconds: float = 90) -> None:
-    """Until it holds."""
+    """Wait until a condition holds."""
     until = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < until, "it takes too long"
@@ -68,7 +68,7 @@ def wait_for(condition, seconds: float = 90) -> None:
 
 
 def ask(url: str, body: Any = None, timeout: float = 60, **headers: str) -> tuple[int, Any]:
-    """Status and JSON of a request; a POST where there is a body."""
+    """Status and JSON of a request; a POST if there is a body."""
     data = None if body is None else body if isinstance(body, bytes) else json.dumps(body).encode()
     request = urllib.request.Request(url, data, {"Content-Type": "application/json"} | headers)
     try:
@@ -86,7 +86,7 @@ def is_up(address: str) -> bool:
 
 
 def frames(url: str, body: Any, timeout: float = 60) -> list[dict[str, Any]]:
-    """The frames of a published stream, read as the published page reads them."""
+    """The frames of a published stream, parsed as the published page does."""
     request = urllib.request.Request(
         url, json.dumps(body).encode(), {"Content-Type": "application/json"}
     )

@@ -14,7 +14,7 @@ from mgm.serve.terminal.chat import TERMINAL_CONTROLS
 
 @pytest.fixture
 def run(monkeypatch, capsys):
-    """Runs the program in this process with lines on its standard input."""
+    """Run the program in this process with lines on its standard input."""
 
     def run(*arguments, lines=""):
         monkeypatch.setattr(sys, "stdin", None if lines is None else io.StringIO(lines))
@@ -26,7 +26,7 @@ def run(monkeypatch, capsys):
 
 
 def broken_images(folder):
-    """Files that are no whole image, by a part of the error message."""
+    """Files that are not valid images, by a part of the error message."""
     files = {}
     whole = io.BytesIO()
     Image.effect_noise((60, 60), 50).save(whole, "PNG")
@@ -43,7 +43,7 @@ def broken_images(folder):
 
 
 def huge_png():
-    """A PNG of 20,000 x 10,000 pixels that is small as a file."""
+    """A PNG of 20,000 x 10,000 pixels in a small file."""
 
     def chunk(kind, content):
         body = kind + content
@@ -55,7 +55,7 @@ def huge_png():
     return b"\x89PNG\r\n\x1a\n" + chunks
 
 
-def test_photos_are_opened_upright(tmp_path):
+def test_exif_orientation(tmp_path):
     exif = Image.Exif()
     exif[0x0112] = 6
     Image.new("RGB", (60, 40)).save(tmp_path / "photo.jpg", exif=exif)
@@ -69,7 +69,7 @@ def assert_one_line(error, *parts):
         assert str(part) in error
 
 
-def test_each_line_is_answered_in_one_line(run, tiny_folder, image_files):
+def test_one_answer_line_per_question_line(run, tiny_folder, image_files):
     options = ("--model-path", tiny_folder, "--image-file", image_files[0], "--temperature", 0)
     options += ("--max-new-tokens", 24, "--device", "cpu")
     status, out, error = run(*options, lines="what is this?\n\nsure?")
@@ -90,7 +90,7 @@ def test_any_number_of_lines(run, tiny_folder, image_files):
     assert len(set(answers)) == 1
 
 
-def test_faulty_lines_stand_alone(run, tiny_folder, image_files):
+def test_error_in_a_line_does_not_affect_others(run, tiny_folder, image_files):
     options = ("--model-path", tiny_folder, "--image-file", image_files[0], "--temperature", 0)
     options += ("--max-new-tokens", 24)
     lines = f"what?\n\n<image> or <image>?\n{'x' * 600}\n<image>\nwhat?\n"
@@ -105,7 +105,7 @@ def test_faulty_lines_stand_alone(run, tiny_folder, image_files):
     assert len(faults) == 2
 
 
-def test_debug_speaks_beside_the_answers(run, tiny_folder, image_files):
+def test_debug_output_is_separate(run, tiny_folder, image_files):
     files = ",".join(map(str, image_files))
     options = ("--model-path", tiny_folder, "--max-new-tokens", 5, "--debug")
     status, out, error = run(*options, "--image-file", files, lines="compare\nsure?\n")
@@ -116,7 +116,7 @@ def test_debug_speaks_beside_the_answers(run, tiny_folder, image_files):
     assert "loaded in" in error
 
 
-def test_text_alone_and_another_template(run, tiny_folder):
+def test_text_only_with_another_template(run, tiny_folder):
     options = ("--model-path", tiny_folder, "--max-new-tokens", 3, "--debug")
     status, _, error = run(*options, "--conv-mode", "vicuna_v1", lines="hi\n")
     assert status == 0
@@ -148,7 +148,7 @@ def test_unreachable_url(run, tiny_folder):
     assert_one_line(error, "image 1 of 1", url, "cannot be reached")
 
 
-def test_missing_and_foreign_checkpoints(run, tmp_path):
+def test_missing_and_unsupported_checkpoints(run, tmp_path):
     missing = tmp_path / "none"
     status, _, error = run("--model-path", missing)
     assert status == 2
@@ -189,7 +189,7 @@ def test_missing_and_foreign_checkpoints(run, tmp_path):
         (["--colour"], ["--colour"]),
     ],
 )
-def test_wrong_options(run, options, parts):
+def test_invalid_options(run, options, parts):
     path = ["--model-path", "nowhere"] if options else []
     status, out, error = run(*path, *options)
     assert (status, out) == (2, "")
@@ -197,13 +197,13 @@ def test_wrong_options(run, options, parts):
     assert len(error) < 500
 
 
-def test_a_prompt_that_is_too_long(run, tiny_folder):
+def test_too_long_prompt(run, tiny_folder):
     status, out, error = run("--model-path", tiny_folder, lines="x" * 600)
     assert (status, out) == (2, "")
     assert_one_line(error, "the prompt takes 604 tokens", "512")
 
 
-def test_commas_in_names(tmp_path):
+def test_commas_in_file_names(tmp_path):
     odd = tmp_path / "a,b.png"
     odd.touch()
     assert cli.split_sources(str(odd)) == [str(odd)]
@@ -227,5 +227,5 @@ def test_commas_in_data_urls(tmp_path, monkeypatch):
     assert cli.split_sources("x" * 100_000 + ",b.png") == ["x" * 100_000, "b.png"]
 
 
-def test_control_characters_do_not_reach_the_terminal():
+def test_control_characters_are_removed():
     assert "a\x1b[31m\x9b\n\tb\u200d图".translate(TERMINAL_CONTROLS) == "a[31m\n\tb\u200d图"

@@ -1,4 +1,4 @@
-"""The program as a process of its own: at a terminal and in a pipe."""
+"""The chat program as a process: in a terminal and in a pipe."""
 
 import os
 import re
@@ -26,7 +26,7 @@ def command(*options):
 
 
 class Terminal:
-    """A program at a terminal: what it writes, and when."""
+    """A program in a pseudo-terminal, with timestamps of its output."""
 
     def __init__(self, *arguments):
         self.screen = ""
@@ -39,7 +39,7 @@ class Terminal:
             os.execv(arguments[0], arguments)
 
     def read_until(self, pattern, start=0):
-        """Read until `pattern` is on the screen after `start`; gives its end."""
+        """Read until `pattern` is in the output after `start`; returns the end of the match."""
         deadline = time.monotonic() + PATIENCE
         while True:
             match = re.compile(pattern).search(self.screen, start)
@@ -55,13 +55,13 @@ class Terminal:
         os.write(self.descriptor, text.encode())
 
     def status(self):
-        """Wait for the program's end."""
+        """Wait for the exit status."""
         _, status = os.waitpid(self.process, 0)
         os.close(self.descriptor)
         return os.waitstatus_to_exitcode(status)
 
 
-def test_streaming_turns_and_end_of_input(tiny_folder, image_files):
+def test_streaming_turns_and_eof(tiny_folder, image_files):
     options = ("--model-path", tiny_folder, "--image-file", image_files[0], "--temperature", "0")
     terminal = Terminal(*command(*options, "--max-new-tokens", "60"))
     position = terminal.read_until("USER: ")
@@ -78,7 +78,7 @@ def test_streaming_turns_and_end_of_input(tiny_folder, image_files):
 
 
 @pytest.mark.slow
-def test_an_interrupt_stops_the_answer_alone(tmp_path):
+def test_ctrl_c_stops_the_answer_only(tmp_path):
     endless = build(tmp_path / "endless", positions=10**6, endless=True)
     options = ("--model-path", endless, "--temperature", "0", "--max-new-tokens", "1000000")
     terminal = Terminal(*command(*options))
@@ -92,7 +92,7 @@ def test_an_interrupt_stops_the_answer_alone(tmp_path):
     assert terminal.status() == 0
 
 
-def test_a_pipe_gets_answers_and_nothing_else(tiny_folder, image_files):
+def test_pipe_gets_answers_only(tiny_folder, image_files):
     ended = subprocess.run(
         command("--model-path", tiny_folder, "--image-file", image_files[0], "--max-new-tokens", 9),
         input="what is this?\nsure?\n",
@@ -106,7 +106,7 @@ def test_a_pipe_gets_answers_and_nothing_else(tiny_folder, image_files):
     assert ended.stdout.count("\n") == 2
 
 
-def test_an_error_is_one_line(tmp_path):
+def test_error_is_one_line(tmp_path):
     ended = subprocess.run(
         command("--model-path", tmp_path, "--image-file", tmp_path / "none.png"),
         input="",

@@ -20,7 +20,9 @@ ANSWER = "a red square"
 
 
 def eager_attention(engine: Engine, request: mgm.Request, answer: str) -> Tensor:
-    """transformers' own attention of the positions that write the answer: (length)."""
+    """Attention weights (length) of transformers' eager attention, at the positions that predict
+    the answer.
+    """
     model, processor = engine.model, engine.processor
     prompt = processor.encode(engine.prompt(request))
     written = processor.tokenizer(answer, add_special_tokens=False)["input_ids"]
@@ -35,7 +37,7 @@ def eager_attention(engine: Engine, request: mgm.Request, answer: str) -> Tensor
     return layers[:, :, len(prompt) - 1 :].mean((0, 1, 2))[ids[0] == model.config.image_token_id]
 
 
-def test_answers_attention_is_that_of_transformers(engine, pictures) -> None:
+def test_answer_attention_equals_transformers(engine, pictures) -> None:
     request = mgm.Request("compare", images=pictures)
     before = engine.answer([request])
     attribution = attribute_mining(engine, request, ANSWER)
@@ -56,7 +58,7 @@ def test_capped_attention(tmp_path, pictures) -> None:
     np.testing.assert_allclose(attribution.answer.ravel(), expected, rtol=1e-3, atol=1e-6)
 
 
-def test_mining_is_that_of_the_published_form(engine, pictures) -> None:
+def test_mining_attention_equals_published(engine, pictures) -> None:
     (_, attribution) = attribute_mining(engine, mgm.Request("what?", images=pictures))
     assert attribution.answer is None
     assert attribution.view.size == (64, 64)
@@ -69,7 +71,7 @@ def test_mining_is_that_of_the_published_form(engine, pictures) -> None:
     np.testing.assert_allclose(attribution.mining, expected.numpy(), rtol=1e-3, atol=1e-6)
 
 
-def test_crops_and_the_global_view_come_in_order(pictures) -> None:
+def test_crops_and_global_view_are_in_order(pictures) -> None:
     tokenizer = byte_tokenizer()
     model = tiny_model(**HD, text_config=TEXT | {"vocab_size": len(tokenizer)})
     config = model.config
@@ -86,7 +88,7 @@ def test_crops_and_the_global_view_come_in_order(pictures) -> None:
     np.testing.assert_allclose(attribution.answer, expected[[1, 2, 3, 4, 0]], rtol=1e-4, atol=1e-7)
 
 
-def test_in_the_thread_that_computes(engine, pictures) -> None:
+def test_runs_in_the_engine_thread(engine, pictures) -> None:
     request = mgm.Request("what?", images=pictures[:1])
     (alone,) = attribute_mining(engine, request, ANSWER)
     engine.start()
@@ -98,7 +100,7 @@ def test_in_the_thread_that_computes(engine, pictures) -> None:
     np.testing.assert_array_equal(attribution.answer, alone.answer)
 
 
-def test_what_cannot_be_shown(engine) -> None:
+def test_unsupported_requests(engine) -> None:
     with pytest.raises(MGMError, match="no image"):
         attribute_mining(engine, mgm.Request("hello"))
     engine.model.mining = None
@@ -106,7 +108,7 @@ def test_what_cannot_be_shown(engine) -> None:
         attribute_mining(engine, mgm.Request("what?", images=[Image.new("RGB", (9, 9))]))
 
 
-def test_a_model_that_attends_in_its_own_way() -> None:
+def test_unsupported_attention_of_a_model() -> None:
     class Deaf(torch.nn.Module):
         config = type("Config", (), {"_attn_implementation": "eager"})
 

@@ -13,7 +13,7 @@ TEXT = "naïve 图 of a 🏳️‍🌈 flag, 7 €"
 
 
 def stream(tokenizer, ids, stops=()):
-    """Every piece, and the text at the end."""
+    """Feed tokens to a detokenizer; returns the chunks, and the detokenizer."""
     text, parts = IncrementalDetokenizer(TokenBytes(tokenizer), stops), []
     for token in ids:
         if not text.stopped:
@@ -25,7 +25,7 @@ def stream(tokenizer, ids, stops=()):
     return parts, text
 
 
-def test_characters_of_several_tokens_come_whole():
+def test_multi_token_characters_are_not_split():
     tokenizer = byte_tokenizer()
     ids = tokenizer(TEXT).input_ids
     parts, text = stream(tokenizer, ids)
@@ -36,7 +36,7 @@ def test_characters_of_several_tokens_come_whole():
 
 
 @pytest.mark.parametrize("name", ["vicuna", "vicuna_nonlegacy", "gemma", "llama3", "gptneox"])
-def test_text_of_published_tokenizers(name):
+def test_text_equals_decode_of_published_tokenizers(name):
     tokenizer = load_tokenizer(golden(f"tokenizers/{name}"))
     for text in (TEXT, "A sign: STOP\n  two  spaces", "图图"):
         ids = tokenizer(text, add_special_tokens=False).input_ids
@@ -45,7 +45,7 @@ def test_text_of_published_tokenizers(name):
         assert all("\ufffd" not in part for part in parts)
 
 
-def test_wrong_bytes_do_not_spoil_their_neighbours():
+def test_invalid_utf8_does_not_affect_neighbours():
     tokenizer = load_tokenizer(golden("tokenizers/vicuna"))
     ids = tokenizer.convert_tokens_to_ids(["▁a", "<0x47>", "<0xB7>", "<0x47>", "▁a"])
     assert stream(tokenizer, ids)[1].text == "aG\ufffdG a"
@@ -53,13 +53,13 @@ def test_wrong_bytes_do_not_spoil_their_neighbours():
     assert stream(tokenizer, ids)[0] == ["", "", "\ufffd"]
 
 
-def test_special_tokens_are_no_text():
+def test_special_tokens_have_no_text():
     tokenizer = byte_tokenizer()
     ids = tokenizer("<s>a<|user|>b").input_ids
     assert stream(tokenizer, ids)[0] == ["", "a", "", "b", ""]
 
 
-def test_stop_texts_are_never_seen_in_part():
+def test_partial_stop_strings_are_held_back():
     tokenizer = byte_tokenizer()
     parts, text = stream(tokenizer, tokenizer("a # ## b### c").input_ids, ["###", "end"])
     assert text.text == "a # ## b"
@@ -67,7 +67,7 @@ def test_stop_texts_are_never_seen_in_part():
     assert parts[1:9] == [" ", "", "# ", "", "", "## ", "b", ""]
 
 
-def test_the_beginning_of_a_stop_text_alone_is_text():
+def test_unfinished_stop_string_becomes_text():
     tokenizer = byte_tokenizer()
     parts, text = stream(tokenizer, tokenizer("is it the en").input_ids, ["end"])
     assert text.text == "is it the en"
@@ -75,7 +75,7 @@ def test_the_beginning_of_a_stop_text_alone_is_text():
     assert parts[-1] == "en"
 
 
-def test_the_first_of_several_stop_texts_counts():
+def test_earliest_stop_string_wins():
     tokenizer = byte_tokenizer()
     assert stream(tokenizer, tokenizer("one, two").input_ids, ["two", ", t"])[1].text == "one"
 
@@ -91,7 +91,7 @@ def vocabulary(name: str) -> TokenBytes:
 
 
 def random_ids(tokens: TokenBytes, seed: int) -> list[int]:
-    """Texts, random tokens, bytes of characters in part, special tokens: all in one row."""
+    """A mix of texts, random tokens, partial characters and special tokens."""
     draw = random.Random(seed)
     tokenizer = tokens.tokenizer
     ids: list[int] = []
@@ -104,7 +104,7 @@ def random_ids(tokens: TokenBytes, seed: int) -> list[int]:
 
 @pytest.mark.parametrize("by_bytes", [False, True])
 @pytest.mark.parametrize("name", TOKENIZERS)
-def test_tokens_make_up_the_text(name, by_bytes):
+def test_token_spans_join_to_the_text(name, by_bytes):
     tokens = vocabulary(name)
     for seed in range(25):
         ids = random_ids(tokens, seed)
@@ -135,7 +135,7 @@ def test_tokens_make_up_the_text(name, by_bytes):
 
 
 @pytest.mark.parametrize("name", TOKENIZERS)
-def test_bytes_of_tokens_are_those_of_the_tokenizer(name):
+def test_token_bytes_equal_the_tokenizer(name):
     tokens = vocabulary(name)
     for text in (TEXT, "A sign: STOP\n  two  spaces", "é漢😀 café"):
         ids = tokens.tokenizer(text, add_special_tokens=False).input_ids
@@ -145,7 +145,7 @@ def test_bytes_of_tokens_are_those_of_the_tokenizer(name):
         assert made == text
 
 
-def test_halves_of_a_character_have_their_own_bytes():
+def test_partial_characters_have_their_bytes():
     text = IncrementalDetokenizer(vocabulary("bytes"))
     for token in text._vocabulary.tokenizer("a😀").input_ids:
         text.append(token)
@@ -154,7 +154,7 @@ def test_halves_of_a_character_have_their_own_bytes():
     assert [part.utf8 for part in parts] == [b"a", b"\xf0", b"\x9f", b"\x98", b"\x80"]
 
 
-def test_candidates_are_what_would_come_next():
+def test_candidate_equals_appended_text():
     tokens = vocabulary("vicuna")
     blank_a, a, half = tokens.tokenizer.convert_tokens_to_ids(["▁a", "a", "<0xE5>"])
     text = IncrementalDetokenizer(tokens)
@@ -166,8 +166,8 @@ def test_candidates_are_what_would_come_next():
 
 
 @pytest.mark.parametrize("name", TOKENIZERS)
-def test_a_continuation_goes_on_with_its_context(name):
-    """Both joined are what the tokenizer makes of all tokens, blanks in between included."""
+def test_continuation_with_context(name):
+    """Prompt and output, joined, equal the decoding of all tokens, including blanks."""
     tokens = vocabulary(name)
     for seed in range(10):
         ids = tokens.tokenizer("The color is white.\n It is 图", add_special_tokens=False).input_ids
@@ -191,7 +191,7 @@ def test_a_continuation_goes_on_with_its_context(name):
             assert candidate == spans[0].part.text
 
 
-def test_the_blank_before_a_continuation_stays():
+def test_leading_blank_of_a_continuation_is_kept():
     tokens = vocabulary("vicuna")
     ids = tokens.tokenizer.convert_tokens_to_ids(["▁is", "▁white", "."])
     for context, expected in (((), "white."), (ids[:1], " white."), ([1], "white.")):
@@ -205,11 +205,11 @@ def test_the_blank_before_a_continuation_stays():
     ("text", "stop", "overlap"),
     [("ab", "abc", 2), ("abab", "abc", 2), ("aab", "aac", 0), ("aa", "aaa", 2), ("", "a", 0)],
 )
-def test_what_may_begin_a_stop_text(text, stop, overlap):
+def test_possible_starts_of_a_stop_string(text, stop, overlap):
     assert _overlap(text, stop) == overlap
 
 
-def test_long_stop_texts_cost_little():
+def test_long_stop_strings_are_fast():
     tokens = vocabulary("bytes")
     ids = tokens.tokenizer("a" * 999 + "c").input_ids
     text = IncrementalDetokenizer(tokens, ["a" * 999 + "b"] * 8)

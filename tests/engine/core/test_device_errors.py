@@ -5,7 +5,7 @@ from mgm.engine.core.device_errors import as_request_error
 from mgm.engine.core.errors import GenerationError
 
 
-def test_what_nothing_expects_is_logged_once(caplog):
+def test_unexpected_errors_are_logged_once(caplog):
     try:
         raise KeyError("weights")
     except KeyError as error:

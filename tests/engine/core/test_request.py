@@ -34,13 +34,13 @@ from mgm import MGMError, Request
         ({"prompt": "?", "history": [("<image>", "a <image>")], "images": ["a"]}, "the answer"),
     ],
 )
-def test_wrong_requests(wrong, message):
+def test_invalid_requests(wrong, message):
     with pytest.raises(MGMError, match=message.replace("?", r"\?")) as caught:
         Request(**({"prompt": "what is this?"} | wrong))
     assert "\n" not in str(caught.value)
 
 
-def test_requests_do_not_change():
+def test_requests_are_immutable():
     images = ["a.png"]
     request = Request("what?", images=images, history=[("q", "a")])
     images.append("b.png")
@@ -49,12 +49,12 @@ def test_requests_do_not_change():
         request.prompt = "another"
 
 
-def test_markers_may_stand_anywhere():
+def test_image_markers_at_any_position():
     request = Request("and <image>?", images=["a", "b"], history=[("<image> first", "yes")])
     assert request.questions == ["<image> first", "and <image>?"]
 
 
-def test_one_image_needs_no_list():
+def test_single_image_without_a_list():
     pixels = np.zeros((4, 4, 3), np.uint8)
     for image in ("a.png", Path("a.png"), b"content", Image.new("RGB", (4, 4)), pixels):
         assert Request("what?", images=image).images == (image,)

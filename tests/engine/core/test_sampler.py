@@ -1,4 +1,4 @@
-"""The choice of tokens: chances, limits, seeds, and each row in its own way."""
+"""Sampling: probabilities, top-k, top-p and min-p, seeds, penalties, independent rows."""
 
 import pytest
 import torch
@@ -17,7 +17,7 @@ def draws(count: int, **settings) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("temperature", [0.5, 1.0, 2.0])
-def test_draws_follow_the_chances(temperature):
+def test_samples_follow_probabilities(temperature):
     drawn = draws(4000, temperature=temperature, seed=0)
     share = torch.bincount(drawn, minlength=4) / len(drawn)
     expected = torch.softmax(LOGITS / temperature, -1)
@@ -40,7 +40,7 @@ def test_draws_follow_the_chances(temperature):
         ({"min_p": 0.1, "top_k": 2}, {0, 1}),
     ],
 )
-def test_limits_leave_the_unlikely_out(limits, left):
+def test_top_k_top_p_and_min_p(limits, left):
     drawn = draws(600, temperature=1.0, seed=1, **limits)
     assert set(drawn.tolist()) == left
     share = torch.bincount(drawn, minlength=4) / len(drawn)
@@ -48,7 +48,7 @@ def test_limits_leave_the_unlikely_out(limits, left):
     torch.testing.assert_close(share, chances / chances.sum(), atol=0.06, rtol=0)
 
 
-def test_seeds_repeat_draws():
+def test_seeds_are_reproducible():
     first = draws(50, temperature=1.0, seed=7)
     assert torch.equal(first, draws(50, temperature=1.0, seed=7))
     assert not torch.equal(first, draws(50, temperature=1.0, seed=8))
@@ -67,7 +67,7 @@ def test_tiny_temperatures_and_half_precision(temperature, scale):
         assert first == second == SampledToken(0)
 
 
-def test_each_row_has_its_own_way():
+def test_rows_have_independent_parameters():
     def tokens(*settings: SamplingParams) -> list[int]:
         rows = LOGITS.repeat(len(settings), 1)
         samplers = [Sampler(one) for one in settings]
@@ -80,7 +80,7 @@ def test_each_row_has_its_own_way():
         assert together[row :: len(ways)] == tokens(way)
 
 
-def test_repetition_penalty_is_that_of_transformers():
+def test_repetition_penalty_equals_transformers():
     from transformers import RepetitionPenaltyLogitsProcessor
 
     seen = [0, 3]
@@ -93,7 +93,7 @@ def test_repetition_penalty_is_that_of_transformers():
         seen.append(expected)
 
 
-def test_logprobs_are_those_of_the_model():
+def test_logprobs_equal_the_model():
     ways = [SamplingParams(logprobs=2), SamplingParams(), SamplingParams(0.1, seed=0, logprobs=0)]
     first, second, third = sample(LOGITS.repeat(3, 1), [Sampler(way) for way in ways])
     expected = LOGITS.log_softmax(-1)
@@ -105,8 +105,8 @@ def test_logprobs_are_those_of_the_model():
     assert third.top_logprobs == ()
 
 
-def test_presence_and_frequency_penalties_are_those_of_openai():
-    """`logit - presence * (count > 0) - frequency * count`, of the answer's tokens alone."""
+def test_presence_and_frequency_penalties_equal_openai():
+    """`logit - presence * (count > 0) - frequency * count`, counting output tokens only."""
     sampler = Sampler(SamplingParams(presence_penalty=0.4, frequency_penalty=0.23), [0, 0, 0])
     counts = torch.zeros(4)
     for _ in range(12):
@@ -126,7 +126,7 @@ def test_presence_and_frequency_penalties_are_those_of_openai():
         ({0: -5.0, 1: -5.0, 3: -100}, {0, 1, 2}),
     ],
 )
-def test_biases_ban_and_force(bias, left):
+def test_logit_bias_bans_and_forces(bias, left):
     drawn = draws(400, temperature=1.0, seed=1, logit_bias=bias)
     assert set(drawn.tolist()) == left
     assert draws(1, logit_bias=bias).item() in left
@@ -134,7 +134,7 @@ def test_biases_ban_and_force(bias, left):
 
 @pytest.mark.parametrize("value", [torch.nan, torch.inf, -torch.inf])
 @pytest.mark.parametrize("temperature", [0.0, 1.0])
-def test_rows_that_are_not_finite_change_no_other(value, temperature):
+def test_non_finite_rows_do_not_affect_others(value, temperature):
     ways = [SamplingParams(temperature, seed=3, logprobs=row or None) for row in range(4)]
     alone = [sample(LOGITS[None], [Sampler(way)])[0] for way in ways]
     rows = LOGITS.repeat(4, 1)
@@ -145,8 +145,8 @@ def test_rows_that_are_not_finite_change_no_other(value, temperature):
     assert [tokens[row] for row in (0, 1, 3)] == [alone[row] for row in (0, 1, 3)]
 
 
-def test_a_single_infinity_is_no_reason_to_end():
-    """Models ban tokens in this way; the likeliest one has to be a number."""
+def test_banned_tokens_are_not_an_error():
+    """Models ban tokens by -inf; only the maximum must be finite."""
     logits = LOGITS.clone()
     logits[3] = -torch.inf
     (choice,) = sample(logits[None], [Sampler(SamplingParams(logprobs=4))])
@@ -154,7 +154,7 @@ def test_a_single_infinity_is_no_reason_to_end():
     assert choice.top_logprobs[-1].logprob == -torch.inf
 
 
-def test_an_error_within_a_batch_is_that_of_its_row(monkeypatch):
+def test_error_in_a_batch_belongs_to_its_row(monkeypatch):
     original = torch.Tensor.index_put_
 
     def put(self, indices, values, accumulate=False):
@@ -170,7 +170,7 @@ def test_an_error_within_a_batch_is_that_of_its_row(monkeypatch):
 
 
 @pytest.mark.parametrize("temperature", [0.0, 1.0])
-def test_biases_that_ban_everything_are_the_clients_fault(temperature):
+def test_banning_every_token_is_a_client_error(temperature):
     ways = [SamplingParams(temperature, logit_bias=dict.fromkeys(range(4), -100)), SamplingParams()]
     first, second = sample(LOGITS.repeat(2, 1), [Sampler(way) for way in ways])
     assert isinstance(first, MGMError)

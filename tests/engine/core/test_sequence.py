@@ -1,4 +1,4 @@
-"""Answers that begin anew, and those that go on with the prompt's text."""
+"""Requests that continue the prompt's text, and ordinary ones."""
 
 from dataclasses import replace
 from functools import cache
@@ -18,12 +18,12 @@ PROMPT = "What color is the sign? The sign is"
 
 
 def request(**settings) -> Request:
-    """Six tokens: the one that ends an answer is banned."""
+    """A request for six tokens, with the stop token banned."""
     bans = dict.fromkeys(nano()._preparer.prompts.stop_criteria.token_ids, -100)
     return Request(PROMPT, raw=True, max_new_tokens=6, logit_bias=bans, **settings)
 
 
-def test_a_continuation_keeps_its_first_blank():
+def test_continuation_keeps_its_leading_blank():
     original = request(logprobs=2)
     anew, going_on = nano().answer([original, replace(original, continues_text=True)])
     assert going_on.tokens == anew.tokens
@@ -40,7 +40,7 @@ def test_a_continuation_keeps_its_first_blank():
 
 
 @pytest.mark.parametrize("going_on", [False, True])
-def test_streams_are_the_answer(going_on):
+def test_streamed_text_equals_the_answer(going_on):
     original = request(continues_text=going_on)
     stream = nano().stream(original)
     while nano().scheduler.busy:
@@ -49,6 +49,6 @@ def test_streams_are_the_answer(going_on):
     assert stream.answer.text.startswith(" ") == going_on
 
 
-def test_after_a_template_an_answer_begins_anew():
+def test_answer_after_a_template_has_no_leading_blank():
     (answer,) = nano().answer([Request("Name a color.", max_new_tokens=6)])
     assert not answer.text.startswith(" ")

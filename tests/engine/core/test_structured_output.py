@@ -23,13 +23,13 @@ from mgm.engine.core.structured_output import StructuredOutput
         ({"regex": "\ud800"}, "regex has a lone surrogate"),
     ],
 )
-def test_wrong_forms(form, message):
+def test_invalid_definitions(form, message):
     with pytest.raises(MGMError, match=message) as caught:
         StructuredOutput(**form)
     assert "\n" not in str(caught.value)
 
 
-def test_equal_schemas_are_one():
+def test_equal_schemas_have_equal_keys():
     schema = {"type": "integer"}
     assert StructuredOutput(json=schema).key == StructuredOutput(json='{"type": "integer"}').key
     assert StructuredOutput(json=schema).key != StructuredOutput(regex="a").key
@@ -53,6 +53,6 @@ def test_equal_schemas_are_one():
         ),
     ],
 )
-def test_wrong_requests(wrong, message):
+def test_invalid_requests(wrong, message):
     with pytest.raises(MGMError, match=message):
         Request("hi", **wrong)

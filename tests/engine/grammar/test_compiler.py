@@ -1,4 +1,4 @@
-"""Structured output: answers have their form, whatever the model would say, and harm no other."""
+"""Structured output: answers match their grammar, and do not affect other requests."""
 
 import json
 import random
@@ -69,7 +69,7 @@ STOPS, SIZE = frozenset({4}), 261
 
 @pytest.fixture
 def compiler():
-    """Of a vocabulary of bytes and special tokens."""
+    """A compiler for a vocabulary of bytes and special tokens."""
     return GrammarCompiler(TokenBytes(byte_tokenizer()), SIZE)
 
 
@@ -89,8 +89,8 @@ def request(form: StructuredOutput, **settings) -> Request:
 
 
 @pytest.mark.parametrize("part", range(4))
-def test_json_of_a_schema(part):
-    """The nano model, drawing at random."""
+def test_json_schema(part):
+    """With random sampling of the nano model."""
     schemas = SCHEMAS[part::4]
     forms = [StructuredOutput(json=schema, disable_any_whitespace=True) for schema in schemas]
     requests = [request(form, seed=seed, max_new_tokens=90) for form in forms for seed in range(3)]
@@ -101,7 +101,7 @@ def test_json_of_a_schema(part):
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_other_forms(seed):
+def test_choice_regex_and_grammar(seed):
     choices = ["Yes", "No", " maybe\n so", "Ünï ☃ 😀"]
     forms = {
         StructuredOutput(regex=r"\d{3}-[A-Z]{2}(x|é){4}"): r"\d{3}-[A-Z]{2}(x|é){4}",
@@ -116,8 +116,8 @@ def test_other_forms(seed):
 
 
 @pytest.mark.parametrize("compact", [True, False])
-def test_blanks_between_the_tokens_of_json(engine, compact):
-    """Of a random model: only these letters are left, and the quotation mark after the brace."""
+def test_whitespace_between_json_tokens(engine, compact):
+    """With a random model that can only write these characters."""
     form = StructuredOutput(json_object=True, disable_any_whitespace=compact)
     (brace, end, blank) = (engine.processor.encode(letter)[-1] for letter in "{} ")
     bias = dict.fromkeys(range(engine._preparer._num_tokens), -100) | {brace: 0, end: 0, blank: 20}
@@ -126,12 +126,12 @@ def test_blanks_between_the_tokens_of_json(engine, compact):
     assert answer.text == ("{}" if compact else "{" + " " * MAX_WHITESPACE + "}")
 
 
-def test_answers_that_are_cut_say_so(engine):
+def test_truncated_answers_have_finish_reason_length(engine):
     (answer,) = engine.answer([request(StructuredOutput(regex="x{40}"), max_new_tokens=9)])
     assert (answer.text, answer.finish_reason) == ("x" * 9, "length")
 
 
-def test_free_and_constrained_answers_together(engine):
+def test_constrained_and_free_requests_in_a_batch(engine):
     forms = [
         StructuredOutput(regex="[ab]{12}"),
         None,
@@ -148,7 +148,7 @@ def test_free_and_constrained_answers_together(engine):
         assert drafting.answer(requests) == alone
 
 
-def test_the_logprobs_are_those_of_the_model(engine):
+def test_logprobs_equal_the_model(engine):
     form = StructuredOutput(choice=["Yes"])
     free = engine.answer([Request("hi", max_new_tokens=1, logprobs=20)])[0].sampled_tokens[0]
     (bound,) = engine.answer([Request("hi", structured_output=form, logprobs=20)])
@@ -158,7 +158,7 @@ def test_the_logprobs_are_those_of_the_model(engine):
     assert bound.sampled_tokens[0].logprob < free.logprob
 
 
-def test_a_grammar_that_fails_midway_is_alone(engine, monkeypatch):
+def test_failing_grammar_ends_one_request(engine, monkeypatch):
     requests = [request(StructuredOutput(regex="[ab]{9}"), seed=seed) for seed in range(3)]
     expected = engine.answer(requests)
     streams = [engine.stream(one) for one in requests]
@@ -171,7 +171,7 @@ def test_a_grammar_that_fails_midway_is_alone(engine, monkeypatch):
         list(streams[1])
 
 
-def test_bans_and_a_grammar_may_leave_nothing(engine):
+def test_bans_and_grammar_without_allowed_tokens(engine):
     a = engine.processor.encode("a")[-1]
     with pytest.raises(MGMError, match="logit_bias bans every token") as caught:
         engine.answer([request(StructuredOutput(regex="xa"), logit_bias={a: -100})])
@@ -203,19 +203,19 @@ def test_bans_and_a_grammar_may_leave_nothing(engine):
         ),
     ],
 )
-def test_what_cannot_be_compiled(engine, form, message):
+def test_grammars_that_do_not_compile(engine, form, message):
     with pytest.raises(MGMError, match=message) as caught:
         engine.stream(request(StructuredOutput(**form)))
     assert "\n" not in str(caught.value)
 
 
-def test_long_chains_of_rules_do_not_end_the_process(engine):
+def test_deep_recursion_of_rules_does_not_crash(engine):
     rules = "\n".join(f"a{number}: a{number + 1}" for number in range(4000))
     with pytest.raises(MGMError, match="nested too deeply"):
         engine.stream(request(StructuredOutput(grammar=f'start: a0\n{rules}\na4000: "x"')))
 
 
-def test_compiling_takes_a_limited_time(engine, monkeypatch):
+def test_compile_timeout(engine, monkeypatch):
     monkeypatch.setattr("mgm.engine.grammar.compiler.MAX_COMPILE_SECONDS", 0.2)
     schema = {"type": "integer", "multipleOf": 1000003}  # some 20 s
     with pytest.raises(MGMError, match=r"takes more than 0\.2 seconds to compile"):
@@ -234,7 +234,7 @@ def test_compiling_takes_a_limited_time(engine, monkeypatch):
     ],
     ids=["repeat", "repeats", "const", "choice", "literal", "option"],
 )
-def test_steps_of_long_fixed_texts_are_cheap(compiler, form):
+def test_long_literals_are_fast(compiler, form):
     grammar = compiler.compile(StructuredOutput(**form), STOPS)
     accepted, slowest = [], 0.0
     for _ in range(50):
@@ -254,7 +254,7 @@ def test_steps_of_long_fixed_texts_are_cheap(compiler, form):
         'start: x*\nx: y*\ny: z*\nz: "a"*',
     ],
 )
-def test_ambiguous_grammars_end_before_their_steps_cost_much(compiler, grammar):
+def test_ambiguous_grammars_are_limited(compiler, grammar):
     matcher = compiler.compile(StructuredOutput(grammar=grammar), STOPS)
     (a,) = compiler._vocabulary.tokenizer("a").input_ids
     slowest = 0.0
@@ -274,7 +274,7 @@ def test_ambiguous_grammars_end_before_their_steps_cost_much(compiler, grammar):
 
 @pytest.mark.parametrize("text", ["<|user|>", "<s>", "a</s>", "<|end|>"])
 @pytest.mark.parametrize("kind", ["choice", "regex", "grammar", "json"])
-def test_special_tokens_spell_no_text(compiler, text, kind):
+def test_special_tokens_are_not_text(compiler, text, kind):
     pattern = "".join(f"[{letter}]" if letter in "|/" else letter for letter in text)
     forms = {"choice": [text], "regex": pattern, "grammar": f'start: "{text}"'}
     form = StructuredOutput(**{kind: forms.get(kind, {"const": text})})
@@ -290,7 +290,7 @@ def test_special_tokens_spell_no_text(compiler, text, kind):
 
 
 @pytest.mark.parametrize("form", ["choice", "enum", "properties"])
-def test_many_choices(compiler, form):
+def test_many_choices_are_fast(compiler, form):
     texts = [f"c{number}" for number in range(10_000)]
     schema = {f"p{number}": {"type": "string"} for number in range(500)}
     forms = {
@@ -315,25 +315,25 @@ def test_many_choices(compiler, form):
         {"type": "integer", "allOf": [{"multipleOf": 997}, {"multipleOf": 991}]},
     ],
 )
-def test_a_grammar_of_too_many_states(compiler, schema):
-    """Each would take 50 MB and more, as long as it is kept."""
+def test_grammar_with_too_many_states(compiler, schema):
+    """Each would take 50 MB or more."""
     with pytest.raises(RequestError, match=r"needs too much memory|seconds to compile"):
         compiler.compile(StructuredOutput(json=schema), STOPS)
 
 
 @pytest.mark.parametrize("number", [1, 5, 100, 250, 1024, 65536, 10**9, 0.01, 0.37])
-def test_multiples(compiler, number):
+def test_multiple_of(compiler, number):
     compiler.compile(StructuredOutput(json={"type": "number", "multipleOf": number}), STOPS)
 
 
 @pytest.mark.parametrize("schema", [True, "true", {}])
-def test_any_json(compiler, schema):
+def test_any_json_value(compiler, schema):
     grammar = compiler.compile(StructuredOutput(json=schema), STOPS)
     begins = compiler._vocabulary.tokenizer('{["1tfn').input_ids
     assert set(begins) <= set(tokens_of(grammar.bitmask()))
 
 
-def test_a_choice_may_begin_another(compiler):
+def test_choice_that_is_a_prefix_of_another(compiler):
     matcher = compiler.compile(StructuredOutput(choice=["a", "ab"]), STOPS)
     a, b = compiler._vocabulary.tokenizer("ab").input_ids
     assert tokens_of(matcher.bitmask()) == [a]
@@ -341,7 +341,7 @@ def test_a_choice_may_begin_another(compiler):
     assert sorted(tokens_of(matcher.bitmask())) == sorted([b, *STOPS])
 
 
-def test_one_grammar_is_compiled_at_a_time(compiler, monkeypatch):
+def test_grammars_are_compiled_one_at_a_time(compiler, monkeypatch):
     monkeypatch.setattr("mgm.engine.grammar.compiler.MAX_COMPILE_WAIT", 0.05)
     compiler.compile(StructuredOutput(regex="ab"), STOPS)
     with compiler._compiling:
@@ -352,8 +352,8 @@ def test_one_grammar_is_compiled_at_a_time(compiler, monkeypatch):
     compiler.compile(StructuredOutput(regex="ac"), STOPS)
 
 
-def test_a_grammar_that_fails_is_compiled_anew(compiler, monkeypatch):
-    """The states of its lexer are shared by all its answers."""
+def test_failed_grammar_is_compiled_again(compiler, monkeypatch):
+    """Requests with the same grammar share its lexer state."""
     monkeypatch.setitem(_JSON_LIMITS, "max_lexer_states", 100)
     form = StructuredOutput(regex="[ab]*a[ab]{20}c")
     text = "".join(random.Random(0).choices("ab", k=400))
@@ -373,7 +373,7 @@ def test_a_grammar_that_fails_is_compiled_anew(compiler, monkeypatch):
     assert len(compiler._compiled) == 1
 
 
-def test_long_definitions_leave_the_cache_sooner(compiler):
+def test_large_grammars_are_evicted_first(compiler):
     for number in range(9):
         compiler.compile(StructuredOutput(choice=[f"{number}" * 60_000]), STOPS)
     kept = [form for form, _ in compiler._compiled]
@@ -381,7 +381,7 @@ def test_long_definitions_leave_the_cache_sooner(compiler):
     assert '"888' in kept[-1]
 
 
-def test_grammars_are_compiled_once():
+def test_grammars_are_cached():
     compiler = GrammarCompiler(TokenBytes(byte_tokenizer()), 261)
     stops = frozenset({4})
     first = compiler.compile(StructuredOutput(choice=["ab", "ac"]), stops)
@@ -396,13 +396,13 @@ def test_grammars_are_compiled_once():
     assert len(compiler._compiled) == MAX_COMPILED
 
 
-def test_the_missing_package_is_named(engine, monkeypatch):
+def test_missing_package(engine, monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "llguidance", None)
     with pytest.raises(MGMError, match=r"pip install 'mgm\[structured\]'"):
         engine.stream(request(StructuredOutput(choice=["a"])))
 
 
-def test_closed_objects(engine):
+def test_additional_properties_are_forbidden(engine):
     form = StructuredOutput(
         json={"type": "object", "properties": {"a": {"enum": [1]}}, "required": ["a"]},
         disable_additional_properties=True,
@@ -411,14 +411,14 @@ def test_closed_objects(engine):
     assert engine.answer([request(form)])[0].text == '{"a":1}'
 
 
-def test_sentencepiece_blanks_are_those_of_the_grammar():
+def test_sentencepiece_blanks():
     form = StructuredOutput(choice=[" Yes", " No"])
     assert nano().answer([request(form)])[0].text in (" Yes", " No")
 
 
 @pytest.mark.parametrize("stops", ["none", "several"])
-def test_ends_come_where_the_grammar_may_end(tmp_path, stops):
-    """Without a token that ends answers too."""
+def test_stop_token_where_the_grammar_can_end(tmp_path, stops):
+    """Also for vocabularies without a stop token."""
     engine = mgm.load(build(tmp_path / "model", endless=True), device="cpu")
     ids = frozenset() if stops == "none" else frozenset({4, 2})
     engine._preparer.prompts.stop_criteria = replace(

@@ -1,4 +1,4 @@
-"""JSON schemas as people have them."""
+"""JSON schemas as in practice: pydantic, annotations, additional properties."""
 
 import json
 
@@ -11,7 +11,7 @@ from mgm.engine.grammar.json_schema import FORMATS, normalize_schema
 from tests.tiny_model import byte_tokenizer
 
 
-def test_annotations_are_left_out():
+def test_annotations_are_dropped():
     schema = {
         "type": "object",
         "properties": {
@@ -36,7 +36,7 @@ def test_annotations_are_left_out():
     assert schema["propertyNames"]  # it is as it was
 
 
-def test_objects_are_closed():
+def test_objects_forbid_additional_properties():
     schema = {
         "properties": {"properties": {"properties": {}}, "a": {"additionalProperties": True}},
         "items": {"patternProperties": {"x": {}}, "additionalProperties": {"type": "null"}},
@@ -73,7 +73,7 @@ PYDANTIC = [
 @pytest.mark.parametrize(
     "schema", [*PYDANTIC, *({"type": "string", "format": name} for name in sorted(FORMATS))]
 )
-def test_schemas_of_pydantic_are_taken(schema):
+def test_pydantic_schemas(schema):
     pytest.importorskip("llguidance")
     compiler = GrammarCompiler(TokenBytes(byte_tokenizer()), 261)
     form = StructuredOutput(json=json.dumps({"type": "object", "properties": {"a": schema}}))

@@ -6,7 +6,7 @@ from PIL import Image
 from mgm.engine.inputs.encoder_cache import EncoderCache, image_key
 
 
-def test_the_longest_unused_leave_first():
+def test_least_recently_used_is_evicted():
     cache = EncoderCache(capacity=100)
     features = torch.zeros(10, dtype=torch.float32)  # 40 bytes
     cache.put(b"a", features)
@@ -18,7 +18,7 @@ def test_the_longest_unused_leave_first():
     assert (len(cache), cache.nbytes) == (2, 80)
 
 
-def test_what_is_too_large_stays_out():
+def test_too_large_entries_are_not_cached():
     cache = EncoderCache(capacity=100)
     cache.put(b"a", torch.zeros(10))
     cache.put(b"b", torch.zeros(1000))
@@ -26,14 +26,14 @@ def test_what_is_too_large_stays_out():
     assert cache.nbytes == 40
 
 
-def test_the_same_key_twice_counts_once():
+def test_same_key_counts_once():
     cache = EncoderCache(capacity=100)
     for _ in range(5):
         cache.put(b"a", torch.zeros(10))
     assert (len(cache), cache.nbytes) == (1, 40)
 
 
-def test_keys_tell_images_apart():
+def test_keys_differ_by_image():
     images = [
         Image.new("RGB", (4, 2), "red"),
         Image.new("RGB", (2, 4), "red"),
@@ -44,7 +44,7 @@ def test_keys_tell_images_apart():
     assert image_key(images[0], "a grid of 2") != image_key(images[0], "a grid of 1")
 
 
-def test_threads_keep_within_the_bound():
+def test_capacity_holds_with_threads():
     cache = EncoderCache(capacity=400)
 
     def ask(thread):

@@ -1,4 +1,4 @@
-"""Images that several threads want, and what goes wrong with some of them."""
+"""Encoding of images for several threads: batching, errors, cancellation, fusion settings."""
 
 import threading
 from collections.abc import Callable, Iterator
@@ -28,7 +28,7 @@ def expected(engine: Engine, colour: str) -> Tensor:
 
 
 def watch(engine: Engine, monkeypatch, before: Callable[[Tensor], None] = lambda _: None):
-    """Sizes of the batches that the towers see from now on, and names of the threads."""
+    """Record the batch sizes of the towers, and their threads."""
     seen: list[tuple[int, str]] = []
     original = engine.model.get_image_features
 
@@ -43,7 +43,7 @@ def watch(engine: Engine, monkeypatch, before: Callable[[Tensor], None] = lambda
 
 @contextmanager
 def busy(engine: Engine) -> Iterator[threading.Event]:
-    """The engine's thread does something else until the event is set."""
+    """Block the engine thread until the event is set."""
     engine.start()
     event = threading.Event()
     engine._core.run_soon(lambda: event.wait(60) and None)
@@ -55,7 +55,7 @@ def busy(engine: Engine) -> Iterator[threading.Event]:
 
 
 def submit_images(engine: Engine, pool: ThreadPoolExecutor, colours) -> list[Future[list[Tensor]]]:
-    """Threads that want an image each, once all of them wait."""
+    """Submit an image from each of several threads; returns once all are queued."""
     original, queued = engine.images._queue._enqueue, []
 
     def enqueue(key: bytes, pixels: Tensor) -> Future[Tensor]:
@@ -70,7 +70,7 @@ def submit_images(engine: Engine, pool: ThreadPoolExecutor, colours) -> list[Fut
     return futures
 
 
-def test_what_threads_want_together_is_seen_together(engine, monkeypatch):
+def test_images_of_several_threads_are_batched(engine, monkeypatch):
     colours = [*COLOURS, "red", "red"]
     ours = [expected(engine, colour) for colour in colours]
     seen = watch(engine, monkeypatch)
@@ -86,7 +86,7 @@ def test_what_threads_want_together_is_seen_together(engine, monkeypatch):
     assert len(seen) == 2
 
 
-def test_images_are_prepared_by_who_wants_them(engine, monkeypatch):
+def test_preprocessing_runs_in_the_callers_thread(engine, monkeypatch):
     threads = []
     original = MGMImageProcessor.high_resolution
 
@@ -108,7 +108,7 @@ def test_images_are_prepared_by_who_wants_them(engine, monkeypatch):
     assert len(threads) == 1 + len(COLOURS)
 
 
-def test_the_fault_of_one_image_is_its_own(engine, monkeypatch):
+def test_error_of_one_image_does_not_affect_others(engine, monkeypatch):
     def blind(pixels: Tensor) -> None:
         if any(bool((one.float().mean((1, 2)) == 255).all()) for one in pixels):
             raise RuntimeError("too bright")
@@ -127,7 +127,7 @@ def test_the_fault_of_one_image_is_its_own(engine, monkeypatch):
     assert [count for count, _ in seen] == [2, 1, 1]
 
 
-def test_too_little_memory(engine, monkeypatch):
+def test_out_of_memory(engine, monkeypatch):
     limit = 1
 
     def full(pixels: Tensor) -> None:
@@ -145,7 +145,7 @@ def test_too_little_memory(engine, monkeypatch):
 
 
 @pytest.mark.parametrize("fault", [None, RuntimeError("together")])
-def test_an_interruption_leaves_nothing_behind(engine, monkeypatch, fault):
+def test_interrupt_leaves_no_state(engine, monkeypatch, fault):
     faults = iter([KeyboardInterrupt()] if fault is None else [fault, KeyboardInterrupt()])
 
     def interrupted(_: Tensor) -> None:
@@ -160,7 +160,7 @@ def test_an_interruption_leaves_nothing_behind(engine, monkeypatch, fault):
     assert [count for count, _ in seen][-2:] == [8, 2]
 
 
-def test_who_waits_when_the_engine_stops_is_told(engine, monkeypatch):
+def test_waiting_threads_get_an_error_when_the_engine_stops(engine, monkeypatch):
     monkeypatch.setattr(engine_thread, "MAX_CALL_SECONDS", -1.0)  # it looks up after every call
     engine.start()
     event = threading.Event()
@@ -176,7 +176,7 @@ def test_who_waits_when_the_engine_stops_is_told(engine, monkeypatch):
     assert len(engine.images.encode([plain(colour) for colour in COLOURS])) == len(COLOURS)
 
 
-def test_settings_of_fusion_share_no_encoded_image(engine):
+def test_fusion_settings_have_separate_cache_entries(engine):
     other = FusionConfig(mode="none")
     request = mgm.Request("what?", images=[plain("red")], max_new_tokens=8)
     whole, answer = engine.images.encode([plain("red")])[0], engine.answer([request])[0]
@@ -198,7 +198,7 @@ def test_settings_of_fusion_share_no_encoded_image(engine):
     assert engine.answer([request])[0].text == answer.text
 
 
-def test_fusion_does_not_change_under_an_answer(engine):
+def test_fusion_cannot_change_during_generation(engine):
     stream = engine.stream(mgm.Request("what?", images=[plain("red")], max_new_tokens=8))
     next(stream)
     with pytest.raises(MGMError, match="requests are running"):
@@ -211,7 +211,7 @@ def test_fusion_does_not_change_under_an_answer(engine):
     assert engine.fusion == FusionConfig(mode="pool")
 
 
-def test_a_model_is_loaded_with_a_fusion(engine, tiny_folder):
+def test_load_with_fusion(engine, tiny_folder):
     pooled = mgm.load(tiny_folder, device="cpu", fusion=FusionConfig(mode="pool"))
     ours = pooled.images.encode([plain("red")])[0]
     engine.fusion = FusionConfig(mode="pool")
@@ -220,7 +220,7 @@ def test_a_model_is_loaded_with_a_fusion(engine, tiny_folder):
         mgm.load(tiny_folder, device="cpu", text_only=True, fusion=FusionConfig(mode="pool"))
 
 
-def test_a_fusion_is_also_a_dictionary_or_none(engine, tiny_folder):
+def test_fusion_as_a_dictionary_or_none(engine, tiny_folder):
     assert mgm.load(tiny_folder, device="cpu", fusion={"mode": "pool"}).fusion.mode == "pool"
     engine.fusion = {"mode": "none"}
     assert engine.fusion == engine.model.fusion == FusionConfig(mode="none")
@@ -229,8 +229,8 @@ def test_a_fusion_is_also_a_dictionary_or_none(engine, tiny_folder):
 
 
 @pytest.mark.parametrize("fusion", ["pool", 3, ["pool"], {"fusion": "pool"}, {"mode": None}])
-def test_what_is_no_fusion_is_named(engine, tiny_folder, fusion):
-    """At load too, and nothing changes."""
+def test_invalid_fusion(engine, tiny_folder, fusion):
+    """Also at load; the setting stays as it was."""
     before = engine.fusion
     with pytest.raises(MGMError, match="config: fusion"):
         mgm.load(tiny_folder, device="cpu", fusion=fusion)

@@ -1,4 +1,4 @@
-"""Phone photos in requests, and the limits of an engine."""
+"""EXIF orientation of images in requests, and decoding limits of an engine."""
 
 import io
 import threading
@@ -32,7 +32,7 @@ def photo(orientation: int = 6) -> bytes:
     return file.getvalue()
 
 
-def test_requests_see_photos_upright_unless_they_say_stored(engine):
+def test_orientation_upright_and_stored(engine):
     content = photo()
     stored = Image.open(io.BytesIO(content)).convert("RGB")
     upright = Image.fromarray(np.asarray(stored.transpose(Image.Transpose.ROTATE_270)))
@@ -53,7 +53,7 @@ def test_requests_see_photos_upright_unless_they_say_stored(engine):
     assert engine.prepare(both[:1]).images[0].key == prepared[0].key
 
 
-def test_the_processor_decides_for_requests_that_do_not(engine, monkeypatch):
+def test_default_orientation_of_the_processor(engine, monkeypatch):
     monkeypatch.setattr(engine.processor.image_processor, "orientation", "stored")
     assert engine.images.open(photo()).size == (60, 40)
     assert engine.images.open(photo(), orientation="upright").size == (40, 60)
@@ -61,12 +61,12 @@ def test_the_processor_decides_for_requests_that_do_not(engine, monkeypatch):
     torch.testing.assert_close(features, engine.images.encode([photo()], "stored")[0])
 
 
-def test_a_wrong_word_is_refused():
+def test_invalid_orientation():
     with pytest.raises(MGMError, match="orientation is 'up'; choose one of upright, stored"):
         mgm.Request("what?", orientation="up")
 
 
-def test_limits_are_those_of_the_engine(engine):
+def test_decoding_limits_of_the_engine(engine):
     fresh = Engine(engine.model, engine.processor)
     assert len(fresh.images.encode([b"P5 2 2 255\n" + bytes(4)])) == 1
     fresh.images.limits = replace(NETWORK_LIMITS, max_pixels=1000)
@@ -77,7 +77,7 @@ def test_limits_are_those_of_the_engine(engine):
             call(photo())
 
 
-def test_decoding_shares_a_budget_of_memory(engine, monkeypatch):
+def test_decoding_has_a_shared_memory_budget(engine, monkeypatch):
     fresh = Engine(engine.model, engine.processor)
     fresh.images.limits = replace(NETWORK_LIMITS, max_decoding_bytes=2 * 60 * 40 * 8)
     lock, running, peak = threading.Lock(), 0, 0

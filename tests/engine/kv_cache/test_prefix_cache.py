@@ -1,4 +1,4 @@
-"""A matched prefix is what was inserted, whatever was split, shared and evicted."""
+"""Matched prefixes equal inserted ones, after splits, sharing and evictions."""
 
 import random
 
@@ -13,7 +13,7 @@ POSITION = 2 * 2 * 3 * 4  # bytes: keys and values, two layers, width 3, float32
 
 
 def layers_of(keys: np.ndarray, dtype: torch.dtype = torch.float32) -> LayerKV:
-    """Keys and values that differ for every prefix."""
+    """Keys and values that are unique for every prefix."""
     sums = torch.tensor([hash(tuple(keys[: n + 1].tolist())) % 9973 for n in range(len(keys))])
     one = sums.to(dtype).view(1, 1, -1, 1).expand(1, 1, -1, 3)
     return [((one + layer).clone(), (one - layer).clone()) for layer in range(2)]
@@ -28,7 +28,7 @@ def insert(cache: PrefixCache, keys: np.ndarray, dtype: torch.dtype = torch.floa
 
 
 def matched(cache: PrefixCache, keys: np.ndarray) -> int:
-    """How many positions match; they are the right ones."""
+    """Number of matching positions, after a check of their content."""
     parts = cache.match_prefix(keys, torch.float32)
     length = sum(layers[0][0].shape[2] for layers in parts)
     if parts:
@@ -39,7 +39,7 @@ def matched(cache: PrefixCache, keys: np.ndarray) -> int:
 
 
 def longest(kept: list[np.ndarray], keys: np.ndarray) -> int:
-    """The same by looking at every row that was kept."""
+    """The expected number, by comparison with all inserted rows."""
     best = 0
     for one in kept:
         shared = 0
@@ -50,7 +50,7 @@ def longest(kept: list[np.ndarray], keys: np.ndarray) -> int:
 
 
 @pytest.mark.parametrize("seed", range(5))
-def test_the_longest_beginning_is_found(seed):
+def test_longest_prefix_matches(seed):
     draw = random.Random(seed)
     cache, kept, positions = PrefixCache(2**30), [], set()
     for _ in range(150):
@@ -65,7 +65,7 @@ def test_the_longest_beginning_is_found(seed):
 
 
 @pytest.mark.parametrize("seed", range(5))
-def test_it_stays_within_its_capacity(seed):
+def test_capacity(seed):
     draw = random.Random(seed)
     cache, largest = PrefixCache(40 * POSITION), 0
     for _ in range(300):
@@ -80,7 +80,7 @@ def test_it_stays_within_its_capacity(seed):
     assert largest > 0.9 * cache.capacity
 
 
-def test_what_was_unused_for_longest_leaves():
+def test_least_recently_used_is_evicted():
     rows = [np.array([5, 5, number, 4, 4, 4]) for number in range(3)]
     cache = PrefixCache(10 * POSITION)  # two rows with their common beginning
     insert(cache, rows[0])
@@ -90,7 +90,7 @@ def test_what_was_unused_for_longest_leaves():
     assert [cache.match_length(np.append(row, 1), torch.float32) for row in rows] == [6, 2, 6]
 
 
-def test_another_precision_is_something_else():
+def test_dtypes_do_not_match_each_other():
     cache, keys = PrefixCache(2**20), np.array([1, 2, 3])
     insert(cache, keys, torch.bfloat16)
     assert cache.match_prefix(keys, torch.float32) == []

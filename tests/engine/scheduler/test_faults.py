@@ -1,4 +1,6 @@
-"""A fault in one of eight requests, at every stage: it ends that request, and changes no other."""
+"""An error in one of eight requests, at every stage, ends that request and does not affect the
+others.
+"""
 
 from dataclasses import replace
 
@@ -20,7 +22,7 @@ LONG = "l" * 120  # so that its positions are beyond those of all others
 
 
 class BrokenMask:
-    """A grammar that raises at the third token."""
+    """A grammar mask that raises at the third token."""
 
     complete = False
 
@@ -52,7 +54,7 @@ def requests(pictures) -> list[Request]:
 
 
 def watch_forward(engine, monkeypatch, change) -> None:
-    """Have `change` see each call of the language model, and what it returns."""
+    """Call `change` with each forward pass of the language model and its output."""
     original = engine.model.language_model.forward
 
     def forward(*args, **kwargs):
@@ -106,7 +108,7 @@ def break_prefill(engine, monkeypatch, request):
 
 
 def spoil_prompt(engine, monkeypatch, request):
-    """Weights that are no numbers, of a token that nobody else has: keys and values are none."""
+    """Set the embedding of a unique token to NaN, so that its keys and values are NaN."""
     bell = engine.processor.encode(BELL)[-1]
     with torch.no_grad():
         engine.model.get_input_embeddings().weight[bell] = torch.nan
@@ -114,7 +116,7 @@ def spoil_prompt(engine, monkeypatch, request):
 
 
 def at_long_row(given) -> torch.Tensor | None:
-    """Rows of a decode step that are the culprit's."""
+    """The rows of the faulty request in a decode step."""
     if given.get("input_ids") is None:
         return None
     rows = given["position_ids"].amax(-1) > len(LONG) + 6
@@ -187,7 +189,7 @@ def break_mask(engine, monkeypatch, request):
 
 
 def break_bias(engine, monkeypatch, request):
-    """Nothing is left to choose from."""
+    """Ban every token."""
     return replace(request, logit_bias=dict.fromkeys(range(engine._preparer._num_tokens), -100))
 
 
@@ -214,14 +216,14 @@ STAGES = {
 
 @pytest.fixture(scope="module")
 def alone(tiny_folder, pictures):
-    """Every request's answer when it is asked alone."""
+    """The answer to each request on its own."""
     batch = requests(pictures)
     return [mgm.load(tiny_folder, device="cpu").answer([one])[0] for one in batch]
 
 
 @pytest.mark.parametrize("chunk_size", [512, 7])
 @pytest.mark.parametrize("stage", STAGES, ids=lambda stage: stage.__name__)
-def test_others_answer_as_if_alone(engine, monkeypatch, pictures, alone, stage, chunk_size):
+def test_other_requests_are_not_affected(engine, monkeypatch, pictures, alone, stage, chunk_size):
     batch = requests(pictures)
     config = SchedulerConfig(max_prefill_tokens=chunk_size)
     engine = Engine(engine.model, engine.processor, scheduler_config=config)
@@ -255,7 +257,7 @@ def raising(index, chunk) -> None:
 
 
 @pytest.mark.parametrize("stage", [break_prefill, spoil_prompt, spoil_decode, break_decode])
-def test_nothing_of_a_faulty_request_is_kept(engine, monkeypatch, pictures, stage):
+def test_faulty_requests_are_not_cached(engine, monkeypatch, pictures, stage):
     request = stage(engine, monkeypatch, requests(pictures)[CULPRIT])
     (sequence,) = engine._preparer.sequences(engine.prepare([request]))
     with pytest.raises(MGMError):
@@ -274,8 +276,8 @@ def test_nothing_of_a_faulty_request_is_kept(engine, monkeypatch, pictures, stag
     )
 
 
-def test_prompts_that_share_a_row_are_not_spoiled_by_one_another(engine, monkeypatch, pictures):
-    """Their suffixes are masked from one another, and yet NaN would spread."""
+def test_nan_does_not_spread_in_a_shared_row(engine, monkeypatch, pictures):
+    """Suffixes are masked from one another, but 0 times NaN would spread."""
     texts = ["what is a?", f"what is {BELL}?", "what else?"]
     batch = [Request(text, images=pictures, max_new_tokens=6) for text in texts]
     expected = [Engine(engine.model, engine.processor).answer([one])[0] for one in batch]
@@ -289,7 +291,7 @@ def test_prompts_that_share_a_row_are_not_spoiled_by_one_another(engine, monkeyp
 
 
 @pytest.mark.parametrize("what", [torch.nan, torch.inf])
-def test_damaged_weights_end_every_answer_with_a_reason(engine, what):
+def test_damaged_weights_end_all_requests_with_an_error(engine, what):
     with torch.no_grad():
         engine.model.get_output_embeddings().weight[7] = what
     for beams in (1, 2):
@@ -297,7 +299,7 @@ def test_damaged_weights_end_every_answer_with_a_reason(engine, what):
             engine.answer([Request("hi", max_new_tokens=3, num_beams=beams)])
 
 
-def test_a_failed_search_is_alone(engine, monkeypatch):
+def test_failing_beam_search_ends_one_request(engine, monkeypatch):
     other = engine.stream(Request("hi", max_new_tokens=9))
     next(other)
     original = engine.model.generate
@@ -314,7 +316,7 @@ def test_a_failed_search_is_alone(engine, monkeypatch):
     assert other.answer == expected
 
 
-def test_a_failed_device_ends_all(engine, monkeypatch):
+def test_device_error_ends_all_requests(engine, monkeypatch):
     streams = [engine.stream(Request(text, max_new_tokens=9)) for text in ("hi", "you")]
     for stream in streams:
         next(stream)
@@ -329,7 +331,7 @@ def test_a_failed_device_ends_all(engine, monkeypatch):
         list(streams[1])
 
 
-def test_too_little_memory_for_prompts_together_is_enough_for_each(engine, monkeypatch):
+def test_out_of_memory_retries_prompts_one_by_one(engine, monkeypatch):
     batch = [Request(text, max_new_tokens=4) for text in ("hi", "you", "there")]
     expected = [Engine(engine.model, engine.processor).answer([one])[0] for one in batch]
 
@@ -343,7 +345,7 @@ def test_too_little_memory_for_prompts_together_is_enough_for_each(engine, monke
 
 
 @pytest.mark.parametrize("raw", [True, False])
-def test_an_empty_prompt_is_refused(engine, monkeypatch, raw):
+def test_empty_prompt(engine, monkeypatch, raw):
     if not raw:
         monkeypatch.setattr(engine.processor, "encode", lambda text: [])
     with pytest.raises(MGMError, match="the prompt is empty"):
@@ -351,7 +353,7 @@ def test_an_empty_prompt_is_refused(engine, monkeypatch, raw):
 
 
 @pytest.mark.parametrize("field", ["prompt", "system", "stop", "history"])
-def test_half_surrogates_are_refused(field):
+def test_lone_surrogates_are_rejected(field):
     half = "a\ud83d"
     value = {"stop": [half], "history": [(half, "b")]}.get(field, half)
     with pytest.raises(MGMError, match=f"{field} has a lone surrogate"):

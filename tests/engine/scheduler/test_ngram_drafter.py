@@ -1,4 +1,4 @@
-"""N-gram drafts, and that answers do not depend on them."""
+"""N-gram drafts, and that they do not change answers."""
 
 import random
 
@@ -18,7 +18,7 @@ DRAFT_TOKENS = 8
 
 @pytest.fixture
 def engine(tiny_folder):
-    """An engine that drafts."""
+    """An engine with speculative decoding."""
     return mgm.load(tiny_folder, device="cpu", num_speculative_tokens=DRAFT_TOKENS)
 
 
@@ -29,7 +29,7 @@ def taught(*answers: list[int], max_tokens: int = 4) -> NGramDrafter:
     return drafter
 
 
-def test_what_was_written_is_guessed():
+def test_drafts_repeat_earlier_outputs():
     drafter = taught(*[[1, 2, 3, 4, 5, 6, 7]] * 9)
     assert drafter.propose([1, 2], 9).tokens == (3, 4, 5, 6)  # no more than usual
     assert drafter.propose([1, 2], 2).tokens == (3, 4)  # no more than there is room for
@@ -40,7 +40,7 @@ def test_what_was_written_is_guessed():
     assert drafter.propose([], 9).tokens == ()
 
 
-def test_what_is_not_likely_is_not_guessed():
+def test_unlikely_tokens_are_not_drafted():
     once = taught([1, 2, 3, 4, 5, 6, 7]).propose([1, 2], 9, stop_ids={END})
     assert once == Draft((3, 4, 5), (1 / 2, 1 / 4, 1 / 8))
     half = taught(*[[1, 2, 3, 5, 5]] * 9, *[[1, 2, 4, 6, 6]] * 8)
@@ -48,13 +48,13 @@ def test_what_is_not_likely_is_not_guessed():
     assert taught(*[[1, 2, n] for n in range(3, 13)]).propose([1, 2], 9).tokens == ()
 
 
-def test_longer_runs_say_more():
+def test_longer_matches_are_preferred():
     drafter = taught(*[[8, 1, 2, 3]] * 9, *[[9, 1, 2, 4]] * 5)
     assert drafter.propose([9, 1, 2], 1).tokens == (4,)
     assert drafter.propose([7, 1, 2], 1).tokens == (3,)
 
 
-def test_only_new_tokens_are_learned():
+def test_only_new_tokens_are_counted():
     drafter = NGramDrafter(DRAFT_TOKENS)
     drafter.update([1, 2, 3, 4], 1)
     assert drafter.propose([1, 2], 1).tokens == ()
@@ -63,7 +63,7 @@ def test_only_new_tokens_are_learned():
     assert drafter.propose([5, 6], 1).tokens == ()
 
 
-def test_guesses_are_as_long_as_they_are_worth():
+def test_draft_length_follows_acceptance():
     drafter = NGramDrafter(DRAFT_TOKENS)
     sure, unsure = Draft((1, 2, 3), (0.9, 0.8, 0.7)), Draft((4,), (0.2,))
     none = Draft()
@@ -77,8 +77,8 @@ def test_guesses_are_as_long_as_they_are_worth():
     assert drafter.truncate_to_throughput([long] * 9) == [sure] * 9
 
 
-def test_experience_counts():
-    """What was wrong lately is thought less likely, until that is long ago."""
+def test_acceptance_rate_decays():
+    """Recent rejections lower the acceptance rate, until they have decayed."""
     drafter = taught(*[[1, 2, 3]] * 9)
     at_first = drafter.propose([1, 2], 1)
     for _ in range(30):
@@ -111,14 +111,14 @@ def test_memory_is_bounded(monkeypatch):
     assert counts.top_token() == (1000, 150 / 251)  # of all that came
 
 
-def test_none_or_too_few():
+def test_zero_and_too_few_tokens():
     assert taught(*[[1, 2, 3]] * 9, max_tokens=0).propose([1, 2], 9) == Draft()
     with pytest.raises(MGMError, match="num_speculative_tokens is -1; give 0"):
         NGramDrafter(-1)
 
 
 def spoil(engine, how: str) -> None:
-    """Make guesses wrong: all of them, their last tokens, or some of them, of all lengths."""
+    """Make drafts wrong: all tokens, the last ones, or some, for all lengths."""
     draw = random.Random(0)
     drafter = engine.scheduler.drafter
     original = drafter.propose
@@ -138,7 +138,7 @@ def spoil(engine, how: str) -> None:
 
 
 @pytest.mark.parametrize("how", ["none", "all", "end", "some"])
-def test_answers_do_not_depend_on_guesses(tiny_folder, pictures, how):
+def test_drafts_do_not_change_answers(tiny_folder, pictures, how):
     requests = questions(pictures)
     expected = mgm.load(tiny_folder, device="cpu").answer(requests)
     engine = mgm.load(tiny_folder, device="cpu", num_speculative_tokens=DRAFT_TOKENS)
@@ -155,7 +155,7 @@ def test_answers_do_not_depend_on_guesses(tiny_folder, pictures, how):
 
 
 @windows
-def test_windows_with_guesses(tmp_path, pictures, text, attention):
+def test_sliding_windows_with_drafts(tmp_path, pictures, text, attention):
     folder = build(tmp_path / "model", **text)
     requests = questions(pictures)
     chosen = {"device": "cpu", "attention": attention}
@@ -168,7 +168,7 @@ def test_windows_with_guesses(tmp_path, pictures, text, attention):
     assert 0 < drafter.num_accepted_tokens < drafter.num_draft_tokens
 
 
-def test_right_guesses_save_steps(engine, monkeypatch):
+def test_accepted_drafts_save_steps(engine, monkeypatch):
     request = Request("hi", max_new_tokens=40)
     read = count_tokens_read(engine, monkeypatch)
     first = engine.answer([request])[0]
@@ -179,8 +179,8 @@ def test_right_guesses_save_steps(engine, monkeypatch):
     assert 1 < max(read) <= 9
 
 
-def test_what_is_told_with_tokens(engine, pictures):
-    """Logarithms of probabilities, and chunks that hold several tokens."""
+def test_logprobs_and_chunks_with_drafts(engine, pictures):
+    """Logprobs are equal, and a chunk may have several tokens."""
     request = Request("what is this?", images=pictures, max_new_tokens=30, logprobs=3)
     plain = Request("what is this?", images=pictures, max_new_tokens=30)
     one = engine.answer([request])[0]
@@ -199,7 +199,7 @@ def test_what_is_told_with_tokens(engine, pictures):
     assert any(len(chunk.tokens) > 1 for chunk in chunks)
 
 
-def test_an_answer_ends_within_a_guess(engine):
+def test_answer_ends_within_a_draft(engine):
     whole = engine.answer([Request("hi", max_new_tokens=40)])[0]
     for limit in range(1, 12):  # the guess would go on
         answer = engine.answer([Request("hi", max_new_tokens=limit)])[0]
@@ -213,8 +213,8 @@ def test_an_answer_ends_within_a_guess(engine):
 
 
 @pytest.mark.parametrize("how", ["none", "some"])
-def test_a_second_turn_after_guesses(tiny_folder, pictures, how):
-    """What was read of wrong guesses is no part of what the next prompt goes on from."""
+def test_second_turn_after_drafts(tiny_folder, pictures, how):
+    """Keys and values of rejected drafts are not in the prefix cache."""
     engine = mgm.load(tiny_folder, device="cpu", num_speculative_tokens=DRAFT_TOKENS)
     first = Request("what is this?", images=pictures, max_new_tokens=19)
     engine.answer([first])
@@ -232,7 +232,7 @@ def test_a_second_turn_after_guesses(tiny_folder, pictures, how):
 
 
 @pytest.mark.slow
-def test_compiled_steps_take_guesses(tmp_path, pictures):
+def test_compiled_steps_with_drafts(tmp_path, pictures):
     folder = build(tmp_path / "model")
     requests = questions(pictures)
     expected = mgm.load(folder, device="cpu").answer(requests)

@@ -1,4 +1,4 @@
-"""Answers that join and leave while others are written, and what is not computed twice."""
+"""Continuous batching: sequences join and leave, and cached work is not repeated."""
 
 import random
 import threading
@@ -33,13 +33,13 @@ def questions(pictures) -> list[Request]:
 
 
 def configured(engine: Engine, **settings: int | bool) -> Engine:
-    """An engine of the same model with other settings of the scheduler."""
+    """An engine of the same model with other scheduler settings."""
     config = SchedulerConfig(**settings)
     return Engine(engine.model, engine.processor, scheduler_config=config)
 
 
 def watch_calls(engine, monkeypatch, tell) -> None:
-    """Tell of each call of the language model from now on its rows and positions, and what of."""
+    """Record rows, positions and input of each forward pass of the language model."""
     original = engine.model.language_model.forward
 
     def watched(*args, **kwargs):
@@ -52,14 +52,14 @@ def watch_calls(engine, monkeypatch, tell) -> None:
 
 
 def count_tokens_read(engine, monkeypatch) -> list[int]:
-    """How many positions each call of the language model reads from now on, of one row."""
+    """Record the positions of each forward pass with one row."""
     seen: list[int] = []
     watch_calls(engine, monkeypatch, lambda size, _: seen.append(size[1]))
     return seen
 
 
 def count_calls_of_prompts(engine, monkeypatch) -> list[tuple[int, int]]:
-    """Rows and positions of each call of the language model that reads prompts from now on."""
+    """Record rows and positions of each prefill."""
     calls: list[tuple[int, int]] = []
 
     def tell(size: tuple[int, int], what: str) -> None:
@@ -71,7 +71,7 @@ def count_calls_of_prompts(engine, monkeypatch) -> list[tuple[int, int]]:
 
 
 @pytest.mark.parametrize("chunk_size", [512, 7])
-def test_answers_join_and_leave_as_if_alone(engine, tiny_folder, pictures, chunk_size):
+def test_joining_and_leaving_does_not_change_answers(engine, tiny_folder, pictures, chunk_size):
     requests = questions(pictures)
     alone = [mgm.load(tiny_folder, device="cpu").answer([request])[0] for request in requests]
     engine = configured(engine, max_prefill_tokens=chunk_size)
@@ -94,14 +94,14 @@ def test_answers_join_and_leave_as_if_alone(engine, tiny_folder, pictures, chunk
     assert not engine.scheduler.busy
 
 
-def test_more_requests_than_rows(engine, pictures):
+def test_more_requests_than_max_num_seqs(engine, pictures):
     engine = configured(engine, max_num_seqs=2)
     requests = questions(pictures)
     together = engine.answer(requests)
     assert together == [engine.answer([request])[0] for request in requests]
 
 
-def test_memory_decides_how_many_are_written_together(engine, pictures):
+def test_kv_cache_bytes_limit_the_batch(engine, pictures):
     requests = questions(pictures)
     expected = Engine(engine.model, engine.processor).answer(requests)
     text = engine.model.config.text_config
@@ -127,7 +127,7 @@ def test_memory_decides_how_many_are_written_together(engine, pictures):
     assert configured(engine, kv_cache_bytes=1).answer(requests) == expected  # one alone may always
 
 
-def test_threads_share_an_engine(engine, tiny_folder, pictures):
+def test_engine_is_thread_safe(engine, tiny_folder, pictures):
     requests = questions(pictures) * 3
     expected = mgm.load(tiny_folder, device="cpu").answer(requests)
     texts: dict[int, str] = {}
@@ -143,7 +143,7 @@ def test_threads_share_an_engine(engine, tiny_folder, pictures):
     assert [texts[number] for number in range(len(requests))] == [one.text for one in expected]
 
 
-def test_a_long_prompt_does_not_stop_the_others(engine, monkeypatch):
+def test_long_prompts_are_prefilled_in_chunks(engine, monkeypatch):
     engine = configured(engine, max_prefill_tokens=16)
     short = engine.stream(Request("hi", max_new_tokens=40))
     next(short)
@@ -157,8 +157,8 @@ def test_a_long_prompt_does_not_stop_the_others(engine, monkeypatch):
     short.close()
 
 
-def test_short_prompts_are_read_together(engine, pictures, monkeypatch):
-    """One call reads several that differ in length and in what is known of them."""
+def test_short_prompts_are_batched(engine, pictures, monkeypatch):
+    """One forward pass, with different lengths and cached prefixes."""
     engine.answer([Request("what is this?", images=pictures[:1], max_new_tokens=2)])
     requests = [
         Request("hi you", max_new_tokens=9),
@@ -172,7 +172,7 @@ def test_short_prompts_are_read_together(engine, pictures, monkeypatch):
     assert calls[0][0] == 3
 
 
-def test_questions_about_one_image_read_it_once(engine, pictures):
+def test_questions_about_an_image_share_its_prefix(engine, pictures):
     texts = ("a?", "bc", "d?")
     requests = [Request(text, images=[pictures[1]], max_new_tokens=5) for text in texts]
     expected = [Engine(engine.model, engine.processor).answer([one])[0] for one in requests]
@@ -183,7 +183,7 @@ def test_questions_about_one_image_read_it_once(engine, pictures):
 
 
 def test_questions_about_an_image_are_one_row(engine, pictures, monkeypatch):
-    """Some of it is known, some begin alike beyond the image, one is asked twice."""
+    """With a cached prefix, a shared prefix beyond the image, and a duplicate request."""
     engine.answer([Request("", images=pictures[1:], max_new_tokens=1)])
     texts = ("what is a?", "what is this long one?", "what is a?", "what else?")
     requests = [Request(text, images=pictures[1:] * 9, max_new_tokens=5) for text in texts]
@@ -199,7 +199,7 @@ def test_questions_about_an_image_are_one_row(engine, pictures, monkeypatch):
     assert sum(one.prompt_tokens - one.cached_tokens for one in again) == len(requests)
 
 
-def test_a_row_of_several_prompts_has_to_fit(engine, pictures, monkeypatch):
+def test_shared_row_must_fit_the_kv_cache(engine, pictures, monkeypatch):
     requests = [
         Request(f"{number}" * 25, images=pictures * 5, max_new_tokens=3) for number in range(3)
     ]
@@ -215,7 +215,7 @@ def test_a_row_of_several_prompts_has_to_fit(engine, pictures, monkeypatch):
     assert expected[0].prompt_tokens + 25 < positions <= widest + 30
 
 
-def test_what_is_known_may_end_within_an_image(engine, pictures):
+def test_cached_prefix_may_end_within_an_image(engine, pictures):
     request = Request("compare them", images=pictures, max_new_tokens=9)
     expected = engine.answer([request])[0]
     sequence = engine._preparer.sequences(engine.prepare([request]))[0]
@@ -239,7 +239,7 @@ def test_what_is_known_may_end_within_an_image(engine, pictures):
 
 
 @pytest.mark.parametrize("chunk_size", [512, 7])
-def test_rows_are_filled_before_a_token_is_written(engine, pictures, chunk_size):
+def test_prefill_first(engine, pictures, chunk_size):
     requests = questions(pictures)
     expected = Engine(engine.model, engine.processor).answer(requests)
     engine = configured(engine, max_prefill_tokens=chunk_size, prefill_first=True, max_num_seqs=4)
@@ -250,13 +250,13 @@ def test_rows_are_filled_before_a_token_is_written(engine, pictures, chunk_size)
 
 
 @pytest.mark.parametrize("name", ["max_num_seqs", "max_prefill_tokens"])
-def test_sizes_are_positive(name):
+def test_settings_must_be_positive(name):
     with pytest.raises(MGMError, match=f"{name} is 0; give a number from 1"):
         SchedulerConfig(**{name: 0})
 
 
 @pytest.mark.parametrize("enough", [True, False])
-def test_memory_of_rows_is_used_again_unless_it_is_much(engine, pictures, enough):
+def test_small_kv_memory_is_kept_for_reuse(engine, pictures, enough):
     requests = questions(pictures)
     expected = Engine(engine.model, engine.processor).answer(requests)
     engine = configured(engine, kv_cache_bytes=2**32 if enough else 2**16)
@@ -271,8 +271,8 @@ def test_memory_of_rows_is_used_again_unless_it_is_much(engine, pictures, enough
         assert all(old is new.keys for old, new in zip(kept, rows.layers, strict=True))
 
 
-def test_rows_of_another_precision(engine, pictures):
-    """What was written in one precision is no memory for another."""
+def test_prefix_cache_ignores_other_dtypes(engine, pictures):
+    """Prefixes that were cached in one dtype are not used in another."""
     requests = questions(pictures)
     engine.answer(requests)
     engine.model.double()
@@ -280,7 +280,7 @@ def test_rows_of_another_precision(engine, pictures):
     assert engine.answer(requests) == expected
 
 
-def test_a_second_turn_reads_only_what_is_new(engine, pictures, monkeypatch):
+def test_second_turn_prefills_new_tokens_only(engine, pictures, monkeypatch):
     first = Request("what is this?", images=pictures, max_new_tokens=9)
     answer = engine.answer([first])[0]
     assert answer.cached_tokens == 0
@@ -297,7 +297,7 @@ def test_a_second_turn_reads_only_what_is_new(engine, pictures, monkeypatch):
     assert engine.scheduler.prefix_cache.hits == again.cached_tokens
 
 
-def test_another_image_is_not_taken_for_the_first(engine, tiny_folder, pictures):
+def test_other_images_do_not_match_the_prefix_cache(engine, tiny_folder, pictures):
     red, ring = pictures
     engine.answer([Request("what is this?", images=[red], max_new_tokens=5)])
     other = Request("what is this?", images=[ring], max_new_tokens=15)
@@ -309,7 +309,7 @@ def test_another_image_is_not_taken_for_the_first(engine, tiny_folder, pictures)
     assert answer.cached_tokens == image_begins
 
 
-def test_what_is_kept_is_bounded(engine, pictures):
+def test_prefix_cache_is_bounded(engine, pictures):
     engine.answer([Request("hi", max_new_tokens=2)])
     one = engine.scheduler.prefix_cache.nbytes
     engine.scheduler.prefix_cache.capacity = 3 * one
@@ -321,7 +321,7 @@ def test_what_is_kept_is_bounded(engine, pictures):
     assert engine.scheduler.prefix_cache.nbytes <= 3 * one
 
 
-def test_cancelled_answers_leave(engine, pictures):
+def test_cancelled_requests_free_their_rows(engine, pictures):
     requests = questions(pictures)
     streams = [engine.stream(request) for request in requests]
     next(streams[0])
@@ -337,8 +337,8 @@ def test_cancelled_answers_leave(engine, pictures):
     assert not engine.scheduler.busy
 
 
-def test_a_program_may_end_within_a_stream(engine, monkeypatch):
-    """While the interpreter ends there is nothing to cancel with."""
+def test_interpreter_may_exit_within_a_stream(engine, monkeypatch):
+    """At interpreter exit there is no thread left for cancelling."""
     stream = engine.stream(Request("hi", max_new_tokens=20))
     next(stream)
     submitted: list[object] = []
@@ -351,12 +351,12 @@ def test_a_program_may_end_within_a_stream(engine, monkeypatch):
     assert submitted
 
 
-def test_time_is_up(engine):
+def test_max_seconds(engine):
     answer = engine.answer([Request("hi", max_new_tokens=500, max_seconds=0)])[0]
     assert (answer.finish_reason, len(answer.tokens)) == ("length", 1)
 
 
-def test_a_fault_ends_all_answers_and_not_the_engine(engine, monkeypatch):
+def test_error_of_a_step_ends_requests_but_not_the_engine(engine, monkeypatch):
     streams = [engine.stream(Request(text, max_new_tokens=30)) for text in ("hi", "you")]
     for stream in streams:
         next(stream)
@@ -374,7 +374,7 @@ def test_a_fault_ends_all_answers_and_not_the_engine(engine, monkeypatch):
 
 
 @pytest.mark.parametrize("beams", [2, 5])
-def test_beams_are_those_of_transformers(engine, pictures, beams):
+def test_beam_search_equals_transformers(engine, pictures, beams):
     request = Request("what is this?", images=pictures, max_new_tokens=12, num_beams=beams)
     inputs = engine.processor(text=engine.prompt(request), images=pictures)
     ids = engine.model.generate(**inputs, max_new_tokens=12, do_sample=False, num_beams=beams)
@@ -385,7 +385,7 @@ def test_beams_are_those_of_transformers(engine, pictures, beams):
     assert "".join(engine.stream(request)) == engine.answer([request])[0].text
 
 
-def test_beams_end_in_time_with_what_they_have_found(engine, monkeypatch):
+def test_beam_search_returns_the_best_at_max_seconds(engine, monkeypatch):
     original = engine.model.language_model.forward
 
     def slow(*args, **kwargs):
@@ -420,8 +420,8 @@ windows = pytest.mark.parametrize(
 
 
 @windows
-def test_windows_and_kinds_of_attention(tmp_path, pictures, text, attention):
-    """The tokens are those of transformers' own sequence."""
+def test_sliding_windows_and_attention_implementations(tmp_path, pictures, text, attention):
+    """The tokens equal those of transformers' `generate`."""
     folder = build(tmp_path / "model", **text)
     engine = mgm.load(folder, device="cpu", attention=attention)
     requests = [
@@ -442,8 +442,8 @@ def test_windows_and_kinds_of_attention(tmp_path, pictures, text, attention):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["plain", "qwen3"])
-def test_compiled_steps_write_the_same(tmp_path, pictures, kind):
-    """Nothing is traced anew for other numbers of rows and columns."""
+def test_compiled_steps_equal_eager_ones(tmp_path, pictures, kind):
+    """Other numbers of rows and columns do not recompile."""
     folder = build(tmp_path / "model", **({} if kind == "plain" else QWEN_3))
     expected = mgm.load(folder, device="cpu").answer(questions(pictures))
     engine = mgm.load(folder, device="cpu")
@@ -455,13 +455,13 @@ def test_compiled_steps_write_the_same(tmp_path, pictures, kind):
         assert engine.answer([Request("and on " * 60, max_new_tokens=2)])[0].tokens  # more columns
 
 
-def test_language_models_that_remember_otherwise_are_refused(engine):
+def test_unsupported_cache_types_are_rejected(engine):
     engine.model.config.text_config.layer_types = ["linear_attention", "full_attention"]
     with pytest.raises(MGMError, match="layers of kind linear_attention"):
         Scheduler(engine.model, SchedulerConfig())
 
 
-def test_a_request_of_many_sequences_keeps_nobody_waiting(engine):
+def test_many_sequences_of_a_request_do_not_block_others(engine):
     engine = configured(engine, max_num_seqs=2)
     ban = dict.fromkeys(engine.processor.tokenizer.all_special_ids, -100.0)
     done: list[str] = []

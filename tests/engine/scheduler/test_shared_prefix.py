@@ -1,4 +1,4 @@
-"""Prompts in one row: each sees its own positions, as if it stood alone."""
+"""Prompts with a common prefix in one row: each attends to its own positions only."""
 
 import random
 from types import SimpleNamespace
@@ -19,7 +19,7 @@ def sequence(token_keys: list[int]) -> Any:
 
 
 def drawn(draw: random.Random) -> tuple[list[list[int]], int]:
-    """Prompts that begin alike, and how much of that is cached."""
+    """Random prompts with a common prefix, and the length of the cached part."""
     beginning = [draw.randrange(9) for _ in range(draw.randint(40, 50))]
     prompts = [
         beginning + [draw.randrange(9) for _ in range(draw.randint(0, 4))]
@@ -38,7 +38,7 @@ def group_of(prompts: list[list[int]], cached: int) -> PrefixGroup:
 
 
 @pytest.mark.parametrize("seed", range(20))
-def test_a_row_holds_every_prompt(seed):
+def test_row_contains_every_prompt(seed):
     prompts, cached = drawn(random.Random(seed))
     group = group_of(prompts, cached)
     assert {tuple(keys[: group.prefix_length]) for keys in prompts} == {
@@ -56,7 +56,7 @@ def test_a_row_holds_every_prompt(seed):
     ]
 
 
-def test_a_prompt_joins_if_most_of_what_is_new_is_there():
+def test_prompt_joins_if_the_shared_part_is_large():
     group = PrefixGroup.of_one(sequence([1, 2, 3, 4, 5, 6, 7, 8]), 2)
     larger = group.try_add(sequence([1, 2, 3, 4, 5, 6, 9, 9, 9]), 2)
     assert larger is not None
@@ -75,7 +75,7 @@ def test_a_prompt_joins_if_most_of_what_is_new_is_there():
 
 
 @pytest.mark.parametrize("seed", range(10))
-def test_a_token_sees_its_own_prompt_and_no_more(seed):
+def test_tokens_attend_to_their_own_prompt_only(seed):
     draw = random.Random(seed)
     prompts, cached = drawn(draw)
     group = group_of(prompts, cached)

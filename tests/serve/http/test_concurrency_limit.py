@@ -1,4 +1,4 @@
-"""Slots of requests, and the queue for them."""
+"""Slots for running requests, and the queue in front of them."""
 
 import anyio
 import pytest
@@ -6,7 +6,7 @@ import pytest
 from mgm.serve.http.concurrency_limit import ConcurrencyLimiter, QueueFullError
 
 
-def test_requests_run_wait_and_are_refused():
+def test_slots_queue_and_rejection():
     async def main() -> None:
         limiter = ConcurrencyLimiter(1, 1)
         async with limiter.queue() as first:
@@ -29,7 +29,7 @@ def test_requests_run_wait_and_are_refused():
     anyio.run(main)
 
 
-def test_requests_that_do_not_want_a_slot_yet_fill_the_queue():
+def test_requests_without_a_slot_count_as_queued():
     async def main() -> None:
         limiter = ConcurrencyLimiter(1, 1)
         async with limiter.queue(), limiter.queue():
@@ -41,7 +41,7 @@ def test_requests_that_do_not_want_a_slot_yet_fill_the_queue():
 
 
 @pytest.mark.parametrize("sequences", [1, 3])
-def test_the_last_sequence_releases_the_slot(sequences):
+def test_slot_is_released_after_the_last_sequence(sequences):
     async def main() -> None:
         limiter = ConcurrencyLimiter(1, 1)
         async with limiter.queue() as slot:
@@ -64,7 +64,7 @@ def test_the_last_sequence_releases_the_slot(sequences):
     anyio.run(main)
 
 
-def test_nobody_comes_in_when_it_is_closed():
+def test_closed_limiter_rejects_requests():
     async def main() -> None:
         limiter = ConcurrencyLimiter(1, 1)
         limiter.closed = True

@@ -1,4 +1,4 @@
-"""Limits of connections, with real sockets against a real server."""
+"""Limits of connections: time-outs, sizes, counts; with real sockets and a real server."""
 
 import asyncio
 import json
@@ -51,20 +51,20 @@ def connect(address: str) -> socket.socket:
 
 
 def response(sock: socket.socket) -> tuple[int, bytes]:
-    """The status and the body of the next response, which may come in several packets."""
+    """Status and body of the next response, from any number of packets."""
     read = HTTPResponse(sock)
     read.begin()
     return read.status, read.read()
 
 
 def echo(sock: socket.socket) -> None:
-    """A request and its response."""
+    """Send a request and return its response."""
     sock.sendall(HEAD + b"\r\nabcd")
     assert response(sock) == (200, b'{"status":"ok"}')
 
 
 def everything(sock: socket.socket) -> bytes:
-    """What comes until the server closes the connection."""
+    """Everything received until the server closes the connection."""
     received = b""
     try:
         while chunk := sock.recv(65536):
@@ -75,7 +75,7 @@ def everything(sock: socket.socket) -> bytes:
 
 
 def seconds_until_closed(sock: socket.socket, drip: bytes = b"") -> float:
-    """How long the server keeps a connection, on which a byte comes every 0.1 s."""
+    """How long the server keeps a connection that sends a byte every 0.1 s."""
     start = time.monotonic()
     sock.settimeout(0.1)
     for number in range(100):
@@ -102,7 +102,7 @@ def seconds_until_closed(sock: socket.socket, drip: bytes = b"") -> float:
         (b"GET /health HTTP/1.1\r\nHost: a\r\n\r\n", HEAD),  # the same for a second request
     ],
 )
-def test_who_takes_too_long_to_ask_is_left(address, sent, drip):
+def test_slow_requests_time_out(address, sent, drip):
     with connect(address) as sock:
         sock.sendall(sent)
         if sent.startswith(b"GET"):
@@ -111,14 +111,14 @@ def test_who_takes_too_long_to_ask_is_left(address, sent, drip):
     assert ask(f"{address}/health")[0] == 200
 
 
-def test_a_body_that_nobody_reads_has_a_deadline_too(address):
+def test_unread_bodies_time_out(address):
     with connect(address) as sock:
         sock.sendall(b"POST /nowhere HTTP/1.1\r\nHost: a\r\nContent-Length: 900\r\n\r\n")
         assert response(sock)[0] == 404
         assert seconds_until_closed(sock, b"a") < 5
 
 
-def test_idle_connections_stay_for_as_long_as_pools_keep_them(address):
+def test_keep_alive_timeout_exceeds_that_of_connection_pools(address):
     with connect(address) as sock:
         for _ in range(2):
             sock.sendall(HEAD + b"\r\nabcd")
@@ -132,13 +132,13 @@ def test_idle_connections_stay_for_as_long_as_pools_keep_them(address):
     "headers",
     [b"X-a: " + b"b" * 40_000, b"\r\n".join(b"X-%d: b" % n for n in range(200))],
 )
-def test_heads_are_limited(address, headers):
+def test_request_heads_are_limited(address, headers):
     with connect(address) as sock:
         sock.sendall(HEAD + headers + b"\r\n\r\nabcd")
         assert response(sock)[0] == 431
 
 
-def test_an_endless_head_is_not_kept(address):
+def test_endless_head_is_not_buffered(address):
     with connect(address) as sock:
         sock.sendall(HEAD)
         fields = (b"X-a: " + b"b" * 1000 + b"\r\n" for _ in range(2**25))
@@ -150,7 +150,7 @@ CHUNKED = b"POST /read HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n
 
 
 def chunks(content: bytes, size: int) -> bytes:
-    """A chunked body, without its end."""
+    """A chunked body without its terminating chunk."""
     parts = [content[start : start + size] for start in range(0, len(content), size)]
     return b"".join(b"%x\r\n%s\r\n" % (len(part), part) for part in parts)
 
@@ -167,8 +167,8 @@ def chunks(content: bytes, size: int) -> bytes:
         (b"0\r\na: " + b"b" * 100_000, b"/read"),
     ],
 )
-def test_bodies_that_are_mostly_framing_are_not_read_on(monkeypatch, body, path):
-    """Of a body that costs much to parse little is parsed, before and after a response."""
+def test_bodies_of_tiny_chunks_are_rejected(monkeypatch, body, path):
+    """Little of such a body is parsed, before and after the response."""
     parsed = 0
 
     class Parser(connection.RequestParser):
@@ -190,7 +190,7 @@ def test_bodies_that_are_mostly_framing_are_not_read_on(monkeypatch, body, path)
 
 
 @pytest.mark.parametrize(("length", "size"), [(200, 20), (2000, 1), (900_000, 128)])
-def test_small_chunks_of_honest_clients_are_read(length, size):
+def test_small_chunks_of_regular_clients_are_read(length, size):
     end = b"0\r\nX-trailer: a\r\n\r\n"
     with server() as address, connect(address) as sock:
         for _ in range(2):
@@ -206,8 +206,8 @@ def test_small_chunks_of_honest_clients_are_read(length, size):
         CHUNKED.replace(b"/read", b"/nowhere") + b"2dc6c0\r\n",
     ],
 )
-def test_who_is_refused_can_read_why_and_the_connection_is_closed(head):
-    """A client that sends all of its body first gets the response, not a reset."""
+def test_error_response_arrives_before_the_connection_closes(head):
+    """A client that first sends all of its body gets the response, not a reset."""
     with server() as address, connect(address) as sock:
         sock.sendall(head + b"x" * 3_000_000)
         start_time = time.monotonic()
@@ -215,7 +215,7 @@ def test_who_is_refused_can_read_why_and_the_connection_is_closed(head):
         assert time.monotonic() - start_time < connection.LINGER_TIMEOUT / 2
 
 
-def test_a_refused_request_with_a_small_body_leaves_the_connection_open():
+def test_rejected_request_with_a_small_body_keeps_the_connection():
     with server() as address, connect(address) as sock:
         for _ in range(2):
             sock.sendall(HEAD.replace(b"/echo", b"/nowhere") + b"\r\n")
@@ -248,7 +248,7 @@ def test_empty_lines_before_a_request_are_ignored(lines):
         (b"GET /health HTTP/1.1\r\nX-a: " + b"b" * 60_000, b"431"),
     ],
 )
-def test_what_cannot_be_read_is_an_error_in_openais_shape(request_bytes, status):
+def test_malformed_http_gets_an_openai_error(request_bytes, status):
     with server() as address, connect(address) as sock:
         sock.sendall(request_bytes)
         sock.shutdown(socket.SHUT_WR)
@@ -258,7 +258,7 @@ def test_what_cannot_be_read_is_an_error_in_openais_shape(request_bytes, status)
 
 
 def streaming_server(left: list[float]):
-    """A server with a response that goes on until the client leaves."""
+    """A server whose response streams until the client disconnects."""
     app = build_app("test")
 
     @app.get("/endless")
@@ -276,7 +276,7 @@ def streaming_server(left: list[float]):
     return running(app)
 
 
-def test_who_leaves_after_a_further_request_is_noticed():
+def test_disconnect_after_a_pipelined_request_is_detected():
     left: list[float] = []
     with streaming_server(left) as address:
         with connect(address) as sock:
@@ -288,7 +288,7 @@ def test_who_leaves_after_a_further_request_is_noticed():
         assert left[0] - closed < 2
 
 
-def test_further_requests_are_limited():
+def test_pipelined_requests_are_limited():
     left: list[float] = []
     with streaming_server(left) as address, connect(address) as sock:
         sock.sendall(b"GET /endless HTTP/1.1\r\nHost: a\r\n\r\n")
@@ -298,7 +298,7 @@ def test_further_requests_are_limited():
         wait_for(lambda: left, 5)
 
 
-def test_who_reads_nothing_is_left(monkeypatch):
+def test_clients_that_do_not_read_are_disconnected(monkeypatch):
     monkeypatch.setattr(connection, "CLIENT_READ_TIMEOUT", 0.3)
     left: list[float] = []
     with streaming_server(left) as address, connect(address) as sock:
@@ -306,7 +306,7 @@ def test_who_reads_nothing_is_left(monkeypatch):
         wait_for(lambda: left, 10)
 
 
-def test_the_longest_idle_connection_makes_room(monkeypatch):
+def test_idle_connections_are_closed_for_new_ones(monkeypatch):
     monkeypatch.setattr(connection, "MAX_CONNECTIONS", 2)
     with server() as address:
         unfinished, first, second = (connect(address) for _ in range(3))
@@ -324,7 +324,7 @@ def test_the_longest_idle_connection_makes_room(monkeypatch):
             sock.close()
 
 
-def test_a_flood_of_beginnings_keeps_nobody_out(monkeypatch):
+def test_unfinished_requests_do_not_block_new_connections(monkeypatch):
     monkeypatch.setattr(connection, "MAX_CONNECTIONS", 20)
     with server() as address:
         flood = []
@@ -337,7 +337,7 @@ def test_a_flood_of_beginnings_keeps_nobody_out(monkeypatch):
             sock.close()
 
 
-def test_answers_that_are_written_are_not_ended_for_others(monkeypatch):
+def test_running_responses_are_not_closed_for_new_connections(monkeypatch):
     monkeypatch.setattr(connection, "MAX_CONNECTIONS", 1)
     left: list[float] = []
     with streaming_server(left) as address, connect(address) as sock:

@@ -1,4 +1,4 @@
-"""A worker's heartbeats, to a controller that answers as a test wants."""
+"""Heartbeats of a worker to a fake controller."""
 
 import json
 import logging
@@ -18,7 +18,7 @@ OWN = "http://localhost:40000"
 
 
 class FakeController:
-    """Answers what `answers` has for a path, and keeps what came."""
+    """Responds with the entry of `answers` for a path, and records requests."""
 
     def __init__(self, **answers: bytes) -> None:
         responses = {"register_worker": b"null", "receive_heart_beat": b'{"exist": true}'}
@@ -51,7 +51,7 @@ def status_of(*names: str) -> dict:
     return {"model_names": list(names), "speed": 1, "queue_length": 0}
 
 
-def test_registration_heartbeats_and_leaving():
+def test_registration_heartbeats_and_deregistration():
     controller, status = FakeController(), status_of("m")
     with fake_worker(controller) as server:
         with beating(f"{server.address}/below/", status, worker_key="k"):
@@ -76,7 +76,7 @@ def test_registration_heartbeats_and_leaving():
         assert all(b"\r\nAuthorization: Bearer k" in head for head in controller.heads)
 
 
-def test_a_worker_without_models_or_that_drains_is_not_registered():
+def test_workers_without_models_or_draining_do_not_register():
     controller, status, draining = FakeController(), status_of(), []
     with (
         fake_worker(controller) as server,
@@ -93,7 +93,7 @@ def test_a_worker_without_models_or_that_drains_is_not_registered():
 
 
 @pytest.mark.parametrize("status", ["401 Unauthorized", "403 Forbidden"])
-def test_a_refusal_is_said_once_with_the_flag_to_give(status, caplog):
+def test_rejection_is_logged_once_with_the_needed_flag(status, caplog):
     controller = FakeController(register_worker=http(b"{}", status))
     with (
         caplog.at_level(logging.WARNING, "mgm.serve"),
@@ -107,7 +107,7 @@ def test_a_refusal_is_said_once_with_the_flag_to_give(status, caplog):
     assert "\n" not in line
 
 
-def test_no_redirect_is_followed_and_no_proxy_used(monkeypatch, caplog):
+def test_redirects_and_proxies_are_ignored(monkeypatch, caplog):
     stolen = FakeController()
     with fake_worker(stolen) as thief:
         for name in ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"):
@@ -128,7 +128,7 @@ def test_no_redirect_is_followed_and_no_proxy_used(monkeypatch, caplog):
         http(b'bad \n\x1b[31m"', "400 Bad"), b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nx",
     ],
 )  # fmt: skip
-def test_nothing_that_a_controller_answers_ends_the_heartbeats(answer, caplog):
+def test_heartbeats_survive_any_response(answer, caplog):
     controller = FakeController(register_worker=answer)
 
     def request_slot(connection: socket.socket, request: bytes) -> None:
@@ -145,7 +145,7 @@ def test_nothing_that_a_controller_answers_ends_the_heartbeats(answer, caplog):
 
 
 @pytest.mark.parametrize("failure", ["503 Down", "500 Fault", "429 Busy", "closed"])
-def test_a_failed_heartbeat_is_repeated_long_before_the_next_is_due(failure, monkeypatch):
+def test_failed_heartbeats_are_retried_early(failure, monkeypatch):
     monkeypatch.setattr("mgm.serve.http.heartbeat.RETRY_DELAY", 0.1)
     controller, times, failing = FakeController(), [], [1]
 
@@ -168,7 +168,7 @@ def test_a_failed_heartbeat_is_repeated_long_before_the_next_is_due(failure, mon
     assert gaps[1:] == pytest.approx([0.1, 0.2, 0.4], abs=0.15)
 
 
-def test_heartbeats_keep_their_schedule_however_long_one_takes():
+def test_heartbeats_keep_their_interval():
     controller, times = FakeController(), []
 
     def answer(connection: socket.socket, request: bytes) -> None:
@@ -181,7 +181,7 @@ def test_heartbeats_keep_their_schedule_however_long_one_takes():
     assert times[5] - times[0] == pytest.approx(5 * 0.2, abs=0.15)
 
 
-def test_a_controller_that_is_not_there(caplog):
+def test_missing_controller(caplog):
     with beating(f"http://localhost:{free_port()}", status_of("m")) as client:
         client._stop.wait(0.1)
         assert client._thread.is_alive()
@@ -190,11 +190,11 @@ def test_a_controller_that_is_not_there(caplog):
 
 @pytest.mark.parametrize("url", ["", "localhost:1", "http://", "ftp://a", "http://a:0", "http://a:x",
                                  "http://u@a", "http://a?b", "http://[::1"])  # fmt: skip
-def test_wrong_addresses(url):
+def test_invalid_addresses(url):
     with pytest.raises(MGMError, match="URL"):
         HeartbeatClient(dict, OWN, url)
 
 
-def test_an_own_address_with_a_path():
+def test_worker_address_with_a_path():
     with pytest.raises(MGMError, match="give http://HOST:PORT"):
         HeartbeatClient(dict, "http://a:1/b", "http://localhost:1")

@@ -1,4 +1,4 @@
-"""API keys, sizes and errors of every server."""
+"""API keys, body sizes and errors of all servers."""
 
 import argparse
 import asyncio
@@ -48,17 +48,17 @@ def address():
         (b"", None),
     ],
 )
-def test_the_authorization_header_is_read_as_its_rfc_says(header, token):
+def test_authorization_header_follows_its_rfc(header, token):
     assert bearer_token([(b"host", b"a"), (b"authorization", header)]) == token
 
 
-def test_two_keys_are_none():
+def test_two_authorization_headers_are_invalid():
     headers = [(b"authorization", b"Bearer right"), (b"authorization", b"Bearer wrong")]
     assert bearer_token(headers) is None
     assert bearer_token([]) is None
 
 
-def test_who_has_no_key_is_told_so(address):
+def test_missing_key(address):
     for sent in ({}, {"Authorization": "Bearer wrong"}, {"Authorization": "right"}):
         status, answer = ask(f"{address}/v1/models", **sent)
         assert (status, answer["error"]["code"]) == (401, "invalid_api_key")
@@ -68,8 +68,8 @@ def test_who_has_no_key_is_told_so(address):
     assert ask(f"{address}/openapi.json")[0] == 401
 
 
-def test_keys_come_before_bodies(address):
-    """A stranger's body is neither read nor parsed."""
+def test_key_is_checked_before_the_body(address):
+    """Bodies without a valid key are neither read nor parsed."""
     connection = http.client.HTTPConnection(address.removeprefix("http://"), timeout=10)
     connection.putrequest("POST", "/v1/models")
     connection.putheader("Content-Length", "900")
@@ -79,7 +79,7 @@ def test_keys_come_before_bodies(address):
 
 
 @pytest.mark.parametrize("key", ["", " ", "two words", "schlüssel", "line\nbreak"])
-def test_keys_that_protect_nothing_are_refused(key, monkeypatch):
+def test_weak_keys_are_rejected(key, monkeypatch):
     with pytest.raises(MGMError, match=r"--api-key: (the|a) key"):
         api_keys(argparse.Namespace(api_key=[key]))
     monkeypatch.setenv("MGM_API_KEYS", f"good,{key}")
@@ -87,7 +87,7 @@ def test_keys_that_protect_nothing_are_refused(key, monkeypatch):
         api_keys(argparse.Namespace(api_key=[]))
 
 
-def test_keys_of_the_environment(monkeypatch):
+def test_keys_from_the_environment(monkeypatch):
     none = argparse.Namespace(api_key=[])
     assert api_keys(none) == []
     monkeypatch.setenv("MGM_API_KEYS", "a,b")
@@ -98,7 +98,7 @@ def test_keys_of_the_environment(monkeypatch):
         api_keys(none)
 
 
-def test_heads_of_requests_as_clients_may_write_them(address):
+def test_request_heads_in_every_valid_form(address):
     key = "Authorization: Bearer right"
     host, port = address.removeprefix("http://").split(":")
     for target, path in ((f"{address}/v1/models", 200), (f"{address}/nowhere", 404)):
@@ -113,7 +113,7 @@ def test_heads_of_requests_as_clients_may_write_them(address):
     client.close()
 
 
-def test_who_holds_the_memory_for_bodies_makes_room_for_others(monkeypatch):
+def test_largest_body_is_dropped_for_others(monkeypatch):
     monkeypatch.setattr(middleware, "MAX_BODIES", 15_000)
     monkeypatch.setattr(body_memory, "MIN_COUNTED_BYTES", 1000)
     app = build_app("test", max_body=10_000)

@@ -1,4 +1,4 @@
-"""Frames and addresses, as published."""
+"""Frames and worker addresses in published formats."""
 
 import json
 
@@ -20,7 +20,7 @@ from mgm.serve.http.wire import encode_frame, parse_worker_address
         ("http://[2001:DB8::1]", "http://[2001:db8::1]"),
     ],
 )
-def test_addresses_of_workers(address, parsed):
+def test_worker_addresses(address, parsed):
     assert parse_worker_address(address) == parsed
 
 
@@ -42,7 +42,7 @@ def test_addresses_of_workers(address, parsed):
         "http://[" + ":" * 100_000 + "]",
     ],
 )
-def test_what_is_no_address_of_a_worker(address):
+def test_invalid_worker_addresses(address):
     with pytest.raises(MGMError, match="give ") as caught:
         parse_worker_address(address)
     text = str(caught.value)
@@ -51,7 +51,7 @@ def test_what_is_no_address_of_a_worker(address):
 
 
 @pytest.mark.parametrize("text", ["plain", "\u00e4\u6f22\U0001f600", "half \ud83d", "\0\n\\ud83d"])
-def test_frames_hold_any_text(text):
+def test_frames_of_any_text(text):
     frame = encode_frame(text, 3, extra=1)
     assert frame.endswith(b"\0")
     assert frame.count(b"\0") == 1

@@ -1,4 +1,4 @@
-"""How much of a chunked body is parsed, by how much of it is content."""
+"""How much of a chunked body is parsed, depending on its share of content."""
 
 import h11
 import pytest
@@ -24,8 +24,8 @@ def chunk(size: int, extension: bytes = b"") -> bytes:
 
 
 @pytest.mark.parametrize("size", [1, 8, 32, 64])
-def test_small_chunks_are_refused_in_time(size):
-    """However they arrive, no more than some thousands are parsed."""
+def test_tiny_chunks_are_rejected_early(size):
+    """In packets of any size, at most a few thousand chunks are parsed."""
     parser = RequestParser()
     parse(parser, HEAD)
     counts: list[int] = []
@@ -47,7 +47,7 @@ def test_small_chunks_are_refused_in_time(size):
     ],
 )
 @pytest.mark.parametrize("portion", [1000, 2**20])
-def test_chunks_of_honest_clients_are_parsed(body, portion):
+def test_chunks_of_regular_clients_are_parsed(body, portion):
     parser = RequestParser()
     data = HEAD + body + END
     results = [parse(parser, data[at : at + portion]) for at in range(0, len(data), portion)]
@@ -55,7 +55,7 @@ def test_chunks_of_honest_clients_are_parsed(body, portion):
     assert parser.their_state is h11.DONE
 
 
-def test_each_request_has_its_own_allowance():
+def test_allowance_is_per_request():
     parser = RequestParser()
     for _ in range(5):
         assert parse(parser, HEAD + chunk(1) * 2000 + END) == (2000, 2000)

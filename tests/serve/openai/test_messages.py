@@ -1,4 +1,4 @@
-"""Messages of a chat as a conversation."""
+"""Chat messages as conversations."""
 
 import json
 
@@ -26,7 +26,7 @@ def text(content: str) -> dict:
     return {"type": "text", "text": content}
 
 
-def test_images_and_texts():
+def test_images_and_text():
     chat = conversation(
         {"role": "developer", "content": [text("a"), text("b")]},
         {"role": "user", "content": [image({"url": "u1", "detail": "low"}), text("what?")]},
@@ -42,7 +42,7 @@ def test_images_and_texts():
     )
 
 
-def test_a_suffix_stands_behind_the_last_question():
+def test_suffix_is_appended_to_the_last_question():
     chat = conversation(
         {"role": "user", "content": "a"},
         {"role": "user", "content": "b"},
@@ -52,14 +52,14 @@ def test_a_suffix_stands_behind_the_last_question():
     assert chat.with_suffix("") == chat
 
 
-def test_images_are_limited():
+def test_number_of_images_is_limited():
     with pytest.raises(BadRequestError, match=f"at most {MAX_IMAGES}"):
         conversation({"role": "user", "content": [image("u")] * (MAX_IMAGES + 1)})
 
 
 @pytest.mark.parametrize("name", TEMPLATES)
-def test_the_chat_template_of_transformers_says_the_same(name):
-    """Of tools, roles and contents as people send them."""
+def test_prompt_equals_the_chat_template(name):
+    """With tools, roles and contents in every form."""
     messages = [
         {"role": "developer", "content": "Be brief."},
         {"role": "assistant", "content": "Hi, how can I help?"},

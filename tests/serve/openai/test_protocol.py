@@ -92,7 +92,7 @@ def message(content: object, role: str = "user") -> dict:
         ({"model": ""}, "empty_string", "model", "empty string"),
     ],
 )  # fmt: skip
-def test_errors_are_openais(change, code, param, text):
+def test_errors_have_openais_format(change, code, param, text):
     with pytest.raises(BadRequestError) as caught:
         parse(change)
     error = caught.value
@@ -115,7 +115,7 @@ def test_empty_prompts(prompt, code, param):
     assert (caught.value.code, caught.value.field) == (code, param)
 
 
-def test_missing_fields_are_named():
+def test_missing_fields():
     for model, body in BODIES.items():
         for name in body:
             with pytest.raises(BadRequestError, match=rf"parameter: '{name}'") as caught:
@@ -136,8 +136,8 @@ def test_bodies_that_are_not_json(model):
 
 
 @pytest.mark.parametrize("model", BODIES)
-def test_any_value_in_any_field_is_taken_or_refused(model):
-    """Whatever JSON can say; nothing else is raised."""
+def test_any_json_value_in_any_field(model):
+    """Each is accepted or rejected; nothing else is raised."""
     values = [
         *(None, True, 0, -1, 1.5, 10**19, -(10**400), float("nan"), float("inf"), 1e308),
         *("", "x", "\0", "\U0001f600", "a" * 10_000, [], {}, [[]], [None], {"a": None}, [{}]),
@@ -152,7 +152,7 @@ def test_any_value_in_any_field_is_taken_or_refused(model):
     assert taken > len(fields)
 
 
-def test_what_published_pages_send_is_taken():
+def test_bodies_of_published_pages():
     """Their sliders end at 0, and their numbers may be strings."""
     body = parse(
         {"temperature": 0, "top_p": 0.0, "max_new_tokens": 0, "stop": "</s>", "images": []},
@@ -162,7 +162,7 @@ def test_what_published_pages_send_is_taken():
     assert parse({"temperature": "0.2", "max_new_tokens": "512"}, LegacyBody).temperature == 0.2
 
 
-def test_a_byte_order_mark_is_no_error():
+def test_byte_order_mark():
     assert parse_body(ChatCompletionBody, b"\xef\xbb\xbf" + json.dumps(CHAT).encode()).model == "m"
 
 
@@ -170,5 +170,5 @@ def test_unknown_fields_are_ignored():
     assert parse({"user": 7, "metadata": {"a": [1]}, "model_": None}).model == "m"
 
 
-def test_numbers_may_be_whole():
+def test_integers_as_floats():
     assert parse({"temperature": 1, "seed": -(10**30)}).seed == -(10**30)

@@ -1,4 +1,4 @@
-"""Workers made of sockets, which answer with whatever bytes a test wants, when it wants."""
+"""Fake workers on raw sockets, which send any bytes at any time."""
 
 import contextlib
 import json
@@ -12,7 +12,7 @@ STATUS = {"model_names": ["m"], "speed": 1, "queue_length": 0}
 
 
 def http(body: bytes, status: str = "200 OK", *headers: str) -> bytes:
-    """A whole response."""
+    """A complete HTTP response."""
     lines = [f"HTTP/1.1 {status}", f"Content-Length: {len(body)}", *headers]
     return "\r\n".join(lines).encode() + b"\r\n\r\n" + body
 
@@ -51,7 +51,7 @@ class FakeWorker:
                     self.answer(connection, request)
 
     def wait_until_closed(self, connection: socket.socket) -> None:
-        """Until the controller closes a connection."""
+        """Wait until the controller closes a connection."""
         with contextlib.suppress(OSError):
             connection.recv(1)
         self.closed.append(time.monotonic())
@@ -79,7 +79,7 @@ def read_request(connection: socket.socket) -> bytes:
 def fake_worker(
     answer: Callable[[socket.socket, bytes], None], status: bytes | None = json_answer(STATUS)
 ) -> Generator[FakeWorker]:
-    """A worker that listens meanwhile."""
+    """Run a fake worker."""
     worker = FakeWorker(answer, status)
     with socket.create_server(("127.0.0.1", 0)) as listener:
         worker.address = f"http://127.0.0.1:{listener.getsockname()[1]}"

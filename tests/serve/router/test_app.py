@@ -1,4 +1,4 @@
-"""A controller and workers in processes, that are killed, stopped and started again."""
+"""Controller and workers as processes that are killed, stopped and restarted."""
 
 import base64
 import io
@@ -30,13 +30,13 @@ pytestmark = pytest.mark.process
 
 @pytest.fixture(scope="module")
 def endless(tmp_path_factory):
-    """A model whose answers are as long as they may be."""
+    """A model whose answers always reach the token limit."""
     return build(tmp_path_factory.mktemp("models") / "endless", positions=8192, endless=True)
 
 
 @pytest.fixture
 def programs():
-    """Processes of a test, which end with it."""
+    """Processes that are stopped after the test."""
     started: list[subprocess.Popen[str]] = []
     yield started
     for process in started:
@@ -72,7 +72,7 @@ def read_all(url: str, body: dict, chunks: list[bytes], started: threading.Event
 
 
 def fixed_port() -> int:
-    """A free port that no client's own end of a connection gets, while nobody listens at it."""
+    """A free port outside the ephemeral range, which no client connection can get."""
     for port in range(21100, 21200):
         with suppress(OSError), socket.create_server(("127.0.0.1", port)):
             return port
@@ -80,14 +80,14 @@ def fixed_port() -> int:
 
 
 def start_logging(port: int) -> subprocess.Popen[str]:
-    """A controller whose log is read, which would fill a pipe with a line for each request."""
+    """Start a controller whose log is read continuously, so that its pipe does not fill."""
     process = start("controller", "--port", str(port))
     threading.Thread(target=process.stderr.read, daemon=True).start()
     return process
 
 
 @pytest.mark.slow
-def test_killed_workers_and_a_controller_that_comes_back(endless, programs):
+def test_killed_workers_and_a_restarted_controller(endless, programs):
     ports = [free_port() for _ in range(3)]
     controller = f"http://localhost:{ports[0]}"
     programs.append(start("controller", "--port", str(ports[0]), "--heartbeat-timeout", "4"))
@@ -165,7 +165,7 @@ def test_killed_workers_and_a_controller_that_comes_back(endless, programs):
     assert client.chat.completions.create(**settings).choices[0].message.content == expected
 
 
-def test_a_controller_is_killed_and_started_again_amid_traffic(programs):
+def test_controller_restart_under_load(programs):
     port, seen, stop = fixed_port(), [], threading.Event()
     controller = f"http://localhost:{port}"
     body = {"model": "m", "messages": []}
@@ -214,7 +214,7 @@ def test_a_controller_is_killed_and_started_again_amid_traffic(programs):
         assert set(after) == {200}
 
 
-def test_a_worker_of_the_published_shape_answers_through_the_controller(tmp_path):
+def test_published_style_worker_behind_the_controller(tmp_path):
     from benchmarks.published import eager_engine
     from benchmarks.published_worker import application
 
@@ -245,7 +245,7 @@ def test_a_worker_of_the_published_shape_answers_through_the_controller(tmp_path
             assert frames(f"{controller}/worker_generate_stream", body | prompt) == direct
 
 
-def test_a_worker_that_is_asked_to_end_finishes_first(endless, programs):
+def test_sigterm_finishes_running_requests(endless, programs):
     ports = [free_port() for _ in range(2)]
     controller = f"http://localhost:{ports[0]}"
     programs.append(start("controller", "--port", str(ports[0])))
@@ -267,7 +267,7 @@ def test_a_worker_that_is_asked_to_end_finishes_first(endless, programs):
 
 
 @pytest.mark.slow
-def test_controllers_above_controllers(endless):
+def test_nested_controllers(endless):
     import mgm
 
     worker = Worker(mgm.load(endless, device="cpu"), ("m",), Limits(max_concurrency=2))
@@ -301,7 +301,7 @@ def test_controllers_above_controllers(endless):
         wait_for(lambda: models(above) == [])
 
 
-def test_what_is_wrong_is_said():
+def test_invalid_requests():
     with running(build_controller_app(Controller(WorkerRegistry()), api_keys=["k"])) as address:
         key = {"Authorization": "Bearer k"}
         for path, body, text in (
@@ -341,7 +341,7 @@ def test_a_port_in_use(programs):
         assert len(stderr.strip().splitlines()) == 1
 
 
-def test_a_controller_has_every_route_of_a_worker():
+def test_controller_has_every_route_of_a_worker():
     worker = build_worker_app(Worker.__new__(Worker))
     controller = build_controller_app(Controller(WorkerRegistry()))
     paths = [
@@ -351,7 +351,7 @@ def test_a_controller_has_every_route_of_a_worker():
     assert paths[0] <= paths[1]
 
 
-def test_one_model_by_name():
+def test_model_by_name():
     registry = WorkerRegistry()
     registry.register("http://a", {"model_names": ["a/b"], "speed": 1, "queue_length": 0}, False)
     with running(build_controller_app(Controller(registry))) as address:

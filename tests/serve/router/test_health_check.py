@@ -1,4 +1,4 @@
-"""What keeps a worker on the list, and what takes it off."""
+"""What keeps a worker registered, and what removes it."""
 
 import asyncio
 import time
@@ -15,7 +15,7 @@ from tests.serve.router.fake_worker import STATUS, fake_worker, http, json_answe
 
 
 class FakeClient(WorkerClient):
-    """Answers a status as a test wants, and counts how often it is asked."""
+    """Returns given statuses, and counts status requests."""
 
     def __init__(self, answer: Callable[[str], Awaitable[object]]) -> None:
         super().__init__()
@@ -43,7 +43,7 @@ async def fails(_: str) -> object:
     raise MGMError("it does not answer")
 
 
-def test_only_several_failures_in_a_row_remove_a_worker(registry):
+def test_consecutive_failures_remove_a_worker(registry):
     async def run() -> None:
         outcomes = [False] * (ATTEMPTS - 1) + [True]
 
@@ -71,7 +71,7 @@ def test_only_several_failures_in_a_row_remove_a_worker(registry):
     asyncio.run(run())
 
 
-def test_one_that_registers_again_meanwhile_stays(registry):
+def test_worker_that_registers_again_stays(registry):
     async def run() -> None:
         async def comes_back(address: str) -> object:
             registry.remove(address)
@@ -86,7 +86,7 @@ def test_one_that_registers_again_meanwhile_stays(registry):
     asyncio.run(run())
 
 
-def test_a_worker_whose_heartbeats_are_lost_stays_while_it_answers(registry, monkeypatch):
+def test_lost_heartbeats_do_not_remove_a_responding_worker(registry, monkeypatch):
     monkeypatch.setattr(health_check, "WATCH_INTERVAL", 0.01)
     registry.heartbeat_timeout = 0.1
     alive = registry.register("http://alive", STATUS, True)
@@ -114,7 +114,7 @@ def test_a_worker_whose_heartbeats_are_lost_stays_while_it_answers(registry, mon
     asyncio.run(run())
 
 
-def test_one_that_falls_silent_during_a_health_check_is_lost_at_once(registry, monkeypatch):
+def test_worker_that_fails_during_a_check_is_removed_at_once(registry, monkeypatch):
     monkeypatch.setattr(health_check, "RETRY_INTERVAL", 60)
     hung = registry.register("http://hung", STATUS, True)
 
@@ -139,7 +139,7 @@ def test_healthy_workers_are_preferred(registry):
     assert registry.select("m", ["http://b"]).address == "http://a"
 
 
-def test_a_refresh_is_shared_and_waits_for_no_hung_worker(registry, monkeypatch):
+def test_concurrent_refreshes_are_shared_and_do_not_wait_for_hung_workers(registry, monkeypatch):
     monkeypatch.setattr(health_check, "REFRESH_TIMEOUT", 0.3)
     registry.register("http://hung", STATUS, False)
 
@@ -161,7 +161,7 @@ def test_a_refresh_is_shared_and_waits_for_no_hung_worker(registry, monkeypatch)
     asyncio.run(run())
 
 
-def test_a_refresh_is_not_repeated_at_once(registry):
+def test_refresh_is_rate_limited(registry):
     async def answer(_: str) -> object:
         return STATUS
 
@@ -178,7 +178,7 @@ def test_a_refresh_is_not_repeated_at_once(registry):
     asyncio.run(run())
 
 
-def test_a_refresh_checks_those_that_fail(registry):
+def test_refresh_checks_failing_workers(registry):
     async def run() -> None:
         checker = HealthChecker(registry, FakeClient(fails))
         await checker.refresh()
@@ -199,7 +199,7 @@ def test_a_refresh_checks_those_that_fail(registry):
         b"HTTP/1.1 200 OK\r\nContent-Length: 99999999999\r\n\r\n" + b" " * 2_000_000, None,
     ],
 )  # fmt: skip
-def test_whatever_a_worker_answers_its_status_with(status, monkeypatch):
+def test_any_status_response(status, monkeypatch):
     monkeypatch.setattr("mgm.serve.router.worker_client.STATUS_TIMEOUT", 0.3)
 
     async def run() -> None:
@@ -218,7 +218,7 @@ def test_whatever_a_worker_answers_its_status_with(status, monkeypatch):
         assert len(worker.status_requests) == 1
 
 
-def test_a_good_status():
+def test_valid_status():
     async def run() -> object:
         client = WorkerClient()
         try:

@@ -1,4 +1,4 @@
-"""Options of the controller and of a worker that concern each other."""
+"""Command-line options that controller and worker share."""
 
 import pytest
 
@@ -14,7 +14,7 @@ def _no_keys(monkeypatch):
         monkeypatch.delenv(name, raising=False)
 
 
-def test_the_worker_key_is_a_flag_or_a_variable(monkeypatch):
+def test_worker_key_as_a_flag_or_variable(monkeypatch):
     assert worker_key(router_main.parse_controller_options([])) is None
     assert worker_key(router_main.parse_controller_options(["--worker-key", "w"])) == "w"
     monkeypatch.setenv("MGM_WORKER_KEY", "v")
@@ -23,7 +23,7 @@ def test_the_worker_key_is_a_flag_or_a_variable(monkeypatch):
 
 
 @pytest.mark.parametrize("key", ["", " ", "a b", "\u00e4", "a\n"])
-def test_keys_that_are_none(key, monkeypatch):
+def test_invalid_keys(key, monkeypatch):
     with pytest.raises(MGMError, match="--worker-key"):
         worker_key(router_main.parse_controller_options(["--worker-key", key]))
     monkeypatch.setenv("MGM_WORKER_KEY", key)
@@ -31,7 +31,7 @@ def test_keys_that_are_none(key, monkeypatch):
         worker_key(router_main.parse_controller_options([]))
 
 
-def test_a_clients_key_is_not_the_workers():
+def test_client_and_worker_keys_must_differ():
     options = router_main.parse_controller_options(
         ["--worker-key", "k", "--api-key", "a", "--api-key", "k"]
     )
@@ -39,7 +39,7 @@ def test_a_clients_key_is_not_the_workers():
         worker_key(options)
 
 
-def test_keys_that_a_server_takes():
+def test_valid_keys():
     assert accepted_keys([], None) == []
     assert accepted_keys([], "w") == []  # open to clients
     assert accepted_keys(["c"], None) == ["c"]
@@ -47,7 +47,7 @@ def test_keys_that_a_server_takes():
 
 
 @pytest.mark.parametrize("seconds", ["0", "-1", "nan", "inf", "1e9"])
-def test_times(seconds):
+def test_time_options(seconds):
     with pytest.raises(MGMError, match="--heartbeat-timeout"):
         router_main.parse_controller_options(["--heartbeat-timeout", seconds])
     with pytest.raises(MGMError, match="--heartbeat-interval"):
@@ -55,6 +55,6 @@ def test_times(seconds):
 
 
 @pytest.mark.parametrize("flag", ["--worker", "--controller"])
-def test_addresses_are_checked_before_a_model_is_loaded(flag):
+def test_addresses_are_checked_before_loading(flag):
     with pytest.raises(MGMError, match="give http://HOST:PORT"):
         worker_main.parse_worker_options(["--model-path", "x", flag, "localhost:1"])

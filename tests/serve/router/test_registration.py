@@ -1,4 +1,4 @@
-"""Who may register workers, and what is taken from them."""
+"""Who may register workers, and which bodies are accepted."""
 
 import asyncio
 import json
@@ -47,7 +47,7 @@ def statuses(client: TestClient, **headers: str) -> set[int]:
 
 
 @pytest.mark.parametrize("peer", ["127.0.0.1", "127.9.9.9", "::1", "::ffff:127.0.0.1"])
-def test_programs_on_this_machine_need_no_key(peer):
+def test_loopback_needs_no_key(peer):
     assert statuses(client_of(peer=peer)) == {200}
     # Nor a client's, where clients need one.
     assert statuses(client_of(peer=peer, api_keys=["c"])) == {200}
@@ -56,7 +56,7 @@ def test_programs_on_this_machine_need_no_key(peer):
 @pytest.mark.parametrize(
     "peer", ["10.0.0.1", "192.168.1.2", "203.0.113.9", "fe80::1", "::ffff:10.0.0.1", "::", "x", ""]
 )
-def test_other_machines_need_one(peer):
+def test_other_machines_need_a_key(peer):
     assert statuses(client_of(peer=peer)) == {403}
     assert statuses(client_of(peer=peer, api_keys=["c"]), Authorization="Bearer c") == {403}
     assert statuses(client_of(peer=peer, worker_key="w")) == {401}
@@ -77,7 +77,7 @@ def test_other_machines_need_one(peer):
         *("X-Cluster-Client-IP", "X-Amzn-Trace-Id", "Fly-Client-IP", "X-Of-A-Proxy-To-Come"),
     ],
 )
-def test_a_proxy_on_this_machine_speaks_for_others(name):
+def test_local_proxies_need_a_key(name):
     for value in ("127.0.0.1", "for=127.0.0.1", "", "1.1 localhost"):
         assert statuses(client_of(), **{name: value}) == {403}
         assert statuses(client_of(trust_network=True), **{name: value}) == {200}
@@ -86,8 +86,8 @@ def test_a_proxy_on_this_machine_speaks_for_others(name):
         }
 
 
-def test_programs_of_this_machine_may_use_its_own_address():
-    """As a worker does that is started with the controller's address in the network."""
+def test_own_network_address_needs_no_key():
+    """Such as a worker that is started with the controller's network address."""
     own = ("10.0.0.1", 21001)
     for peer, server, status in (
         ("10.0.0.1", own, 200), ("10.0.0.2", own, 403), ("::ffff:10.0.0.1", own, 200),
@@ -109,7 +109,7 @@ def _policy_status(**scope: object) -> int:
 
 
 def _library_headers(address: str) -> None:
-    """Register by every client of HTTP that there is."""
+    """Requests of every installed HTTP client."""
     url = f"{address}/register_worker"
     httpx.post(url, json=BODY).raise_for_status()
     requests = pytest.importorskip("requests")  # the published worker's
@@ -123,13 +123,13 @@ def _library_headers(address: str) -> None:
     assert asyncio.run(by_aiohttp()) == 200
 
 
-def test_no_client_of_http_is_taken_for_a_proxy():
+def test_http_clients_are_not_taken_for_proxies():
     with running(build_controller_app(Controller(WorkerRegistry()))) as address:
         _library_headers(address)
 
 
 @pytest.mark.parametrize("name", ["Origin", "Sec-Fetch-Site"])
-def test_web_pages_register_no_workers(name):
+def test_browsers_cannot_register_workers(name):
     for policy in ({}, {"trust_network": True}):
         assert statuses(client_of(**policy), **{name: "null"}) == {403}
 
@@ -138,7 +138,7 @@ def test_web_pages_register_no_workers(name):
     "given",
     ["", "w", "Bearer", "Bearer c", "Bearer w2", "Bearer ww", "Basic w", "Bearer W", "bearer\tw"],
 )
-def test_only_the_key_of_workers_counts(given):
+def test_only_the_worker_key_counts(given):
     client = client_of(worker_key="w", api_keys=["c"])
     assert statuses(client) == {401}
     assert statuses(client, Authorization=given) == {401}
@@ -149,7 +149,7 @@ def test_only_the_key_of_workers_counts(given):
         assert client.post("/list_models", headers=headers).status_code == 200
 
 
-def test_a_key_and_a_trusted_network_exclude_one_another():
+def test_worker_key_and_trusted_network_conflict():
     with pytest.raises(MGMError, match="--trust-network"):
         RegistrationPolicy("w", True)
 
@@ -182,7 +182,7 @@ RAW_STATUS = [
 
 
 @pytest.mark.parametrize("status", [*map(json.dumps, BAD_STATUS), *RAW_STATUS])
-def test_a_malformed_status_is_refused_everywhere(status):
+def test_malformed_status(status):
     registry = WorkerRegistry()
     client = client_of(registry)
     assert client.post("/register_worker", json=BODY).status_code == 200
@@ -199,7 +199,7 @@ def test_a_malformed_status_is_refused_everywhere(status):
     assert len(client.get("/v1/models").json()["data"]) == 1
 
 
-def test_no_words_of_pydantic_are_shown():
+def test_errors_hide_pydantic():
     client = client_of()
     bad_name = BODY | {"worker_status": STATUS | {"model_names": ["a\nb"]}}
     for body in (BODY | {"worker_name": "{reason}"}, bad_name):
@@ -217,7 +217,7 @@ def test_no_words_of_pydantic_are_shown():
 @pytest.mark.parametrize(
     "length", ["-1", "-1e9", "NaN", "Infinity", "-Infinity", "9" * 400, '"1"', "null", "true", "[]"]
 )
-def test_a_malformed_heartbeat_is_refused(length):
+def test_malformed_heartbeat(length):
     registry = WorkerRegistry()
     client = client_of(registry)
     client.post("/register_worker", json=BODY)
@@ -228,7 +228,7 @@ def test_a_malformed_heartbeat_is_refused(length):
     assert registry.workers[ADDRESS].queue_length == 0
 
 
-def test_a_heartbeat_brings_the_names_of_a_worker_back():
+def test_heartbeat_restores_model_names():
     registry = WorkerRegistry()
     client = client_of(registry)
     other = BODY | {"worker_status": STATUS | {"model_names": ["other"]}}
@@ -258,11 +258,11 @@ def test_malformed_bodies(path, body):
 
 @pytest.mark.parametrize("path", ["/list_models", "/refresh_all_workers", "/worker_get_status"])
 @pytest.mark.parametrize("body", [b"", b"{", b"null", b"\xff"])
-def test_endpoints_that_read_no_body(path, body):
+def test_endpoints_without_a_body(path, body):
     assert client_of().post(path, content=body).status_code == 200
 
 
-def test_names_are_written_in_one_line_of_the_log(caplog):
+def test_names_are_escaped_in_the_log(caplog):
     registry = WorkerRegistry()
     client = client_of(registry)
     with caplog.at_level(logging.INFO, "mgm.serve"):
@@ -275,7 +275,7 @@ def test_names_are_written_in_one_line_of_the_log(caplog):
     assert all(record.getMessage().isprintable() for record in caplog.records)
 
 
-def test_no_more_than_a_thousand_workers():
+def test_at_most_1000_workers():
     registry = WorkerRegistry()
     client = client_of(registry)
     for number in range(MAX_WORKERS):
@@ -288,7 +288,7 @@ def test_no_more_than_a_thousand_workers():
     assert client.post("/register_worker", json=registered).status_code == 200
 
 
-def test_the_status_for_a_parent_is_one_that_it_takes():
+def test_status_for_a_parent_controller_is_valid():
     registry = WorkerRegistry()
     for number in range(300):
         status = {
@@ -300,8 +300,8 @@ def test_the_status_for_a_parent_is_one_that_it_takes():
     WorkerRegistry().register(ADDRESS, registry.status(), True)
 
 
-def test_keys_are_for_workers_that_have_the_workers_key():
-    """The controller's requests carry the workers' key alone, never a client's."""
+def test_worker_key_is_sent_to_keyed_workers_only():
+    """Requests of the controller carry the worker key, never a client's."""
     with fake_worker(lambda connection, _: connection.sendall(json_answer({}))) as worker:
         for policy, sent in (({"worker_key": "w"}, b"Bearer w"), ({}, None)):
             with client_of(api_keys=["c"], **policy) as client:

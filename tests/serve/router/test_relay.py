@@ -1,4 +1,4 @@
-"""Broken connections, slow and leaving ends: whose request fails, and who notices when."""
+"""Relayed requests: broken connections, slow or disconnecting clients and workers."""
 
 import json
 import re
@@ -70,7 +70,7 @@ def read(url: str, body: object) -> bytes:
 
 
 class ReadInThread:
-    """A response that is read in a thread."""
+    """Reads a response in a thread."""
 
     def __init__(self, url: str, body: object) -> None:
         self.content = b""
@@ -91,8 +91,8 @@ class ReadInThread:
         return self.content
 
 
-def test_a_connection_that_closes_as_the_next_request_arrives():
-    """An idle time-out at the worst moment: with the first byte of another request."""
+def test_keep_alive_timeout_races_with_the_next_request():
+    """The worker closes an idle connection on the first byte of another request."""
     answered: dict[socket.socket, int] = {}
 
     def close_if_reused(connection: socket.socket, _: bytes) -> None:
@@ -109,7 +109,7 @@ def test_a_connection_that_closes_as_the_next_request_arrives():
 
 
 @pytest.mark.parametrize("status", ["100 Continue", "103 Early Hints"])
-def test_a_worker_that_sends_interim_responses_without_end_is_left(status):
+def test_endless_interim_responses_of_a_worker(status):
     def interim(connection: socket.socket, _: bytes) -> None:
         with suppress(OSError):
             while True:
@@ -123,7 +123,7 @@ def test_a_worker_that_sends_interim_responses_without_end_is_left(status):
         wait_for(lambda: worker.closed, 5)
 
 
-def test_a_worker_that_responds_in_tiny_chunks_is_left():
+def test_tiny_chunks_of_a_worker():
     def tiny_chunks(connection: socket.socket, _: bytes) -> None:
         head = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\n"
         connection.sendall(head + b"Transfer-Encoding: chunked\r\n\r\n")
@@ -139,7 +139,7 @@ def test_a_worker_that_responds_in_tiny_chunks_is_left():
         wait_for(lambda: worker.closed, 5)
 
 
-def test_what_kills_one_worker_is_not_sent_to_the_next():
+def test_requests_that_crash_a_worker_are_not_retried():
     with (
         fake_worker(break_off) as first,
         fake_worker(good) as second,
@@ -155,7 +155,7 @@ def test_what_kills_one_worker_is_not_sent_to_the_next():
         assert set(registry.workers) == {first.address, second.address}
 
 
-def test_a_worker_that_dies_ends_one_request_and_no_other():
+def test_crashed_worker_ends_its_own_requests_only():
     going_on, read = threading.Event(), threading.Event()
 
     def answer(connection: socket.socket, request: bytes) -> None:
@@ -196,7 +196,7 @@ def test_a_worker_that_dies_ends_one_request_and_no_other():
         assert other.result() == EVENT + b"data: [DONE]\n\n"
 
 
-def test_a_request_that_no_worker_took_goes_to_another():
+def test_unsent_requests_fail_over():
     dead = FakeWorker(good, address=f"http://127.0.0.1:{free_port()}")
     with fake_worker(good) as second, controller_of(dead, second) as (controller, registry):
         assert [chat(controller)[0] for _ in range(3)] == [200] * 3
@@ -209,7 +209,7 @@ def test_a_request_that_no_worker_took_goes_to_another():
         assert only["error_code"] == 2
 
 
-def test_a_worker_that_hangs_is_not_waited_for(monkeypatch):
+def test_hung_worker(monkeypatch):
     monkeypatch.setattr("mgm.serve.router.worker_client.STATUS_TIMEOUT", 0.3)
 
     def never(connection: socket.socket, _: bytes) -> None:
@@ -223,7 +223,7 @@ def test_a_worker_that_hangs_is_not_waited_for(monkeypatch):
         assert chat(controller)[0] == 404
 
 
-def test_lost_heartbeats_end_no_answer_of_a_worker_that_is_alive(monkeypatch):
+def test_lost_heartbeats_do_not_end_running_requests(monkeypatch):
     monkeypatch.setattr(health_check, "WATCH_INTERVAL", 0.05)
 
     def think(connection: socket.socket, _: bytes) -> None:
@@ -255,7 +255,7 @@ def end_early(connection: socket.socket, _: bytes) -> None:
 
 
 @pytest.mark.parametrize("breaks", [break_off, refuse, fault, end_early])
-def test_a_worker_that_answers_its_status_alone_does_not_draw_requests(breaks):
+def test_worker_that_only_answers_its_status_gets_few_requests(breaks):
     with (
         fake_worker(breaks) as broken,
         fake_worker(good) as honest,
@@ -281,7 +281,7 @@ def test_a_worker_that_answers_its_status_alone_does_not_draw_requests(breaks):
         assert len(broken.requests) == before + 1
 
 
-def test_a_worker_that_recovers_gets_its_requests_back():
+def test_recovered_worker_gets_requests_again():
     failing = [break_off]
 
     def answer(connection: socket.socket, request: bytes) -> None:
@@ -316,7 +316,7 @@ UNFRAMED = b"HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Type: "
         ("worker_generate_stream", b"text/plain", encode_frame("a") * 2, b""),
     ],
 )
-def test_an_answer_without_its_end_is_noticed_where_http_does_not_tell(path, kind, whole, cut):
+def test_truncated_stream_without_content_length_is_an_error(path, kind, whole, cut):
     def answer(connection: socket.socket, request: bytes) -> None:
         connection.sendall(UNFRAMED + kind + b"\r\n\r\n" + (cut if b"cut" in request else whole))
         connection.shutdown(socket.SHUT_WR)
@@ -351,7 +351,7 @@ def test_an_answer_without_its_end_is_noticed_where_http_does_not_tell(path, kin
     ],
 )
 @pytest.mark.parametrize("depth", [1, 2])
-def test_a_client_that_leaves_is_noticed(path, sends_head, depth):
+def test_client_disconnect_is_detected(path, sends_head, depth):
     def hang(connection: socket.socket, _: bytes) -> None:
         if sends_head:
             begin_events(connection)
@@ -381,7 +381,7 @@ def test_a_client_that_leaves_is_noticed(path, sends_head, depth):
         wait_for(lambda: next(iter(registry.workers.values())).queue_length == 0, 2)
 
 
-def test_what_a_worker_answers_is_passed_back():
+def test_responses_are_passed_through():
     body = b'{"error":  {"message": "full"}}'
     content = b"x" * 3_000_000
 
@@ -426,7 +426,7 @@ def test_what_a_worker_answers_is_passed_back():
 
 @pytest.mark.parametrize("count", [1, 2])
 @pytest.mark.parametrize("path", ["v1/chat/completions", "worker_generate_stream"])
-def test_controllers_that_are_their_own_workers_end_the_loop(count, path):
+def test_controller_loops_are_detected(count, path):
     registries = [WorkerRegistry() for _ in range(count)]
     with ExitStack() as stack:
         addresses = [
@@ -454,7 +454,7 @@ def test_controllers_that_are_their_own_workers_end_the_loop(count, path):
     ],
 )
 @pytest.mark.parametrize("status", ["200 OK", "500 Fault"])
-def test_pages_of_workers_are_not_shown(kind, shown, status):
+def test_html_of_workers_is_not_relayed(kind, shown, status):
     def answer(connection: socket.socket, _: bytes) -> None:
         connection.sendall(http(b"<script>", status, f"Content-Type: {kind}"))
 
@@ -490,7 +490,7 @@ ROGUE = {
 
 
 @pytest.mark.parametrize("kind", ROGUE)
-def test_a_rogue_worker_hurts_its_own_requests_alone(kind):
+def test_malformed_responses_fail_their_own_requests_only(kind):
     def answer(connection: socket.socket, _: bytes) -> None:
         connection.sendall(ROGUE[kind])
         connection.shutdown(socket.SHUT_RDWR)
@@ -513,7 +513,7 @@ def test_a_rogue_worker_hurts_its_own_requests_alone(kind):
 @pytest.mark.parametrize(
     "value", [b"caf\xe9", b"\xff\xfe", b"a\x01b", b"x" * 5000, "text/html; \u2028".encode()]
 )
-def test_rogue_content_types_are_not_passed_back(value):
+def test_unexpected_content_types_are_not_relayed(value):
     def answer(connection: socket.socket, _: bytes) -> None:
         head = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nContent-Type: " + value + b"\r\n\r\n"
         connection.sendall(head + b"{}")

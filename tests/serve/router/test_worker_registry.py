@@ -1,4 +1,4 @@
-"""Who gets a request."""
+"""Load balancing over registered workers."""
 
 import sys
 import threading
@@ -22,7 +22,7 @@ def status(*names: str, speed: float = 1, length: float = 0) -> dict:
     return {"model_names": list(names), "speed": speed, "queue_length": length}
 
 
-def test_the_shortest_queue():
+def test_shortest_queue():
     registry = WorkerRegistry(SHORTEST_QUEUE)
     registry.register("a", status("m", length=3), True)
     registry.register("b", status("m", "n", speed=2), True)
@@ -35,7 +35,7 @@ def test_the_shortest_queue():
     assert registry.status() == {"model_names": ["m", "n"], "speed": 3, "queue_length": 11}
 
 
-def test_the_lottery_draws_by_speed():
+def test_lottery_is_weighted_by_speed():
     registry = WorkerRegistry(LOTTERY)
     registry.register("a", status("m", speed=3), True)
     registry.register("b", status("m", speed=1), True)
@@ -44,7 +44,7 @@ def test_the_lottery_draws_by_speed():
 
 
 class Clock:
-    """Stands in for `time.monotonic`."""
+    """Replaces `time.monotonic`."""
 
     now = 1000.0
 
@@ -59,7 +59,7 @@ def clock(monkeypatch):
     return clock
 
 
-def test_who_is_silent_and_who_is_lost(clock):
+def test_silent_and_expired_workers(clock):
     registry = WorkerRegistry()
     beats = registry.register("beats", status("m"), True)
     other = registry.register("does not have to", status("n"), False)
@@ -83,7 +83,7 @@ def test_who_is_silent_and_who_is_lost(clock):
 
 
 @pytest.mark.parametrize("method", DISPATCH_METHODS)
-def test_a_worker_that_fails_requests_is_chosen_last_for_longer_and_longer(method, clock):
+def test_failing_workers_back_off_exponentially(method, clock):
     registry = WorkerRegistry(method)
     broken = registry.register("broken", status("m", speed=100), False)
     registry.register("good", status("m", length=50), False)
@@ -117,7 +117,7 @@ def test_a_worker_that_fails_requests_is_chosen_last_for_longer_and_longer(metho
     assert broken.backoff == 1
 
 
-def test_of_workers_that_all_fail_the_one_that_did_so_least_is_chosen(clock):
+def test_least_failing_worker_is_chosen_if_all_fail(clock):
     registry = WorkerRegistry()
     often = registry.register("often", status("m"), False)
     once = registry.register("once", status("m", length=9), False)
@@ -128,7 +128,7 @@ def test_of_workers_that_all_fail_the_one_that_did_so_least_is_chosen(clock):
     assert registry.select("m") is once
 
 
-def test_no_speed_draws_all_requests():
+def test_speed_is_bounded():
     registry = WorkerRegistry()
     registry.register("fast", status("m", speed=MAX_SPEED), False)
     registry.register("honest", status("m"), False)
@@ -142,12 +142,12 @@ def test_no_speed_draws_all_requests():
 @pytest.mark.parametrize(
     "wrong", [None, {}, status(), status("m", speed=0), status("m") | {"speed": "fast"}, [1]]
 )
-def test_a_wrong_status(wrong):
+def test_invalid_status(wrong):
     with pytest.raises(ValidationError):
         WorkerRegistry().register("a", wrong, True)
 
 
-def test_what_draws_is_found_and_does_not_chat():
+def test_image_models_are_listed_and_not_used_for_chats():
     registry = WorkerRegistry()
     status = {"model_names": ["m"], "speed": 1, "queue_length": 0, "drawers": ["sdxl"]}
     registry.register("a", status, False)
@@ -156,8 +156,8 @@ def test_what_draws_is_found_and_does_not_chat():
     assert registry.status()["drawers"] == ["sdxl"]
 
 
-def test_a_status_is_had_while_workers_come_and_go():
-    """A parent's heartbeats have a thread of their own."""
+def test_status_is_thread_safe():
+    """Heartbeats to a parent controller run in a thread of their own."""
     registry, stop = WorkerRegistry(), threading.Event()
 
     def come_and_go() -> None:

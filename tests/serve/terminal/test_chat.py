@@ -11,7 +11,7 @@ SETTINGS = Request("", max_new_tokens=20)
 
 @pytest.fixture
 def engine(tiny_folder):
-    """An engine of the tiny model that notes what it was asked."""
+    """An engine of the tiny model that records requests."""
     engine = mgm.load(tiny_folder, device="cpu")
     engine.requests = []
     stream = engine.stream
@@ -26,7 +26,7 @@ def engine(tiny_folder):
 
 @pytest.fixture
 def chat(engine):
-    """A chat about an image; `chat.reports` are its messages."""
+    """A chat about an image; `chat.reports` has its messages."""
     reports = []
     chat = Chat(engine, [Image.new("RGB", (40, 30), "red")], SETTINGS, reports.append)
     chat.reports = reports
@@ -37,7 +37,7 @@ def ask(chat, question):
     return "".join(chat.ask(question)).strip()
 
 
-def test_a_conversation_that_becomes_too_long(chat, engine):
+def test_long_conversations_are_truncated(chat, engine):
     engine.model.config.text_config.max_position_embeddings = 400
     for number in range(12):
         answer = ask(chat, f"{number} {QUESTION}")
@@ -54,7 +54,7 @@ def test_a_conversation_that_becomes_too_long(chat, engine):
     assert all("dropped 1 earlier turn" in report for report in chat.reports)
 
 
-def test_the_first_exchange_goes_last(chat, engine):
+def test_first_turn_is_dropped_last(chat, engine):
     ask(chat, "x" * 485)
     ask(chat, "sure?")
     assert engine.requests[-1].history == ()
@@ -64,7 +64,7 @@ def test_the_first_exchange_goes_last(chat, engine):
     assert [question for question, _ in engine.requests[-1].history] == ["sure?"]
 
 
-def test_a_question_that_is_too_long_changes_nothing(chat, engine):
+def test_too_long_question_leaves_the_history(chat, engine):
     ask(chat, "what?")
     with pytest.raises(MGMError, match="the prompt takes"):
         ask(chat, "x" * 600)
@@ -73,7 +73,7 @@ def test_a_question_that_is_too_long_changes_nothing(chat, engine):
     assert [question for question, _ in engine.requests[-1].history] == ["what?"]
 
 
-def test_markers_belong_to_the_first_question(chat, engine):
+def test_image_markers_in_the_first_question(chat, engine):
     with pytest.raises(MGMError, match="the question has 2 <image> for 1 image; write as many"):
         ask(chat, "<image> or <image>?")
     ask(chat, "what is <image>?")
@@ -90,7 +90,7 @@ def test_markers_without_images(engine):
         ask(chat, "what is <image>?")
 
 
-def test_a_marker_that_the_model_writes_places_no_image(chat, engine, monkeypatch):
+def test_marker_in_an_answer_is_not_an_image(chat, engine, monkeypatch):
     class Spelled:
         def __iter__(self):
             yield "an <image>"

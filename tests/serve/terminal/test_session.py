@@ -1,4 +1,4 @@
-"""Slash commands of a chat session, OCR, and image generation."""
+"""Slash commands of a chat session, OCR and image generation."""
 
 import sys
 
@@ -60,7 +60,7 @@ def test_commands(session, image_files, tmp_path):
         ("/image", "names no image"),
     ],
 )
-def test_wrong_commands(session, line, text):
+def test_invalid_commands(session, line, text):
     ask(session, "what?")
     with pytest.raises(MGMError, match=text):
         session.command(line)
@@ -88,7 +88,7 @@ def test_ocr(session):
     assert ocr_prompt([]) == ""
 
 
-def test_without_an_ocr_package(monkeypatch):
+def test_missing_ocr_package(monkeypatch):
     monkeypatch.setattr("mgm.serve.tools.ocr.find_spec", lambda _: None)
     with pytest.raises(MGMError, match=r"pip install -e '\.\[ocr\]'"):
         load_ocr()
@@ -132,7 +132,7 @@ def test_image_generation(session, pipeline, tmp_path, monkeypatch):
         ask(session, "draw a cat")
 
 
-def test_no_pipeline(tmp_path, monkeypatch):
+def test_missing_image_model(tmp_path, monkeypatch):
     pytest.importorskip("diffusers")
     with pytest.raises(MGMError, match="is not a text-to-image pipeline"):
         ImageGenerator(str(tmp_path))

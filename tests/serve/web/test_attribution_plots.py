@@ -27,7 +27,7 @@ def detail(grid: int = 2, of_global: bool = True, answer: bool = True) -> Mining
     return MiningAttribution(Image.fromarray(pixels), grid, mining, shares / 50 if answer else None)
 
 
-def test_every_pixel_belongs_to_the_token_that_covers_it():
+def test_token_of_each_pixel():
     one = detail()
     assert has_global(one)
     assert (grid_side(one), grid_side(one, True)) == (4, 2)
@@ -53,7 +53,7 @@ def test_every_pixel_belongs_to_the_token_that_covers_it():
 
 
 @pytest.mark.parametrize("answer", [True, False])
-def test_heat_is_what_each_token_gave_where_it_looked(answer):
+def test_heat_map_is_answer_attention_times_mining_attention(answer):
     one = detail(answer=answer)
     expected = np.zeros((SIDE, SIDE))
     for of_global in (False, True):
@@ -74,7 +74,7 @@ def test_heat_is_what_each_token_gave_where_it_looked(answer):
     np.testing.assert_allclose(heat_map(one), expected, rtol=1e-5)
 
 
-def test_pictures_are_bright_where_it_gave_most():
+def test_overlay_is_brightest_at_the_maximum():
     one = detail(grid=1, of_global=False)
     view = Image.new("RGB", (SIDE, SIDE), "grey")
     one.mining[:] = 0
@@ -93,7 +93,7 @@ def test_pictures_are_bright_where_it_gave_most():
     assert (y // 8, x // 8) == (5, 5)
 
 
-def test_words():
+def test_captions():
     one = detail(grid=1, of_global=False)
     one.mining[0, 0] = [0.4, 0.3, *[0.3 / 14] * 14]
     one.answer[0] = [0.1, 0.2, 0.05, 0.0]

@@ -1,4 +1,4 @@
-"""What a page asks: our servers, published ones, and such as are neither."""
+"""Requests of the page to our servers, published ones and others."""
 
 import asyncio
 import json
@@ -59,7 +59,7 @@ def engine():
 
 
 @pytest.mark.parametrize("questions", [("What is the total?",), ("Which?", "What is the total?")])
-def test_a_worker_of_ours_alone_and_behind_a_controller(engine, questions):
+def test_worker_alone_and_behind_a_controller(engine, questions):
     worker = Worker(mgm.load(NANO, device="cpu"), ("nano",))
     history = history_of(*questions)
     registry = WorkerRegistry()
@@ -91,7 +91,7 @@ def published_controller(worker: str) -> FastAPI:
 
 
 def test_published_workers_and_controllers(engine, monkeypatch):
-    """They get the prompt that published pages send, and their stream is read."""
+    """They get the prompt of published pages, and their streams are parsed."""
     monkeypatch.setattr("mgm.serve.web.client.PUBLISHED_TEMPLATES", {"nano": "nano"})
     history = history_of("What is the total?")
     # Published pages put the image behind the question.
@@ -116,8 +116,8 @@ def test_published_workers_and_controllers(engine, monkeypatch):
                 asyncio.run(client.attribution(history, "nano"))
 
 
-def test_the_prompt_is_that_of_published_pages():
-    """Written out by hand after gradio_web_server.py and conversation.py's vicuna_v1."""
+def test_prompt_equals_that_of_published_pages():
+    """Expected texts follow gradio_web_server.py and conversation.py's vicuna_v1."""
     seen = []
     app = FastAPI()
 
@@ -150,7 +150,7 @@ def test_the_prompt_is_that_of_published_pages():
     assert not seen[0]["use_ocr"]
 
 
-def test_faults():
+def test_errors():
     nobody = PageClient("http://127.0.0.1:9")
     with pytest.raises(MGMError, match=r"cannot connect to http://127\.0\.0\.1:9"):
         asyncio.run(nobody.models())
@@ -191,8 +191,8 @@ def test_faults():
             asyncio.run(client.attribution(history_of("hello"), "nano"))
 
 
-def test_the_key_is_sent_to_the_controller_alone():
-    """A published controller names a worker, which is asked without the page's key."""
+def test_api_key_is_sent_to_the_controller_only():
+    """A published controller returns a worker's address, which gets no key."""
     from tests.serve.router.fake_worker import fake_worker, http, json_answer
 
     def answer(connection, request: bytes) -> None:

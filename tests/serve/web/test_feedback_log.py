@@ -17,7 +17,7 @@ def entries(folder) -> list[dict]:
     return [json.loads(line) for file in folder.glob("*-conv.json") for line in file.open()]
 
 
-def test_nothing_but_votes_unless_asked(history, tmp_path):
+def test_only_votes_are_logged_by_default(history, tmp_path):
     log = FeedbackLog(tmp_path / "log")
     log.log_answer(history, "m", time.time(), "10.0.0.1")
     assert not (tmp_path / "log").exists()
@@ -31,7 +31,7 @@ def test_nothing_but_votes_unless_asked(history, tmp_path):
     ]
 
 
-def test_conversations_and_images_where_they_are_asked_for(history, image_files, tmp_path):
+def test_conversations_and_images_with_their_flags(history, image_files, tmp_path):
     log = FeedbackLog(tmp_path / "log", conversations=True, images=True)
     start_time = time.time()
     log.log_answer(history, "m", start_time, None)
@@ -47,7 +47,7 @@ def test_conversations_and_images_where_they_are_asked_for(history, image_files,
         assert kept[name].read_bytes() == file.read_bytes()
 
 
-def test_what_cannot_be_written_is_said(history, tmp_path):
+def test_write_errors(history, tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(MGMError, match="the log cannot be written"):
         FeedbackLog(tmp_path / "file").log_vote(history, "m", "flag", None)

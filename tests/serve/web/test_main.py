@@ -1,4 +1,4 @@
-"""The page's command line, and the moderation it may ask for."""
+"""The page's command line, and moderation."""
 
 import asyncio
 import os
@@ -30,14 +30,14 @@ def test_published_flags():
         ("--moderate", "OPENAI_API_KEY"),
     ],
 )
-def test_wrong_options(words, text, monkeypatch):
+def test_invalid_options(words, text, monkeypatch):
     monkeypatch.delenv("OPENAI_API_KEY", raising=False)
     with pytest.raises(MGMError, match=text):
         parse_page_options(words.split())
 
 
 @pytest.mark.process
-def test_a_port_in_use_is_said():
+def test_port_in_use():
     pytest.importorskip("gradio")
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
@@ -47,7 +47,7 @@ def test_a_port_in_use_is_said():
 
 
 @pytest.mark.process
-def test_the_page_begins_without_a_controller(tmp_path):
+def test_page_starts_without_a_controller(tmp_path):
     pytest.importorskip("gradio")
     port = free_port()
     words = ["--port", str(port), "--controller", f"http://localhost:{free_port()}"]

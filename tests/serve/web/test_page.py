@@ -1,4 +1,4 @@
-"""The page in a real browser, in front of a real controller with real workers."""
+"""The page in a real browser, with a real controller and real workers."""
 
 import json
 import re
@@ -31,7 +31,7 @@ TOTAL = "The total is $18.50."
 
 @pytest.fixture(scope="module")
 def workers(tmp_path_factory):
-    """A model that answers well, and one that never ends."""
+    """A model that answers, and one that never stops."""
     endless = build(tmp_path_factory.mktemp("models") / "endless", positions=8192, endless=True)
     limits = Limits(max_concurrency=2, max_queue=1, max_tokens=4000)
     addresses = [
@@ -57,7 +57,7 @@ def registry():
 
 @pytest.fixture(scope="module")
 def controller(workers, registry):
-    """The address of a controller that knows them."""
+    """The address of a controller with both workers."""
     with (
         running(build_worker_app(workers[0])) as first,
         running(build_worker_app(workers[1])) as second,
@@ -75,7 +75,7 @@ def log_folder(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def address(controller, log_folder):
-    """Where the page is."""
+    """The address of the page."""
     from mgm.serve.web.client import PageClient
     from mgm.serve.web.feedback_log import FeedbackLog
     from mgm.serve.web.handlers import Handlers
@@ -107,7 +107,7 @@ def browser():
 
 @pytest.fixture
 def open_page(browser, address):
-    """Opens the page; nothing outside may be asked for, and no script may fail."""
+    """Open the page; fails on requests to other hosts and on script errors."""
     contexts, faults = [], []
 
     def open_it(query: str = "?model=nano", **options):
@@ -131,7 +131,7 @@ def open_page(browser, address):
 
 
 def put(page, text: str, *files) -> None:
-    """Write a question, with images, and send it with the keyboard."""
+    """Type a question, attach images, and send it with the keyboard."""
     if files:
         page.set_input_files("#box input[type=file]", [str(file) for file in files])
         page.wait_for_function(
@@ -149,7 +149,7 @@ def answers(page, side: str = "left") -> list[str]:
 
 
 def answered(page, text: str, side: str = "left") -> None:
-    """Wait for an answer, and for its end."""
+    """Wait for a complete answer."""
     script = "([side, text]) => document.querySelector(`#chat_${side}`).innerText.includes(text)"
     page.wait_for_function(script, arg=[side, text])
     page.wait_for_selector("#box .submit-button")
@@ -162,11 +162,11 @@ def choose(page, name: str, which: str = "model") -> None:
 
 
 def wait_for_toast(page, text: str) -> None:
-    """Wait for a notice."""
+    """Wait for a notification."""
     page.wait_for_selector(f".toast-body >> text={text}")
 
 
-def test_upload_ask_and_ask_again(open_page, workers):
+def test_upload_ask_and_retry(open_page, workers):
     page = open_page()
     put(page, "What is the total?", RECEIPT)
     answered(page, TOTAL)
@@ -182,7 +182,7 @@ def test_upload_ask_and_ask_again(open_page, workers):
 
 
 @pytest.mark.slow
-def test_two_images_pasted_and_dropped(open_page):
+def test_paste_and_drop_images(open_page):
     page = open_page()
     for event in ("paste", "drop"):
         name = "pair_a" if event == "paste" else "pair_b"
@@ -262,7 +262,7 @@ def logged(folder) -> list[dict]:
 
 
 @pytest.mark.slow
-def test_votes_are_logged_and_nothing_else(open_page, log_folder):
+def test_only_votes_are_logged(open_page, log_folder):
     before = len(logged(log_folder))
     page = open_page()
     put(page, "What is the total?", RECEIPT)
@@ -302,7 +302,7 @@ def test_two_models_side_by_side(open_page, log_folder):
 
 
 @pytest.mark.slow
-def test_faults_are_shown_and_the_page_goes_on(open_page, workers, registry, tmp_path):
+def test_errors_are_shown(open_page, workers, registry, tmp_path):
     empty = open_page()
     empty.press("#box textarea", "Enter")
     wait_for_toast(empty, "Write a question first")
@@ -329,7 +329,7 @@ def test_faults_are_shown_and_the_page_goes_on(open_page, workers, registry, tmp
 
 
 @pytest.mark.slow
-def test_a_full_server_says_so(open_page, workers):
+def test_full_queue(open_page, workers):
     pages = [open_page("?model=endless") for _ in range(4)]
     for number, page in enumerate(pages[:3], start=1):
         put(page, f"go on {number}")
@@ -343,7 +343,7 @@ def test_a_full_server_says_so(open_page, workers):
 
 
 @pytest.mark.slow
-def test_a_page_that_is_left_leaves_no_answer_behind(open_page, workers):
+def test_closing_the_page_cancels_the_request(open_page, workers):
     page = open_page("?model=endless")
     put(page, "go on")
     wait_for(lambda: workers[1].limiter.length == 1, 20)
@@ -352,7 +352,7 @@ def test_a_page_that_is_left_leaves_no_answer_behind(open_page, workers):
 
 
 @pytest.mark.slow
-def test_what_was_mined(open_page):
+def test_attribution_panel(open_page):
     page = open_page()
     page.click("#mined >> text=See what was mined")
     page.click("#mined_show")
@@ -381,7 +381,7 @@ def test_what_was_mined(open_page):
 
 
 @pytest.mark.slow
-def test_on_a_phone_with_the_keyboard(open_page):
+def test_phone_and_keyboard(open_page):
     page = open_page(viewport={"width": 390, "height": 844}, is_mobile=True, has_touch=True)
     assert page.evaluate("document.documentElement.scrollWidth") <= 390
     page.set_input_files("#box input[type=file]", str(RECEIPT))
@@ -419,8 +419,8 @@ def test_link_and_export(open_page, controller):
     assert answer["choices"][0]["message"]["content"] == TOTAL
 
 
-def test_no_file_of_the_server_can_be_read(address, tmp_path):
-    """Bodies that no page sends, and the address where files are."""
+def test_server_files_cannot_be_read(address, tmp_path):
+    """By forged bodies, or by the address of uploaded files."""
     secret = tmp_path / "secret.png"
     Image.new("RGB", (8, 8)).save(secret)
     for path in ("/etc/passwd", str(secret)):

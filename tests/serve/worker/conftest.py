@@ -1,4 +1,4 @@
-"""Workers for tests of what clients, sites and engines do to them."""
+"""Workers for tests of clients, image sites and engine errors."""
 
 import contextlib
 import json
@@ -20,7 +20,7 @@ from tests.tiny_model import build
 
 @pytest.fixture(scope="session")
 def endless_folder(tmp_path_factory):
-    """A model that goes on until it is stopped."""
+    """A model without stop tokens."""
     return build(tmp_path_factory.mktemp("models") / "endless", positions=4096, endless=True)
 
 
@@ -39,7 +39,7 @@ def endless_address(endless_worker):
 
 @pytest.fixture(scope="module")
 def dripping_site():
-    """The address of a site that sends a byte now and then, without end."""
+    """The address of a server that sends a byte now and then, without end."""
     stopped = threading.Event()
 
     def drip(connection: socket.socket) -> None:
@@ -65,7 +65,7 @@ def dripping_site():
 def send(
     address: str, path: str, body: dict, connection: socket.socket | None = None
 ) -> socket.socket:
-    """A connection on which a request was sent; nothing of the answer was read."""
+    """Send a request on a new connection, without reading the response."""
     host, _, port = address.removeprefix("http://").partition(":")
     content = json.dumps(body).encode()
     head = f"POST {path} HTTP/1.1\r\nHost: x\r\nContent-Length: {len(content)}\r\n\r\n"
@@ -77,7 +77,7 @@ def send(
 
 @contextlib.contextmanager
 def within(seconds: float, condition: Callable[[], bool]) -> Generator[None]:
-    """Have a condition hold soon after what happens inside."""
+    """Assert that a condition holds soon after the block."""
     yield
     end = time.perf_counter() + seconds
     while not condition():

@@ -1,4 +1,6 @@
-"""A worker behind HTTP: the official OpenAI client, the published stream, and hostile requests."""
+"""A worker's HTTP API: the official OpenAI client, the published stream, malformed and hostile
+requests.
+"""
 
 import base64
 import io
@@ -35,7 +37,7 @@ def folder(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def alone(folder):
-    """An engine that answers to no one else."""
+    """An engine without a server, for expected answers."""
     return mgm.load(folder, device="cpu")
 
 
@@ -84,7 +86,7 @@ def test_models(client):
         client.models.retrieve("other")
 
 
-def test_chat_is_what_the_engine_says(client, alone, pictures):
+def test_chat_equals_the_engine(client, alone, pictures):
     messages = [
         {"role": "system", "content": "Be short."},
         {"role": "user", "content": parts("what is this?", *pictures)},
@@ -132,7 +134,7 @@ def test_streamed_chat(client, alone):
     assert len({chunk.id for chunk in chunks}) == 1
 
 
-def test_choices_seeds_and_stops(client):
+def test_n_seed_and_stop(client):
     settings = {
         "model": "tiny",
         "messages": [{"role": "user", "content": "draw"}],
@@ -184,8 +186,8 @@ def test_logprobs(client, alone):
 
 
 @pytest.mark.parametrize("stop", [None, "a"])
-def test_tokens_of_logprobs_are_the_text(client, stop):
-    """The tiny model writes bytes: whole characters, halves of them, and what is none."""
+def test_logprob_tokens_join_to_the_text(client, stop):
+    """The tiny model writes whole characters, partial ones and invalid bytes."""
     for seed in range(3):
         settings = {"model": "tiny", "temperature": 1, "seed": seed, "max_tokens": 30, "stop": stop}
         chat = settings | {"messages": [{"role": "user", "content": "hi"}], "logprobs": True}
@@ -239,8 +241,8 @@ def test_completions(client, alone):
     assert both.choices[0].text == expected.text[: len(both.choices[0].text)] or both
 
 
-def test_the_published_stream(address, alone, pictures):
-    """As the published page asks: a prompt written out, images in base64; frames hold all text."""
+def test_published_stream(address, alone, pictures):
+    """As the published page: a rendered prompt, images in base64; frames have the whole text."""
     request = mgm.Request("what is this?", images=pictures, max_new_tokens=12)
     prompt = alone.prompt(request)
     (expected,) = alone.answer([request])
@@ -303,7 +305,7 @@ ANSWER = {"role": "assistant", "content": "x"}
         ({"messages": [MESSAGE | {"content": "x" * 10**6}]}, 400, "messages", "1000031 characters"),
     ],
 )  # fmt: skip
-def test_what_is_wrong_is_said(address, change, status, field, text):
+def test_invalid_requests(address, change, status, field, text):
     body = {"model": "tiny", "messages": [MESSAGE]} | change
     for stream in (False, True):
         actual, answer = ask(f"{address}/v1/chat/completions", {"stream": stream} | body)
@@ -313,8 +315,8 @@ def test_what_is_wrong_is_said(address, change, status, field, text):
         assert "Traceback" not in json.dumps(answer)
 
 
-def test_tools_that_are_offered_are_not_used(address):
-    """As Open WebUI offers its own with every question."""
+def test_tools_are_ignored(address):
+    """As Open WebUI sends them with every question."""
     body = {"model": "tiny", "messages": [MESSAGE], "temperature": 0, "max_tokens": 5}
     plain = ask(f"{address}/v1/chat/completions", body)[1]
     for more in ({"tools": [TOOL]}, {"tools": [TOOL], "tool_choice": "auto"}):
@@ -350,7 +352,7 @@ def image_message(url: object) -> dict:
         ({"a": 1}, "a string, but got an object"),
     ],
 )
-def test_nothing_near_the_server_is_opened(address, url, text):
+def test_local_files_and_addresses_are_not_opened(address, url, text):
     status, answer = ask(f"{address}/v1/chat/completions", image_message(url))
     assert status == 400
     assert text in answer["error"]["message"]
@@ -358,7 +360,7 @@ def test_nothing_near_the_server_is_opened(address, url, text):
 
 
 @pytest.mark.parametrize("stream", [False, True])
-def test_damage_is_one_kind_of_error_wherever_it_is_found(address, stream):
+def test_damaged_images_are_client_errors(address, stream):
     whole = base64.b64decode(data_url(Image.radial_gradient("L")).split(",")[1])
     for damaged in (whole[:20], whole[: len(whole) // 2]):
         url = f"data:image/png;base64,{base64.b64encode(damaged).decode()}"
@@ -369,7 +371,7 @@ def test_damage_is_one_kind_of_error_wherever_it_is_found(address, stream):
         assert answer["error"]["code"] == "invalid_image_url"
 
 
-def test_images_with_too_many_pixels_are_not_decoded():
+def test_pixel_limit():
     from mgm.errors import MGMError
 
     content = io.BytesIO()
@@ -388,7 +390,7 @@ def test_bodies(address):
     assert ask(url)[0] == 405
 
 
-def test_large_bodies_keys_and_origins(worker):
+def test_body_size_keys_and_cors(worker):
     app = build_worker_app(worker, api_keys=["right"], max_body=1000, origins=["https://a.b"])
     with running(app) as address:
         url = f"{address}/v1/chat/completions"
@@ -407,7 +409,7 @@ def test_large_bodies_keys_and_origins(worker):
                 assert ("Access-Control-Allow-Origin" in response.headers) == allowed
 
 
-def test_a_full_queue(endless):
+def test_full_queue(endless):
     worker = Worker(mgm.load(endless, device="cpu"), ("e",), Limits(max_concurrency=1, max_queue=1))
     body = {"model": "e", "messages": [MESSAGE], "max_tokens": 300, "temperature": 0}
     with running(build_worker_app(worker)) as address:
@@ -428,7 +430,7 @@ def test_a_full_queue(endless):
         assert statuses == [200, 200]
 
 
-def test_who_leaves_is_not_answered_further(endless):
+def test_disconnect_cancels_the_request(endless):
     worker = Worker(mgm.load(endless, device="cpu"), ("e",), Limits(max_concurrency=2))
     body = {"model": "e", "messages": [MESSAGE], "max_tokens": 4000, "stream": True}
     with running(build_worker_app(worker)) as address:
@@ -479,7 +481,7 @@ def test_metrics(address):
 
 
 def test_image_generation(folder, pipeline):
-    """The images endpoint of the official client; the same by the pipeline itself."""
+    """The images endpoint of the official client equals the pipeline itself."""
     from mgm.serve.tools.image_generation import ImageGenerator
 
     generator = ImageGenerator(str(pipeline), "cpu", steps=2)
@@ -524,7 +526,7 @@ def test_no_image_model(address):
 
 
 class Scripted(Worker):
-    """A worker whose model always says the same; all the rest is real."""
+    """A worker whose model output is given; everything else is real."""
 
     says = "Here: <h>a red cat</h> as you wished"
 
@@ -606,8 +608,8 @@ def test_gen_image_without_an_image_model(address):
 
 
 @pytest.mark.heavy
-def test_texts_in_images_help(address, alone):
-    """The answer is that of the engine to the question with the texts behind it."""
+def test_ocr(address, alone):
+    """The answer equals the engine's to the question with the recognised texts."""
     sign = Image.open("images/sign.png")
     worker_says = ask(
         f"{address}/v1/chat/completions",
@@ -632,7 +634,7 @@ def test_texts_in_images_help(address, alone):
     assert WorkerTools().recognize_text([Image.new("RGB", (64, 64))]) == ""
 
 
-def test_what_was_mined(address, alone, pictures):
+def test_attribution(address, alone, pictures):
     messages = [
         {"role": "user", "content": parts("compare", *pictures)},
         {"role": "assistant", "content": "not the same"},

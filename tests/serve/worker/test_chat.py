@@ -1,4 +1,4 @@
-"""What a chat may ask for: any order of messages, forms of answers, biases and penalties."""
+"""Chat features: any order of messages, structured output, biases and penalties."""
 
 import json
 
@@ -52,7 +52,7 @@ def client(address):
     ],
 )
 def test_messages_in_any_order(address, worker, messages):
-    """The answer is that to the text which the template writes."""
+    """The answer equals that to the prompt of the conversation template."""
     status, answer = ask(f"{address}/v1/chat/completions", SETTINGS | {"messages": messages})
     assert status == 200
     written = chat_prompt(
@@ -70,7 +70,7 @@ def test_messages_in_any_order(address, worker, messages):
     assert answer["usage"]["prompt_tokens"] == expected.prompt_tokens
 
 
-def test_a_message_is_continued(client, worker):
+def test_continue_final_message(client, worker):
     (whole,) = worker.engine.answer([mgm.Request("hi", max_new_tokens=12)])
     begin = whole.text[:5]
     messages = [USER, assistant(begin)]
@@ -90,7 +90,7 @@ SCHEMA = {
 }
 
 
-def test_an_answer_has_the_form_that_is_asked_for(client):
+def test_response_format(client):
     settings = SETTINGS | {"messages": [USER], "temperature": 1, "max_tokens": 300, "n": 3}
     form = {"type": "json_schema", "json_schema": {"name": "x", "schema": SCHEMA, "strict": True}}
     completion = client.chat.completions.create(**settings, seed=1, response_format=form)
@@ -124,7 +124,7 @@ def test_an_answer_has_the_form_that_is_asked_for(client):
         {"choice": [""]},
     ],
 )
-def test_a_form_that_is_none_is_refused(address, given):
+def test_invalid_response_format(address, given):
     body = SETTINGS | {"messages": [USER], "structured_outputs": given}
     for stream in (False, True):
         status, answer = ask(f"{address}/v1/chat/completions", body | {"stream": stream})
@@ -132,7 +132,7 @@ def test_a_form_that_is_none_is_refused(address, given):
         assert next(iter(given)) in answer["error"]["message"]
 
 
-def test_biases_and_penalties(client, worker):
+def test_logit_bias_and_penalties(client, worker):
     (plain,) = worker.engine.answer([mgm.Request("hi", max_new_tokens=6)])
     first = plain.tokens[0]
     settings = SETTINGS | {"messages": [USER], "max_tokens": 6}

@@ -1,4 +1,4 @@
-"""Clients that leave: their requests are cancelled within two seconds, whatever they wait for."""
+"""A client's disconnect cancels its request within two seconds, in every phase."""
 
 import socket
 import threading
@@ -27,7 +27,7 @@ ENDPOINTS = {
 
 
 def idle(worker: Worker) -> bool:
-    """Whether nothing is generated, nothing waits, and the slots are free."""
+    """Whether no sequence runs or waits, and all slots are free."""
     return worker.limiter.length == 0 and not worker.engine.scheduler.busy
 
 
@@ -46,7 +46,7 @@ def reset(connection: socket.socket) -> None:
 
 
 @pytest.mark.parametrize("leave", [close, half_close, reset])
-def test_eight_whole_answers(endless_worker, endless_address, leave):
+def test_eight_requests_without_streaming(endless_worker, endless_address, leave):
     connections = [send(endless_address, *CHAT) for _ in range(8)]
     wait_for(lambda: endless_worker.limiter.running == 8)
     wait_for(lambda: endless_worker.engine.scheduler.busy)
@@ -66,7 +66,7 @@ def test_every_endpoint(endless_worker, endless_address, endpoint):
 
 
 def test_while_other_grammars_are_compiled(endless_worker, endless_address):
-    """They take no slot and no thread, so that others' answers go on."""
+    """Waiting for a compilation takes no slot and no thread, so that others go on."""
     blocked = threading.Event()
     waiting = endless_worker._grammar_thread.submit(blocked.wait)
     body = CHAT[1] | {"structured_outputs": {"regex": "[a-c]+"}}
@@ -102,7 +102,7 @@ def test_while_images_are_downloaded(endless_worker, endless_address, dripping_s
 
 
 def test_in_the_queue_and_during_prefill(endless_folder):
-    """The engine stands still in a step; who waits behind it leaves, and so does its prompt."""
+    """The engine is blocked in a step; a waiting request and a prompt are cancelled."""
     worker = Worker(mgm.load(endless_folder, device="cpu"), ("e",), Limits(max_concurrency=1))
     go_on = threading.Event()
     step = worker.engine.scheduler.step
@@ -127,8 +127,8 @@ def test_in_the_queue_and_during_prefill(endless_folder):
         assert ask(f"{address}{CHAT[0]}", CHAT[1] | {"max_tokens": 1})[0] == 200
 
 
-def test_while_its_prompt_is_prepared(endless_folder):
-    """The thread goes on, nobody waits for it, and what it starts is cancelled at once."""
+def test_during_preparation_of_the_prompt(endless_folder):
+    """The thread finishes in the background, and what it submits is cancelled at once."""
     worker = Worker(mgm.load(endless_folder, device="cpu"), ("e",), Limits(max_concurrency=1))
     entered, go_on, left = threading.Event(), threading.Event(), threading.Event()
     listen = worker.engine.subscribe
@@ -152,7 +152,7 @@ def test_while_its_prompt_is_prepared(endless_folder):
         assert ask(f"{address}{CHAT[0]}", CHAT[1] | {"max_tokens": 1})[0] == 200
 
 
-def test_while_an_image_is_generated(endless_folder):
+def test_during_image_generation(endless_folder):
     entered, go_on = threading.Event(), threading.Event()
 
     class Slow(WorkerTools):
@@ -175,8 +175,8 @@ def test_while_an_image_is_generated(endless_folder):
         go_on.set()
 
 
-def test_who_reads_nothing_keeps_no_slot(endless_folder):
-    """An answer that is larger than what the sockets hold."""
+def test_clients_that_do_not_read_keep_no_slot(endless_folder):
+    """With an answer larger than the socket buffers."""
     worker = Worker(mgm.load(endless_folder, device="cpu"), ("e",), Limits(max_concurrency=1))
     body = {"prompt": "a" * 3000, "max_new_tokens": 1000, "temperature": 0}
     with running(build_worker_app(worker)) as address:

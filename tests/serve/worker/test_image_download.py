@@ -1,4 +1,4 @@
-"""Images that are downloaded: from public hosts alone, in time, and not without end."""
+"""Image downloads: public hosts only, within time and size limits."""
 
 import asyncio
 import contextlib
@@ -23,7 +23,7 @@ OK = b"HTTP/1.1 200 OK\r\n"
 
 @contextlib.asynccontextmanager
 async def site(pages: dict[str, bytes | Page]) -> AsyncGenerator[tuple[str, list[str]]]:
-    """The address of a server in this event loop, and the heads of the requests that it got."""
+    """A server in this event loop; yields its address and the heads of its requests."""
     heads: list[str] = []
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -84,7 +84,7 @@ def redirect(target: str, status: int = 302) -> bytes:
 
 
 def error_of(url: str, pages: dict[str, bytes | Page] | None = None, **settings) -> str:
-    """The message of the error that downloading a URL ends in."""
+    """The error message of downloading a URL."""
     settings = {"allow_private": True, "timeout": 5.0} | settings
 
     async def main() -> str:
@@ -96,7 +96,7 @@ def error_of(url: str, pages: dict[str, bytes | Page] | None = None, **settings)
     return asyncio.run(main())
 
 
-def test_files_come_as_they_are():
+def test_content_is_unchanged():
     async def main() -> None:
         pages: dict[str, bytes | Page] = {
             "/a": OK + b"Content-Length: 3\r\n\r\nabc",
@@ -120,8 +120,8 @@ def test_files_come_as_they_are():
     asyncio.run(main())
 
 
-def test_a_host_is_named_as_the_url_names_it():
-    """Its address is what is connected to, in the order of the resolver."""
+def test_host_header():
+    """The connection goes to the resolved addresses, in their order."""
 
     def resolve(host: str, port: int, **_: object) -> list:
         assert host == "pictures.example"
@@ -152,7 +152,7 @@ def test_a_host_is_named_as_the_url_names_it():
     ],
 )
 @pytest.mark.parametrize("scheme", ["http", "https"])
-def test_however_a_private_host_is_spelled(host, scheme):
+def test_private_hosts_in_every_spelling(host, scheme):
     message = error_of(f"{scheme}://{host}:9/a.png", allow_private=False)
     assert message.startswith(f"image 1: {scheme}://")
     # Some are no host for the resolver; but none is connected to.
@@ -189,7 +189,7 @@ def test_however_a_private_host_is_spelled(host, scheme):
         ("http://{}/small-chunks", "comes in chunks of a few bytes"),
     ],
 )  # fmt: skip
-def test_what_cannot_be_had_is_one_line(url, text):
+def test_errors_are_one_line(url, text):
     pages: dict[str, bytes | Page] = {
         "/404": b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n",
         "/short": OK + b"Content-Length: 9\r\n\r\nabc",
@@ -210,7 +210,7 @@ def test_what_cannot_be_had_is_one_line(url, text):
     assert message.encode().count(b"\n") == 0
 
 
-def test_chunks_of_honest_sites_are_read():
+def test_chunked_responses():
     small = b"".join(b"10\r\n" + bytes(16) + b"\r\n" for _ in range(5000)) + b"0\r\n\r\n"
     large = b"fffff\r\n" + bytes(0xFFFFF) + b"\r\n1\r\nx\r\n0\r\n\r\n"
     head = OK + b"Transfer-Encoding: chunked\r\n\r\n"
@@ -224,7 +224,7 @@ def test_chunks_of_honest_sites_are_read():
     asyncio.run(main())
 
 
-def test_the_images_of_a_request_have_one_limit(monkeypatch):
+def test_total_size_limit_of_a_request(monkeypatch):
     monkeypatch.setattr(image_download, "MAX_REQUEST_BYTES", 10)
 
     async def main() -> None:
@@ -239,7 +239,7 @@ def test_the_images_of_a_request_have_one_limit(monkeypatch):
 
 
 @pytest.mark.parametrize("kind", ["drip", "silence", "tls", "name", "redirects", "one of three"])
-def test_one_deadline_for_everything(kind):
+def test_total_deadline(kind):
     async def turn(writer: asyncio.StreamWriter) -> None:
         await asyncio.sleep(0.2)
         writer.write(redirect("/turn"))
@@ -283,7 +283,7 @@ def test_one_deadline_for_everything(kind):
     asyncio.run(main())
 
 
-def test_who_leaves_ends_the_download():
+def test_disconnect_cancels_the_download():
     async def main() -> None:
         closed = asyncio.Event()
 
@@ -303,7 +303,7 @@ def test_who_leaves_ends_the_download():
     asyncio.run(main())
 
 
-def test_only_so_many_requests_download():
+def test_concurrent_downloads_are_limited():
     async def main() -> None:
         async with site({"/drip": drip}) as (address, _):
             downloader = ImageDownloader(True, max_requests=1)
@@ -319,7 +319,7 @@ def test_only_so_many_requests_download():
 
 
 class Names:
-    """A resolver whose names mean another address each time."""
+    """A resolver that returns another address each time."""
 
     def __init__(self, *addresses: str) -> None:
         self.addresses = list(addresses)
@@ -331,8 +331,8 @@ class Names:
 
 
 @pytest.mark.parametrize("later", ["127.0.0.2", "169.254.169.254", "64:ff9b::7f00:1"])
-def test_what_was_checked_is_connected_to(monkeypatch, later):
-    """A name that is public first and private from then on, and a redirect to the same name."""
+def test_checked_address_is_the_connected_one(monkeypatch, later):
+    """For a name that is public at first and private later, and a redirect to that name."""
     monkeypatch.setattr(
         image_download, "is_public", lambda one: one == ip_address("127.0.0.1") or is_public(one)
     )
@@ -359,7 +359,7 @@ def test_what_was_checked_is_connected_to(monkeypatch, later):
     asyncio.run(main())
 
 
-def test_one_private_address_among_public_ones():
+def test_private_address_among_public_ones():
     def resolve(host: str, port: int, **_: object) -> list:
         return [
             (socket.AF_INET, socket.SOCK_STREAM, 6, "", (address, port))

@@ -1,4 +1,4 @@
-"""What a worker decodes of what comes over the network."""
+"""Which images from the network a worker decodes."""
 
 import base64
 import io
@@ -15,14 +15,14 @@ from tests.tiny_model import build
 
 
 @pytest.mark.parametrize("kind", ["PPM", "EPS", "ICO"])
-def test_formats_that_are_not_opened(kind):
+def test_disabled_image_formats(kind):
     file = io.BytesIO()
     Image.new("RGB", (32, 32)).save(file, kind)
     with pytest.raises(MGMError, match=r"^image 1: .*is (not an image of these|PostScript)"):
         ImageFetcher().decode(base64.b64encode(file.getvalue()).decode(), "image 1")
 
 
-def test_the_engine_and_the_tools_of_a_worker_have_its_limits(tmp_path):
+def test_limits_apply_to_engine_and_tools(tmp_path):
     worker = Worker(mgm.load(build(tmp_path / "tiny"), device="cpu"), ("tiny",))
     try:
         assert worker.engine.images.limits is NETWORK_LIMITS

@@ -1,4 +1,4 @@
-"""Flags of a worker's program."""
+"""Command-line flags of the worker."""
 
 import pytest
 
@@ -6,7 +6,7 @@ from mgm.errors import MGMError
 from mgm.serve.worker.main import parse_worker_options
 
 
-def test_the_time_for_images():
+def test_image_timeout():
     assert parse_worker_options(["--model-path", "x"]).image_timeout == 10
     assert (
         parse_worker_options(["--model-path", "x", "--image-timeout", "2.5"]).image_timeout == 2.5
@@ -14,6 +14,6 @@ def test_the_time_for_images():
 
 
 @pytest.mark.parametrize("value", ["0", "-1", "nan", "inf", "soon"])
-def test_what_is_no_time(value):
+def test_invalid_timeouts(value):
     with pytest.raises(MGMError, match="--image-timeout"):
         parse_worker_options(["--model-path", "x", "--image-timeout", value])

@@ -1,4 +1,4 @@
-"""Addresses that are connected to for a client, and those that never are."""
+"""Public addresses, which may be connected to, and others."""
 
 from ipaddress import ip_address
 

@@ -1,4 +1,4 @@
-"""Streams: choices side by side, errors before and after the first chunk, slow sites beside."""
+"""Streaming: concurrent choices, errors before and after the first chunk, slow image sites."""
 
 import asyncio
 import json
@@ -30,7 +30,7 @@ PROMPTS = {"model": "e", "prompt": ["a", "b c", "d"]}
 
 
 def events(url: str, body: dict) -> list[dict]:
-    """The server-sent events of a stream, without the last, which has to be [DONE]."""
+    """The server-sent events of a stream, without the last one, which must be [DONE]."""
     request = urllib.request.Request(url, json.dumps(body | {"stream": True}).encode())
     with urllib.request.urlopen(request, timeout=60) as response:
         assert response.headers["Content-Type"].startswith("text/event-stream")
@@ -43,7 +43,7 @@ def events(url: str, body: dict) -> list[dict]:
     ("path", "body"),
     [(CHAT, MESSAGES | {"n": 3}), (COMPLETIONS, PROMPTS), (COMPLETIONS, PROMPTS | {"n": 2})],
 )
-def test_choices_stream_side_by_side(endless_address, path, body):
+def test_choices_are_streamed_concurrently(endless_address, path, body):
     body |= {"max_tokens": 60, "temperature": 1, "seed": 7}
     _, whole = ask(f"{endless_address}{path}", body)
     body |= {"stream_options": {"include_usage": True}}
@@ -74,7 +74,7 @@ def test_choices_stream_side_by_side(endless_address, path, body):
     assert turns > 3 * len(texts)
 
 
-def test_one_choice_that_cannot_be_answered_ends_the_request(endless_worker, endless_address):
+def test_error_in_one_choice_ends_the_request(endless_worker, endless_address):
     body = PROMPTS | {"prompt": ["a", "b" * 5000]}
     for stream in (False, True):
         status, answer = ask(f"{endless_address}{COMPLETIONS}", body | {"stream": stream})
@@ -85,7 +85,7 @@ def test_one_choice_that_cannot_be_answered_ends_the_request(endless_worker, end
 
 
 def fail_after(engine: mgm.Engine, tokens: int, error: Exception, monkeypatch) -> None:
-    """Have the model fail when an answer has so many tokens."""
+    """Make the model raise after a number of output tokens."""
     step = engine.scheduler.step
 
     def failing() -> None:
@@ -97,7 +97,7 @@ def fail_after(engine: mgm.Engine, tokens: int, error: Exception, monkeypatch) -
     monkeypatch.setattr(engine.scheduler, "step", failing)
 
 
-def test_a_fault_in_the_middle_is_an_event(endless_worker, endless_address, monkeypatch):
+def test_request_error_in_a_stream_is_an_event(endless_worker, endless_address, monkeypatch):
     fail_after(endless_worker.engine, 20, RuntimeError("broken"), monkeypatch)
     body = MESSAGES | {"n": 3, "max_tokens": 200, "stream": True}
     request = urllib.request.Request(f"{endless_address}{CHAT}", json.dumps(body).encode())
@@ -115,8 +115,8 @@ def test_a_fault_in_the_middle_is_an_event(endless_worker, endless_address, monk
     assert endless_worker.limiter.length == 0
 
 
-def test_a_defect_in_the_middle_is_logged_and_told_of(endless_address, monkeypatch, caplog):
-    """Nothing of it reaches the client, whose stream ends as it should."""
+def test_internal_error_in_a_stream_is_logged(endless_address, monkeypatch, caplog):
+    """Its text does not reach the client, whose stream ends regularly."""
     from mgm.serve.openai.responses import ResponseWriter
 
     def finish_event(*_: object) -> bytes:
@@ -155,7 +155,7 @@ def test_errors_before_the_first_chunk_have_a_status(endless_address):
         ({"temperature": 1e9}, "temperature"),
     ],
 )
-def test_published_numbers_that_are_none(endless_address, caplog, change, field):
+def test_invalid_numbers_in_the_published_stream(endless_address, caplog, change, field):
     (wrong,) = frames(f"{endless_address}/worker_generate_stream", {"prompt": "a"} | change)
     assert wrong["error_code"] == 1
     assert field in wrong["text"]
@@ -170,14 +170,14 @@ def test_published_numbers_that_are_none(endless_address, caplog, change, field)
         {"temperature": "0.2", "top_p": None, "max_new_tokens": 5.0, "stop": None, "images": None},
     ],
 )
-def test_what_the_published_page_can_send(endless_address, change):
-    """Both ends of its sliders, and what programs that speak as it does leave open."""
+def test_bodies_of_the_published_page(endless_address, change):
+    """Both ends of its sliders, and fields that other clients omit."""
     *_, last = frames(f"{endless_address}/worker_generate_stream", {"prompt": "a"} | change)
     assert (last["error_code"], last["finish_reason"]) == (0, "length")
 
 
-def test_text_beside_images_that_never_come(endless_worker, endless_address, dripping_site):
-    """Fifty requests whose URLs drip wait and fail in their time; text takes as long as alone."""
+def test_slow_images_do_not_delay_text(endless_worker, endless_address, dripping_site):
+    """Fifty requests with slow URLs wait and time out; a text request takes as long as alone."""
     image = {"type": "image_url", "image_url": {"url": f"{dripping_site}/a.png"}}
     dripping = MESSAGES | {"messages": [{"role": "user", "content": [image]}]}
     text = MESSAGES | {"max_tokens": 5, "temperature": 0}
@@ -211,7 +211,7 @@ def test_text_beside_images_that_never_come(endless_worker, endless_address, dri
     assert error["code"] == "invalid_image_url"
 
 
-def test_downloads_fill_the_queue_and_leave_slots(endless_folder, dripping_site):
+def test_downloads_use_the_queue_not_slots(endless_folder, dripping_site):
     images = ImageFetcher(ImageDownloader(True, timeout=20, max_requests=2))
     engine = mgm.load(endless_folder, device="cpu")
     worker = Worker(engine, ("e",), Limits(max_concurrency=1, max_queue=2), images)
@@ -232,7 +232,7 @@ def test_downloads_fill_the_queue_and_leave_slots(endless_folder, dripping_site)
         assert ask(f"{address}{CHAT}", text)[0] == 200
 
 
-def test_a_listener_whose_server_has_ended_harms_nobody(endless_folder):
+def test_listener_of_a_stopped_server(endless_folder):
     """The engine calls it after the event loop was closed."""
     worker = Worker(mgm.load(endless_folder, device="cpu"), ("e",))
     beside = worker.engine.stream(mgm.Request("a", max_new_tokens=1000))
@@ -282,7 +282,7 @@ def test_run_until_disconnect():
     anyio.run(main)
 
 
-def test_an_event_stream_opens_with_its_first_chunk():
+def test_event_stream_starts_with_its_first_chunk():
     sent: list[dict] = []
 
     async def send_message(message: dict) -> None:
