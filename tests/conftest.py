@@ -1,4 +1,4 @@
-"""What all tests share: programs that begin quickly, and a limit on the time of unmarked tests."""
+"""Shared by all tests: fast start of programs, and a time limit for unmarked tests."""
 
 import logging
 import os
@@ -22,7 +22,7 @@ SETTINGS = (
 
 
 def forget_settings(variables: MutableMapping[str, str]) -> None:
-    """Take the settings of whoever runs the tests out of the environment."""
+    """Remove environment variables of the user that change results."""
     for name in list(variables):
         if name.startswith(SETTINGS):
             del variables[name]
@@ -33,7 +33,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # the tests are small, and proces
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Let programs that tests start begin with everything imported; see `tests.preloaded`."""
+    """Start programs from a process with all imports; see `tests.preloaded`."""
     if "MGM_TEST_PYTHON" not in os.environ:  # it is there in the processes of pytest-xdist
         folder = config.stash[FOLDER] = tempfile.TemporaryDirectory(prefix="mgm-tests-")
         stand_in = Path(folder.name) / "python"
@@ -45,7 +45,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 @pytest.fixture(autouse=True)
 def level() -> Generator[None]:
-    """A program's main sets the level of our log, which is of the next test as well."""
+    """Restore the level of our logger, which a program's main changes."""
     log = logging.getLogger("mgm")
     before = log.level
     yield
@@ -54,7 +54,7 @@ def level() -> Generator[None]:
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_call(item: pytest.Item) -> Generator[None, object, object]:
-    """Fail a test that belongs to another tier, or should do with less."""
+    """Fail a test that takes more CPU time than its tier allows."""
     from tests.preloaded import cpu_seconds
 
     start = cpu_seconds(item.nodeid)

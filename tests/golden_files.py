@@ -1,4 +1,4 @@
-"""Where the figures of the published implementation are found."""
+"""Paths and contents of golden data of the published implementation."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""A hub on this machine: repositories in folders, served and written as huggingface_hub expects."""
+"""A local Hugging Face hub: repositories in folders, for huggingface_hub."""
 
 import base64
 import hashlib
@@ -14,9 +14,8 @@ TOKEN = "hf_right"
 
 
 class Handler(BaseHTTPRequestHandler):
-    """Answers for `root/<owner>/<name>/<revision>/...` to whom has the token.
-
-    Models and data sets lie side by side.
+    """Serves `root/<owner>/<name>/<revision>/...` to requests with the token; models and data sets
+    are not distinguished.
     """
 
     root: Path
@@ -144,7 +143,7 @@ def commit(folder: Path) -> str:
 
 @contextmanager
 def hub(root: Path) -> Iterator[tuple[str, dict[str, bytes]]]:
-    """A running hub; gives its address and the files that are uploaded to it, by path."""
+    """Run a hub; yields its address, and the files uploaded to it by path."""
     uploaded: dict[str, bytes] = {}
     handler = type("Bound", (Handler,), {"root": root, "uploaded": uploaded})
     server = ThreadingHTTPServer(("127.0.0.1", 0), handler)

@@ -1,4 +1,6 @@
-"""Folders that take long to make, once a test run, whichever process needs them first."""
+"""Folders that are expensive to make, created once per test session by the first process that needs
+them.
+"""
 
 import fcntl
 import os
@@ -12,7 +14,7 @@ import pytest
 def shared_folder(
     factory: pytest.TempPathFactory, name: str, make: Callable[[Path], object]
 ) -> Path:
-    """The folder `name` of this test run, which nobody may change; `make` fills it."""
+    """The folder `name` of this test session, which must not be modified; `make` fills it."""
     root = factory.getbasetemp()
     if "PYTEST_XDIST_WORKER" in os.environ:
         root = root.parent  # of all workers

@@ -7,7 +7,7 @@ from mgm.atomic import atomic_file, atomic_folder
 from mgm.errors import MGMError
 
 
-def test_a_folder_appears_when_it_is_complete(tmp_path):
+def test_folder_appears_when_complete(tmp_path):
     final = tmp_path / "model"
     with atomic_folder(final) as part:
         (part / "old").write_text("old")
@@ -20,7 +20,7 @@ def test_a_folder_appears_when_it_is_complete(tmp_path):
 
 
 @pytest.mark.parametrize("error", [OSError(28, "No space left on device"), SafetensorError("I/O")])
-def test_a_full_disk_leaves_what_was_there(tmp_path, error):
+def test_full_disk_leaves_the_old_files(tmp_path, error):
     final = tmp_path / "model"
     with atomic_folder(final) as part:
         (part / "old").write_text("old")
@@ -34,13 +34,13 @@ def test_a_full_disk_leaves_what_was_there(tmp_path, error):
     assert [folder.name for folder in tmp_path.iterdir()] == ["model"]
 
 
-def test_other_errors_stay_what_they_are(tmp_path):
+def test_other_errors_are_not_changed(tmp_path):
     with pytest.raises(KeyError), atomic_folder(tmp_path / "model"):
         raise KeyError("name")
     assert not list(tmp_path.iterdir())
 
 
-def test_weights_may_be_read_by_whom_the_folder_may(tmp_path):
+def test_permissions_follow_the_folder(tmp_path):
     with atomic_folder(tmp_path / "model") as part:
         save_file({"a": torch.zeros(2)}, part / "model.safetensors")
     folder = tmp_path / "model"

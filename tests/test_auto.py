@@ -1,4 +1,4 @@
-"""The Auto classes of transformers know our models, whoever imports what first."""
+"""transformers' Auto classes know our models, in every order of imports."""
 
 import copy
 import importlib
@@ -72,7 +72,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def run_python(code: str) -> str:
-    """What a fresh interpreter prints."""
+    """Output of a fresh interpreter."""
     ended = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=False
     )
@@ -138,7 +138,7 @@ def test_model_types_are_those_of_the_configs():
     assert PROCESSOR_MAPPING[mgm.MGMConfig] is mgm.MGMProcessor
 
 
-def test_registering_again_changes_nothing():
+def test_register_is_idempotent():
     before, finders = configuration_auto.CONFIG_MAPPING._extra_content, list(sys.meta_path)
     auto.register()
     importlib.reload(mgm)
@@ -163,7 +163,7 @@ class Registry:
         self._extra_content: object = entries
 
 
-def test_entries_are_what_was_registered_last():
+def test_last_registration_wins():
     entries = LazyEntries({"a": 1, "b": 2}, {"b": "no.module:None", "c": "pathlib:Path"})
     assert dict(entries) == {"a": 1, "b": 2, "c": Path}
     entries["c"] = 3
@@ -179,7 +179,7 @@ def test_entries_are_what_was_registered_last():
 NAME = "transformers.models.auto.processing_auto"
 
 
-def test_finder_leaves_finding_to_others(monkeypatch):
+def test_finder_delegates_the_search(monkeypatch):
     finder = AutoModuleFinder({NAME})
     monkeypatch.setattr(sys, "meta_path", [finder, *sys.meta_path])
     monkeypatch.delitem(sys.modules, NAME)
@@ -196,7 +196,7 @@ def test_finder_leaves_finding_to_others(monkeypatch):
     assert module.PROCESSOR_MAPPING[mgm.MGMConfig] is mgm.MGMProcessor
 
 
-def test_module_that_has_no_registry_yet_is_waited_for():
+def test_module_without_its_registry_yet():
     finder = AutoModuleFinder({NAME})
     module = ModuleType(NAME)
     finder.register_in(module)

@@ -1,4 +1,4 @@
-"""What pyproject.toml promises is what constraints-lowest.txt pins, and constraints.txt obeys."""
+"""Lower bounds in pyproject.toml equal constraints-lowest.txt; constraints.txt satisfies them."""
 
 import tomllib
 from collections.abc import Iterator
@@ -24,14 +24,14 @@ def promised(lines: list[str]) -> Iterator[tuple[str, Requirement]]:
         yield canonicalize_name(requirement.name), requirement
 
 
-def test_the_lowest_set_has_every_lower_bound():
+def test_lowest_constraints_equal_the_lower_bounds():
     lowest = pinned("constraints-lowest.txt")
     for name, requirement in promised(PROJECT["dependencies"]):
         (bound,) = (Version(one.version) for one in requirement.specifier if one.operator == ">=")
         assert lowest[name] == bound, requirement
 
 
-def test_both_sets_are_within_the_bounds():
+def test_constraints_satisfy_the_bounds():
     extras = [line for lines in PROJECT["optional-dependencies"].values() for line in lines]
     base = PROJECT["dependencies"]
     peft = [line for line in extras if line.startswith("peft")]  # the one extra of the lowest set

@@ -17,7 +17,7 @@ ADVISED = (
 
 
 def run(body, redirection=""):
-    """Run `body` as a program in a shell; gives its exit status, output and errors."""
+    """Run `body` as a program in a shell; returns exit status, output and errors."""
     lines = ["from mgm.errors import *", "def main():", f"    {body}", "run_command(main)"]
     shell = f'set -o pipefail; "$0" -c "$1" {redirection}'
     ended = subprocess.run(
@@ -30,7 +30,7 @@ def run(body, redirection=""):
     return ended.returncode, ended.stdout, ended.stderr
 
 
-def test_a_fault_is_one_line():
+def test_error_is_one_line():
     for text in ("a\nb", "a \r\n\n b", "\na\u2028b\x0b"):
         assert str(MGMError(text)) == "a b"
     assert (
@@ -40,7 +40,7 @@ def test_a_fault_is_one_line():
     assert one_line(OSError("no\n\tnetwork")) == "no network"
 
 
-def test_a_place_is_named_once():
+def test_path_is_named_once():
     for message, expected in (
         ("id is 3", "data.json: id is 3"),
         ("data.json: id", "data.json: id"),
@@ -49,7 +49,7 @@ def test_a_place_is_named_once():
             raise MGMError(message)
 
 
-def test_how_programs_end():
+def test_exit_statuses():
     assert run("return None") == (0, "", "")
     assert run("return 3") == (3, "", "")
     assert run("write_output('a\\n')") == (0, "a\n", "")
@@ -61,14 +61,14 @@ def test_how_programs_end():
     assert "Traceback" in error
 
 
-def test_output_that_nobody_reads():
+def test_broken_pipe():
     status = run("[write_output('a\\n' * 9) for _ in range(99999)]", "| head -1")
     assert status == (141, "a\n", "")
     assert run("write_output('a')", ">&-") == (0, "", "")
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no device that is always full")
-def test_output_that_cannot_be_written():
+def test_output_errors():
     status, _, error = run("write_output('a')", ">/dev/full")
     assert status == 2
     assert error.startswith(

@@ -1,4 +1,4 @@
-"""Who may import whom; `test_light_imports.py` says what is not imported at all."""
+"""Import order of packages; `test_light_imports.py` tests what is not imported at all."""
 
 import ast
 import re
@@ -128,7 +128,7 @@ def name_of(file: Path) -> str:
 
 
 def imported(node: ast.AST) -> list[str]:
-    """The modules that a statement imports, by their full names."""
+    """Full names of the modules that a statement imports."""
     if isinstance(node, ast.Import):
         return [alias.name for alias in node.names]
     if isinstance(node, ast.ImportFrom):
@@ -153,7 +153,7 @@ def at_import(body: list[ast.stmt]) -> Iterator[ast.stmt]:
 
 
 def imports() -> Iterator[tuple[str, str, str]]:
-    """Who imports which module of ours, and where."""
+    """Imports between our modules, with their positions."""
     modules = {name_of(file) for file, _ in sources()}
     for file, tree in sources():
         for node in ast.walk(tree):
@@ -171,7 +171,7 @@ def check_order(layers: tuple[tuple[str, ...], ...], above: str, below: str, whe
     assert above == below or height[above] > height[below], f"{where}: {above} imports {below}"
 
 
-def test_rooms_import_downwards():
+def test_packages_import_downwards():
     seen = set()
     for importer, module, where in imports():
         if importer == "mgm":
@@ -182,7 +182,7 @@ def test_rooms_import_downwards():
 
 
 @pytest.mark.parametrize("package", LAYERS)
-def test_packages_of_a_room_import_downwards(package):
+def test_subpackages_import_downwards(package):
     seen = set()
     for importer, module, where in imports():
         above, below = importer.split("."), module.split(".")
@@ -196,7 +196,7 @@ def test_packages_of_a_room_import_downwards(package):
     assert seen
 
 
-def test_no_modules_import_one_another():
+def test_no_import_cycles():
     graph: dict[str, set[str]] = {}
     for importer, module, _ in imports():
         if importer != module:
@@ -204,14 +204,14 @@ def test_no_modules_import_one_another():
     list(TopologicalSorter(graph).static_order())  # raises a CycleError, which names the modules
 
 
-def test_folders_can_be_seen_at_a_glance():
+def test_files_per_folder():
     files = Counter(file.parent.as_posix() for file, _ in sources() if file.stem != "__init__")
     many = {folder for folder, count in files.items() if count > MAX_FILES}
     assert many == MANY_FILES
     assert all((PACKAGE / folder / "__init__.py").is_file() for folder in files)
 
 
-def test_only_base_dependencies_are_imported_unasked():
+def test_optional_packages_are_imported_lazily():
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     names = [re.match(r"[\w.-]+", line)[0].lower() for line in project["dependencies"]]
     allowed = {MODULE_OF.get(name, name.replace("-", "_")) for name in names}
@@ -229,7 +229,7 @@ def test_only_base_dependencies_are_imported_unasked():
                 assert path not in OF_OTHERS, f"{file}:{node.lineno} imports {name}"
 
 
-def test_every_name_can_be_had():
+def test_every_lazy_name_resolves():
     import mgm
 
     assert set(mgm.__all__) == mgm._MODULES.keys()

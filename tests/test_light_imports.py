@@ -1,4 +1,4 @@
-"""Programs import what is heavy when they need it: counts modules in fresh processes."""
+"""Programs import heavy packages only when needed: counts modules in fresh processes."""
 
 import json
 import subprocess
@@ -63,7 +63,7 @@ def help_of(program: str) -> str:
 
 
 def quick(one: str, others: Iterable[str]) -> list[Any]:
-    """Parameters of a test, of which the default tier has one."""
+    """Test parameters, of which only the first is in the default tier."""
     slow = [pytest.param(other, marks=pytest.mark.slow) for other in others if other != one]
     return [one, *slow]
 
@@ -78,7 +78,7 @@ def test_help_loads_nothing_heavy(program):
     assert not loaded_by(help_of(program)) & HELP[program]
 
 
-def test_every_program_is_here():
+def test_every_program_is_listed():
     programs = {
         ".".join(file.relative_to(ROOT).with_suffix("").parts).removesuffix(".__main__")
         for file in (ROOT / "mgm").rglob("*.py")

@@ -1,4 +1,4 @@
-"""The command `mgm`: one name for all programs."""
+"""The command `mgm`."""
 
 import importlib.util
 import sys
@@ -34,18 +34,18 @@ def test_version(run):
     assert run("--version") == (0, f"mgm {__version__}\n")
 
 
-def test_unknown_commands_are_refused(run):
+def test_unknown_commands(run):
     with pytest.raises(MGMError, match="trian: no such command; choose from train, launch"):
         run("trian")
 
 
-def test_a_command_runs_its_program(run):
+def test_command_runs_its_program(run):
     with pytest.raises(SystemExit, match="0"):
         run("convert", "--help")
     assert sys.argv == ["mgm convert", "--help"]
 
 
-def test_all_programs_are_there():
+def test_all_programs_exist():
     for module, _ in COMMANDS.values():
         assert importlib.util.find_spec(module), module
     text = (Path(__file__).parents[1] / "pyproject.toml").read_text(encoding="utf-8")

@@ -1,4 +1,4 @@
-"""A program that the server forks behaves as one that the interpreter starts."""
+"""Forked programs behave like those that the interpreter starts."""
 
 import os
 import resource
@@ -32,7 +32,7 @@ def limited():
     os.umask(0o27)
 
 
-def test_it_has_what_its_caller_gives(tmp_path):
+def test_environment_files_and_arguments(tmp_path):
     forked, started = (
         run(
             python, "-c", TELL, "a b", "ä",
@@ -69,7 +69,7 @@ def test_scripts_and_modules(tmp_path):
         ("import atexit, sys; atexit.register(sys.stderr.write, 'end\\n')", 0, "end\n"),
     ],
 )
-def test_its_end(python, code, status, error):
+def test_exit_status(python, code, status, error):
     ended = run(python, "-c", code)
     assert ended.returncode == status
     assert ended.stderr.endswith(error)
@@ -92,7 +92,7 @@ def test_signals(python, number):
     pytest.fail("the program outlives its stand-in")
 
 
-def test_what_it_starts_begins_in_the_same_way_and_its_time_counts():
+def test_child_programs_are_forked_and_timed():
     code = "import sys; print(sys.executable); sum(range(20_000_000))"
     test = os.environ["PYTEST_CURRENT_TEST"]
     before = cpu_seconds(test)
@@ -101,7 +101,7 @@ def test_what_it_starts_begins_in_the_same_way_and_its_time_counts():
     assert cpu_seconds("another") < cpu_seconds(test)
 
 
-def test_a_caller_that_goes_away_harms_nobody():
+def test_caller_that_disappears():
     assert run(PYTHON, "-c", "").returncode == 0
     for message in (b"", b"\0\0\0\0\0\0\1\0", b"\0\0\0\0\0\0\1\0half"):
         with socket.socket(socket.AF_UNIX) as connection:
@@ -113,14 +113,14 @@ def test_a_caller_that_goes_away_harms_nobody():
 @pytest.mark.slow
 @pytest.mark.parametrize("module", sorted({*MODULES} - {"torch.distributed.run"}))
 def test_every_program_starts_without_the_server(module):
-    """What one of them forgets to import, or says when it is imported, shows only there."""
+    """Shows missing imports, and messages at import."""
     ended = run(sys.executable, "-m", module, "--help")
     assert ended.returncode == 0, ended.stderr
     assert ended.stderr == ""
     assert f"python -m {module.removesuffix('.train_mem')}" in ended.stdout
 
 
-def test_settings_of_users_are_forgotten():
+def test_user_settings_are_removed():
     variables = {"HF_HUB_OFFLINE": "1", "MGM_API_KEYS": "k", "RANK": "1", "MGM_GOLDEN": "x"}
     forget_settings(variables)
     assert variables == {"MGM_GOLDEN": "x"}

@@ -1,4 +1,4 @@
-"""Files and functions stay short enough to be read at once."""
+"""Limits on the length of files and functions."""
 
 import ast
 from pathlib import Path
@@ -18,7 +18,7 @@ def test_files_are_short():
 
 
 def length(function: ast.FunctionDef | ast.AsyncFunctionDef) -> int:
-    """Lines of a function, its docstring left out."""
+    """Lines of a function without its docstring."""
     first = function.body[0]
     described = isinstance(first, ast.Expr) and isinstance(first.value, ast.Constant)
     docstring = (first.end_lineno or 0) - first.lineno + 1 if described else 0

@@ -1,4 +1,4 @@
-"""Names and prose are the field's words; one name means one thing; docstrings say something."""
+"""Names and prose use the field's words; a name has one meaning; docstrings are not empty."""
 
 import ast
 import io
@@ -73,7 +73,7 @@ EMPTY = re.compile(r"(See|As|Like) [\w`.'()]+\.?$")
 
 @cache
 def files(package: str) -> list[tuple[Path, ast.Module, str]]:
-    """The files of a package of `mgm`, parsed."""
+    """Parsed files of a package of `mgm`, or of a folder."""
     paths = PACKAGE.glob("*.py") if not package else (PACKAGE / package).rglob("*.py")
     return [
         (file, ast.parse(source), source)
@@ -83,7 +83,7 @@ def files(package: str) -> list[tuple[Path, ast.Module, str]]:
 
 
 def names(tree: ast.Module) -> Iterator[tuple[str, int]]:
-    """Names that code gives or uses, with their lines."""
+    """Names that code defines or uses, with their lines."""
     for node in ast.walk(tree):
         for field in ("id", "attr", "name", "arg"):
             name = getattr(node, field, None)
@@ -92,7 +92,7 @@ def names(tree: ast.Module) -> Iterator[tuple[str, int]]:
 
 
 def words(name: str) -> list[str]:
-    """The words of a name in either spelling: `readHeader`, `read_header`."""
+    """The words of a name in snake case or camel case."""
     return re.sub(r"([a-z])([A-Z])", r"\1_\2", name).lower().split("_")
 
 
@@ -101,7 +101,7 @@ def where(file: Path, line: int) -> str:
 
 
 def prose(tree: ast.Module, source: str) -> Iterator[tuple[str, int]]:
-    """Comments and texts of a file, with their lines."""
+    """Comments and strings of a file, with their lines."""
     for token in tokenize.generate_tokens(io.StringIO(source).readline):
         if token.type == tokenize.COMMENT:
             yield token.string, token.start[0]
@@ -164,7 +164,7 @@ def test_one_name_means_one_thing():
 
 
 def defined(node: ast.stmt) -> Iterator[str]:
-    """Names that a statement of a module defines; not those of types that stand for any."""
+    """Names that a statement defines, without type variables."""
     if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
         yield node.name
     elif isinstance(node, ast.Assign | ast.AnnAssign):

@@ -1,4 +1,4 @@
-"""A model of random weights, small enough to be made for a test, in a folder as users have it."""
+"""A tiny model with random weights, saved to a folder."""
 
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ SPECIAL = ["<pad>", "<s>", "<|user|>", "<|assistant|>", "<|end|>"]
 
 
 def byte_tokenizer():
-    """Every byte is a token: characters beyond ASCII come in several pieces."""
+    """A tokenizer with a token per byte, so that non-ASCII characters have several tokens."""
     letters = sorted(pre_tokenizers.ByteLevel.alphabet())
     backend = Tokenizer(BPE({token: i for i, token in enumerate([*SPECIAL, *letters])}, []))
     backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
@@ -34,9 +34,9 @@ def byte_tokenizer():
 
 
 def build(folder: Path, positions: int = 512, endless: bool = False, **text: Any) -> Path:
-    """Save a model of the nano family, 4 tokens per image, into `folder`.
+    """Save a model of the nano family with 4 tokens per image to `folder`.
 
-    An endless one has no likeliest word to end an answer with; `text` is of the language model.
+    An endless one rarely samples the stop token; `text` overrides fields of the language model.
     """
     torch.manual_seed(0)
     tokenizer = byte_tokenizer()

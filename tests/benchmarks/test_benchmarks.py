@@ -1,4 +1,4 @@
-"""The programs run whole at tiny sizes; what they measure there means nothing."""
+"""Benchmark programs at tiny sizes, whose measurements are meaningless."""
 
 import json
 import time
@@ -15,7 +15,7 @@ def small(*arguments):
     return settings("", ["--small", "--repeats", "3", "--threads", "1", *arguments])
 
 
-def test_figures_are_of_what_ran():
+def test_measurements():
     left, right = torch.ones(64, 128), torch.ones(128, 32)
     calls = []
 
@@ -53,7 +53,7 @@ def test_figures_are_of_what_ran():
         pytest.param(train, (), 1, marks=pytest.mark.slow),
     ],
 )
-def test_both_forms_agree_and_files_are_written(program, only, cases, tmp_path, capsys):
+def test_results_agree_and_files_are_written(program, only, cases, tmp_path, capsys):
     options = ("--only", *only) if only else ()
     chosen = small(*options, "--out", str(tmp_path / "deep" / "result"))
     figures = report("title", program.cases(chosen), chosen)
@@ -71,7 +71,7 @@ def test_both_forms_agree_and_files_are_written(program, only, cases, tmp_path, 
 
 
 @pytest.mark.slow
-def test_a_gpus_program_runs_and_keeps_to_its_time(monkeypatch, capsys):
+def test_gpu_program_stops_in_time(monkeypatch, capsys):
     shown = settings("", ["--small", "--repeats", "1", "--dtype", "bfloat16"])
     names = [case.name for case in gpu.cases(shown, seconds=600)]
     assert len(names) == 12
@@ -80,7 +80,7 @@ def test_a_gpus_program_runs_and_keeps_to_its_time(monkeypatch, capsys):
     assert "time is up" in capsys.readouterr().out
 
 
-def test_wrong_settings_are_refused(capsys):
+def test_invalid_options(capsys):
     for wrong in (["--repeats", "0"], ["--device", "tpu"], ["--dtype", "int8"]):
         with pytest.raises(SystemExit):
             settings("", wrong)

@@ -15,7 +15,7 @@ WORDS = ["what", "is", "this", "a", "cat", "dog", "red", "blue", "compare", "sur
 
 @pytest.fixture(scope="session")
 def nano_tokenizer():
-    """A tokenizer of the kind that the nano model has: words, and every space a token."""
+    """A tokenizer like that of the nano model: words, and a token for each space."""
     tokens = [*SPECIAL, " ", "\n", "?", ".", ",", *WORDS, *"abcdefghijklmnopqrstuvwxyz"]
     tokens += [f"##{letter}" for letter in "abcdefghijklmnopqrstuvwxyz"]
     vocabulary = {token: index for index, token in enumerate(dict.fromkeys(tokens))}
@@ -35,7 +35,7 @@ def nano_tokenizer():
 
 @pytest.fixture
 def processor(nano_tokenizer):
-    """A processor of tiny images: 28 pixels seen as 4 tokens, 64 pixels beside them."""
+    """A processor for tiny images: 28 pixels as 4 tokens, and 64 pixels for the ConvNeXt."""
     return MGMProcessor(MGMImageProcessor(28, 64), nano_tokenizer, "nano")
 
 
@@ -49,7 +49,9 @@ def tiny(tmp_path):
 
 @pytest.fixture
 def write_samples(tiny):
-    """Writes samples to data.json (or another name) beside the tiny images; gives its path."""
+    """Writes samples to data.json (or another name) in the folder of the tiny images; returns its
+    path.
+    """
 
     def write(samples, name="data.json"):
         path = tiny / name

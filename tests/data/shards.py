@@ -1,4 +1,4 @@
-"""Data files as tars, lines and tables, and a server for them that breaks connections."""
+"""Data files as tars, JSON lines and tables, and a server that breaks connections."""
 
 import contextlib
 import http.server
@@ -21,7 +21,7 @@ def write_tar(file: Path, members: list[tuple[str, bytes | str]]) -> Path:
 
 
 def write_latin_row(file: Path, count: int = 5, bad: int = 2) -> Path:
-    """A parquet file of texts, one of which is not UTF-8, as some programs write them."""
+    """Write a parquet file with a text that is not UTF-8."""
     import pyarrow
     from pyarrow import parquet
 
@@ -34,7 +34,7 @@ def write_latin_row(file: Path, count: int = 5, bad: int = 2) -> Path:
 
 
 def as_tars(data: Path, folder: Path, count: int) -> str:
-    """The samples of a data file dealt out to several tars; the pattern of their names."""
+    """Distribute samples of a data file over several tars; returns the pattern of their names."""
     samples = json.loads(data.read_text())
     for number in range(count):
         members: list[tuple[str, bytes | str]] = []
@@ -50,10 +50,7 @@ def as_tars(data: Path, folder: Path, count: int) -> str:
 
 @contextlib.contextmanager
 def server(folder: Path, break_after: int | None = None) -> Generator[str]:
-    """Serve a folder; of each of the first answers only `break_after` bytes come, as promised all.
-
-    Ranges are served too, as large files are read.
-    """
+    """Serve a folder, with ranges; each of the first responses ends after `break_after` bytes."""
     broken: set[str] = set()
 
     class Handler(http.server.BaseHTTPRequestHandler):

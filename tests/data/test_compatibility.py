@@ -1,4 +1,4 @@
-"""Our texts, ids and labels against the published ones; docs/compatibility.md says what differs."""
+"""Texts, ids and labels compared with published ones; docs/compatibility.md has the differences."""
 
 import json
 import re
@@ -38,7 +38,7 @@ DOCUMENT = Path(__file__).resolve().parents[2] / "docs/compatibility.md"
 
 @cache
 def tables() -> dict[str, Counter[str]]:
-    """Numbers of records by the headings of the document and the names in its first column."""
+    """Counts of records in the document, by heading and first column."""
     counts: dict[str, Counter[str]] = {}
     for line in DOCUMENT.read_text(encoding="utf-8").splitlines():
         if line.startswith("#"):
@@ -67,7 +67,7 @@ def load(name: str) -> PreTrainedTokenizerBase:
 
 @cache
 def pads(name: str) -> bool:
-    """Whether a tokenizer comes with a padding token."""
+    """Whether a tokenizer has a padding token by default."""
     file = golden(f"tokenizers/{name.removesuffix('_fast')}/tokenizer_config.json")
     return json.loads(file.read_text(encoding="utf-8")).get("pad_token") is not None
 
@@ -85,7 +85,7 @@ def published_labels(record):
 
 
 def one_image_each(messages: list[Message]) -> list[Message]:
-    """What published training makes of messages with several images."""
+    """Messages with one image, as published training changes several."""
     left = []
     for message in messages:
         text = message["value"]
@@ -186,12 +186,12 @@ def test_training_texts_and_labels():
     check_counts("Labels of training texts", labels, whole)
 
 
-def test_the_document_counts_every_record_once():
+def test_every_record_is_counted_once():
     ids, labels = tables()["Ids of training texts"], tables()["Labels of training texts"]
     assert labels.total() == ids["equal"] + ids["several images"]
 
 
-def test_an_empty_answer_ends_the_published_text():
+def test_empty_answer_truncates_the_published_text():
     content = golden_json("text/preprocess.json")
     for record in content["records"]:
         messages = content["conversations"][record["conv"]]
@@ -206,7 +206,7 @@ def test_an_empty_answer_ends_the_published_text():
         assert ids == record["input_ids"]
 
 
-def test_every_mark_of_what_is_kept_is_listed():
+def test_every_compat_comment_is_documented():
     paths = re.findall(r"`((?:\w+/)+\w+\.py)`", DOCUMENT.read_text(encoding="utf-8"))
     listed = {name for name in paths if name.partition("/")[0] not in ("mgm", "tests")}
     package = DOCUMENT.parents[1] / "mgm"

@@ -33,7 +33,7 @@ def golden_cases():
     return available
 
 
-def test_every_bit_is_published():
+def test_bits_equal_published():
     for case, path in golden_cases():
         processor = MGMImageProcessor(
             image_aspect_ratio=case["aspect"], **(HD if case["hd"] else {})
@@ -68,7 +68,7 @@ def test_uint8_view_equals_published_picture():
 
 @pytest.fixture
 def small_pictures(monkeypatch):
-    """Lets nobody make a picture of more than 16 million pixels on the way."""
+    """Fail if an intermediate image has more than 16 million pixels."""
 
     def checked(original, size_of):
         def call(*args, **keywords):
@@ -84,7 +84,7 @@ def small_pictures(monkeypatch):
 
 @pytest.mark.parametrize("mode", ["exact", "fast"])
 @pytest.mark.parametrize("size", [(60_000, 2), (2, 60_000), (999_999, 1), (3, 20_000)])
-def test_elongated_images_are_cheap(small_pictures, size, mode):
+def test_elongated_images_take_little_memory(small_pictures, size, mode):
     image = Image.fromarray(np.full((*reversed(size), 3), 255, dtype=np.uint8))
     padded = MGMImageProcessor(28, 256, mode=mode).high_resolution(image)
     line = padded[128] if size[0] > size[1] else padded[:, 128]
@@ -96,7 +96,7 @@ def test_elongated_images_are_cheap(small_pictures, size, mode):
 
 @pytest.mark.parametrize("aspect", ["pad", "square"])
 @pytest.mark.parametrize("size", [(1300, 130), (130, 1300), (901, 7)])
-def test_elongated_images_are_like_others(monkeypatch, aspect, size):
+def test_elongated_images(monkeypatch, aspect, size):
     image = Image.effect_noise(size, 90).convert("RGB")
     processor = MGMImageProcessor(28, 64, image_aspect_ratio=aspect)
     monkeypatch.setattr(image_processor, "MAX_PIXEL_RATIO", 0)
@@ -105,7 +105,7 @@ def test_elongated_images_are_like_others(monkeypatch, aspect, size):
     assert np.array_equal(short_cut, processor.high_resolution(image))
 
 
-def test_tall_images_are_resized_across_first():
+def test_tall_images_are_resized_horizontally_first():
     image = Image.effect_noise((90, 400), 90).convert("RGB")
     processor = MGMImageProcessor(28, 64, image_aspect_ratio="square")
     rows = [image.crop((0, y, 90, y + 1)).resize((64, 1), BICUBIC) for y in range(400)]
@@ -136,7 +136,7 @@ def test_fast_mode_is_within_one_grey_level(aspect):
 
 @pytest.mark.parametrize("size", [(300, 200), (200, 300), (128, 128), (128, 90), (90, 128), (9, 7)])
 @pytest.mark.parametrize("aspect", ["pad", "square"])
-def test_exact_mode_is_pillow_across_and_down(aspect, size):
+def test_exact_mode_equals_pillow(aspect, size):
     image = Image.effect_noise(size, 120).convert("RGB")
     (width, height), long = size, max(size)
     if aspect == "pad":
@@ -153,8 +153,8 @@ def test_exact_mode_is_pillow_across_and_down(aspect, size):
 
 
 @pytest.mark.parametrize("side", [28, 96, 224, 333])
-def test_margins_that_are_not_resized_change_no_bit(side):
-    """Sizes at random, with margins on the left or above, against the padded whole."""
+def test_skipped_margins_change_no_bit(side):
+    """Random sizes with margins at the left or top, compared with the padded image."""
     draw = np.random.default_rng(side)
     processor = MGMImageProcessor(side // 2, side, image_aspect_ratio="pad")
     left_out = 0
@@ -198,7 +198,7 @@ def test_several_high_definition_images():
         assert torch.equal(alone["pixel_values"][0], views["pixel_values"][index])
 
 
-def test_crops_stand_row_by_row_and_the_whole_comes_last():
+def test_crops_are_row_major_with_the_global_view_last():
     image = Image.new("RGB", (64, 64))
     image.paste("white", (32, 0, 64, 32))  # the right half of the upper half
     crops = MGMImageProcessor(28, 128, image_grid=2, image_global=True)(image)["pixel_values"][0]
@@ -208,7 +208,7 @@ def test_crops_stand_row_by_row_and_the_whole_comes_last():
 
 
 @pytest.mark.parametrize("mode", ["exact", "fast"])
-def test_towers_may_want_different_normalisations(mode):
+def test_towers_with_different_normalisations(mode):
     image = Image.effect_noise((64, 64), 90).convert("RGB")
     half, aux = ([0.5] * 3, [0.5] * 3), ([0.485, 0.456, 0.406], [0.229, 0.224, 0.225])
     processor = MGMImageProcessor(28, 64, 2, True, "pad", *half, *aux, mode=mode)
@@ -235,7 +235,7 @@ def test_settings_survive_saving(tmp_path):
     assert again.crops == 5
 
 
-def test_wrong_settings_name_the_choices():
+def test_invalid_settings():
     with pytest.raises(MGMError, match=r"'anyres'.*pad, square"):
         MGMImageProcessor(image_aspect_ratio="anyres")
     with pytest.raises(MGMError, match=r"'quick'.*exact, fast"):
@@ -254,7 +254,7 @@ def test_wrong_settings_name_the_choices():
         MGMImageProcessor()([])
 
 
-def test_errors_say_which_image():
+def test_errors_name_the_image():
     good = Image.new("RGB", (4, 4))
     with pytest.raises(MGMError, match=r"image 2 of 2: /nowhere.png: there is no such file"):
         MGMImageProcessor(28, 64)([good, "/nowhere.png"])

@@ -31,7 +31,7 @@ def test_markers_become_image_positions(processor):
     assert set(batch) == set(processor.model_input_names)
 
 
-def test_text_alone_and_images_alone(processor):
+def test_text_only_and_images_only(processor):
     text = processor(text="what is this?")
     assert set(text) == {"input_ids", "attention_mask"}
     images = processor(images=[IMAGE, IMAGE])
@@ -58,7 +58,7 @@ def test_batch(processor, side):
     assert torch.equal(flat["input_ids"], batch["input_ids"])
 
 
-def test_padding_can_be_left_out(processor):
+def test_without_padding(processor):
     lists = processor(text=["what", "is this"], padding=False, return_tensors=None)
     assert [len(ids) for ids in lists["input_ids"]] == [len(m) for m in lists["attention_mask"]]
     with pytest.raises(MGMError, match="set padding=True"):
@@ -85,7 +85,7 @@ def test_options_of_other_processors(processor):
         assert ids[mask].tolist() == processor.encode(text)
 
 
-def test_options_in_groups_and_truncation_of_what_is_short(processor):
+def test_grouped_options_and_truncation(processor):
     texts = ["<image>what", "is this sure"]
     options = {"padding": "max_length", "max_length": 20, "truncation": True}
     groups = {
@@ -102,7 +102,7 @@ def test_options_in_groups_and_truncation_of_what_is_short(processor):
     assert torch.equal(short["input_ids"], processor(text=texts, images=IMAGE)["input_ids"])
 
 
-def test_padding_side_is_the_processors(nano_tokenizer, tmp_path):
+def test_padding_side(nano_tokenizer, tmp_path):
     nano_tokenizer = copy.deepcopy(nano_tokenizer)
     images = MGMImageProcessor(28, 64)
     assert MGMProcessor(images, nano_tokenizer, "nano").tokenizer.padding_side == "left"
@@ -133,13 +133,13 @@ def test_padding_side_is_the_processors(nano_tokenizer, tmp_path):
         ({"padding": "longer"}, "padding is 'longer'; choose True"),
     ],
 )
-def test_options_that_are_refused(processor, options, message):
+def test_unsupported_options(processor, options, message):
     with pytest.raises(MGMError) as caught:
         processor(text="what ", **options)
     assert message in str(caught.value)
 
 
-def test_counts_must_agree(processor):
+def test_marker_and_image_counts_must_agree(processor):
     for text, images, message in (
         ("what", [IMAGE], "the text: 0 <image> markers but 1 image;"),
         ("<image>", None, "the text: 1 <image> marker but 0 images;"),
@@ -153,7 +153,7 @@ def test_counts_must_agree(processor):
         processor.prompt("<image> what", images=2)
 
 
-def test_prompt_places_images_as_the_published_command_line(processor):
+def test_prompt_inserts_images_as_published(processor):
     for record in golden_json("text/cli_multi_image.json"):
         written = processor.prompt(
             "Compare them.", images=record["n_images"], conversation=record["version"]
@@ -198,7 +198,7 @@ def test_messages(processor, tiny):
     assert batch["pixel_values"].shape[0] == 1
 
 
-def test_saved_processor_is_the_same(tmp_path, nano_tokenizer):
+def test_save_and_load(tmp_path, nano_tokenizer):
     image_processor = MGMImageProcessor(28, 64, 2, True, "square")
     saved = MGMProcessor(image_processor, nano_tokenizer, "nano", image_token_id=4000)
     saved.save_pretrained(tmp_path)
@@ -234,7 +234,7 @@ def test_published_folder(name, conversation, tokens):
     assert processor.image_processor.image_size_aux == (1536 if tokens == 2880 else 768)
 
 
-def test_folders_that_are_not_models(tmp_path, processor, monkeypatch):
+def test_invalid_folders(tmp_path, processor, monkeypatch):
     with pytest.raises(MGMError, match="none: no such folder"):
         MGMProcessor.from_pretrained(tmp_path / "none")
     with pytest.raises(MGMError, match=r"neither processor_config.json nor config.json"):
@@ -256,8 +256,8 @@ def test_folders_that_are_not_models(tmp_path, processor, monkeypatch):
     ("name", "conversation"),
     [("vicuna", "vicuna_v1"), ("gemma", "gemma"), ("llama3", "llama_3")],
 )
-def test_every_family_keeps_its_tokens(name, conversation):
-    """A prompt's ids are those of its text around the image, beginning token first."""
+def test_tokens_of_every_family(name, conversation):
+    """A prompt's ids equal those of its text around the image, BOS first."""
     tokenizer = load_tokenizer(golden(f"tokenizers/{name}"))
     processor = MGMProcessor(MGMImageProcessor(28, 64), tokenizer, conversation)
     prompt = processor.prompt("What is it?", images=1)

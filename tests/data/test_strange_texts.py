@@ -1,4 +1,4 @@
-"""No text, name or number of a record ends in a traceback: it is used, or it is a bad sample."""
+"""Unusual texts, names and numbers: each record is used, or is one bad sample."""
 
 import io
 import json
@@ -25,7 +25,7 @@ HALF = "\\ud83d"  # as JSON writes it
 
 
 def record(question='"<image>\\nWhich?"', answer='"red"', image='"0.png"', more=""):
-    """JSON, since not all of it can be made from Python values."""
+    """JSON text, since Python values cannot express all of it."""
     turns = f'[{{"from": "human", "value": {question}}}, {{"from": "gpt", "value": {answer}}}]'
     return f'{{"image": {image}, "conversations": {turns}{more}}}'
 
@@ -118,7 +118,7 @@ def written(folder, records, ending):
 
 @pytest.mark.parametrize("ending", [".json", ".jsonl"])
 @pytest.mark.parametrize("name", BAD)
-def test_a_bad_sample_names_itself_and_is_skipped(name, ending, folder, processor):
+def test_bad_samples_are_named_and_skipped(name, ending, folder, processor):
     text, reason = BAD[name]
     path = written(folder, [record(), text, record()], ending)
     with pytest.raises(MGMError) as caught:
@@ -140,7 +140,7 @@ def test_a_bad_sample_names_itself_and_is_skipped(name, ending, folder, processo
 
 @pytest.mark.parametrize("ending", [".json", ".jsonl"])
 @pytest.mark.parametrize("name", GOOD)
-def test_a_good_one_is_read(name, ending, folder, processor):
+def test_good_samples(name, ending, folder, processor):
     path = written(folder, [record(), GOOD[name]], ending)
     dataset = TrainingDataset(path, processor)
     assert len(dataset) == 2
@@ -148,7 +148,7 @@ def test_a_good_one_is_read(name, ending, folder, processor):
 
 
 @pytest.mark.parametrize("ending", [".jsonl", ".tar"])
-def test_streams_skip_the_same(ending, folder, processor):
+def test_streams_skip_the_same_samples(ending, folder, processor):
     records = [record(), *(text for text, _ in BAD.values()), *GOOD.values()]
     path = written(folder, records, ending)
     bad_samples = BadSamples(folder / "bad.jsonl")
@@ -166,7 +166,7 @@ def test_streams_skip_the_same(ending, folder, processor):
 
 
 @pytest.mark.parametrize("ending", [".json", ".jsonl"])
-def test_the_doctor_finds_the_same(ending, folder, model, processor, capsys):
+def test_doctor_reports_the_same_samples(ending, folder, model, processor, capsys):
     pytest.importorskip("matplotlib")
     records = [record(), *(text for text, _ in BAD.values()), *GOOD.values()]
     path = written(folder, records, ending)
@@ -191,8 +191,8 @@ def test_the_doctor_finds_the_same(ending, folder, model, processor, capsys):
     assert doctor.main([str(clean)]) == 0
 
 
-def test_the_copy_holds_what_the_file_held(folder):
-    """A half of a pair stays the escape that it was."""
+def test_fixed_copy_is_equal(folder):
+    """A lone surrogate stays escaped."""
     path = written(folder, list(GOOD.values()), ".jsonl")
     clean = folder / "clean.jsonl"
     assert doctor.main([str(path), "--fix", str(clean)]) == 0
@@ -201,13 +201,13 @@ def test_the_copy_holds_what_the_file_held(folder):
             assert json.loads(ours) == json.loads(theirs)
 
 
-def test_a_long_text_takes_no_long_time(folder, processor):
-    """Half a megabyte, each byte of it a token."""
+def test_long_text_is_fast(folder, processor):
+    """Half a megabyte, with one token per byte."""
     path = written(folder, [record(answer=f'"{"word " * 100_000}"')], ".json")
     assert len(TrainingDataset(path, processor)[0]["input_ids"]) > 500_000
 
 
-def test_levels_beyond_what_is_read_are_an_error(folder, processor):
+def test_too_deep_nesting(folder, processor):
     path = written(folder, [record(more=f', "deep": {"[" * 100_000}')], ".jsonl")
     with pytest.raises(MGMError, match="is not valid JSON"):
         TrainingDataset(path, processor)
@@ -223,8 +223,8 @@ def test_names_in_a_mixture(value, folder, processor):
     assert str(caught.value).isprintable()
 
 
-def test_a_data_file_whose_name_is_no_text(folder, model, capsys):
-    """Names of files are bytes: not all of them are characters."""
+def test_file_name_that_is_not_utf_8(folder, model, capsys):
+    """File names are bytes."""
     source = written(folder, [record(), record(image='"gone.png"')], ".json")
     path = folder / os.fsdecode(b"data\xff.json")
     source.rename(path)
@@ -235,8 +235,8 @@ def test_a_data_file_whose_name_is_no_text(folder, model, capsys):
     assert Path(folder / "report.json").read_text()
 
 
-def test_a_table_whose_bytes_are_no_text(folder, processor):
-    """parquet files do not check what they hold."""
+def test_table_that_is_not_utf_8(folder, processor):
+    """Parquet does not check its strings."""
     pa = pytest.importorskip("pyarrow")
     parquet = pytest.importorskip("pyarrow.parquet")
 

@@ -1,8 +1,6 @@
-"""Selects from the golden folder what tests/data needs in a clone that lies elsewhere.
-
-    python tests/golden/make_data.py ../shared/golden
-
-About 0.6 MB: templates, a part of the token ids and labels, four tokenizers, three images.
+"""Selects golden data of tests/data for clones without the full golden folder. python
+tests/golden/make_data.py ../shared/golden About 0.6 MB: templates, a part of the token ids and
+labels, four tokenizers, three images.
 """
 
 import json

@@ -1,4 +1,4 @@
-"""Inputs of the golden cases, made without the project's own image and text code."""
+"""Inputs of golden cases, computed without the project's image and text code."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -20,7 +20,7 @@ PUBLISHED_IMAGE = -200
 
 @dataclass
 class Case:
-    """One golden case of one model: its entry of the manifest and its figures."""
+    """A golden case of a model: its manifest entry and expected values."""
 
     entry: dict[str, Any]
     figures: dict[str, np.ndarray]
@@ -94,7 +94,7 @@ def prompt(case: Case, config: MGMConfig) -> Tensor:
 
 
 def difference(ours: Tensor, theirs: Tensor | np.ndarray) -> float:
-    """Norm of the difference over the norm of theirs."""
+    """Norm of the difference over the norm of the expected values."""
     theirs = torch.as_tensor(theirs)
     assert ours.shape == theirs.shape
     return ((ours.double() - theirs.double()).norm() / theirs.double().norm()).item()

@@ -45,7 +45,7 @@ def test_default_is_the_published_geometry() -> None:
         ("image_token_id", -200, "an integer from 0"),
     ],
 )
-def test_invalid_values_are_named(field: str, value: object, valid: str) -> None:
+def test_invalid_values(field: str, value: object, valid: str) -> None:
     with pytest.raises(MGMError) as fault:
         tiny_config(**{field: value})
     message = str(fault.value)
@@ -64,7 +64,7 @@ def test_invalid_values_are_named(field: str, value: object, valid: str) -> None
         ({"patch_size": 16, "image_size": 224}, 1, 768, "56, the nearest 728 or 784"),
     ],
 )
-def test_sizes_that_would_fit_are_named(vision, image_grid, size, nearest) -> None:
+def test_sizes_that_do_not_fit(vision, image_grid, size, nearest) -> None:
     vision = {"model_type": "siglip_vision_model", **vision}
     with pytest.raises(MGMError) as fault:
         tiny_config(vision_config=vision, image_grid=image_grid, image_size_aux=size)
@@ -90,7 +90,7 @@ def test_sizes_that_fit(patch_size, image_size, image_size_aux, tokens) -> None:
     assert config.image_mean_aux[0] == 0.48145466
 
 
-def test_unknown_vision_transformer_is_named() -> None:
+def test_unknown_vision_transformer() -> None:
     with pytest.raises(MGMError, match="model_type is 'beit'; valid: clip_vision_model, siglip"):
         tiny_config(vision_config={"model_type": "beit"})
 
@@ -109,7 +109,7 @@ def test_other_parts_survive_json(tmp_path) -> None:
     assert (again.image_mean, again.image_std_aux) == ([0.4] * 3, [0.2] * 3)
 
 
-def test_unknown_language_model_is_named() -> None:
+def test_unknown_language_model() -> None:
     with pytest.raises(MGMError, match="model_type is 'elephant'"):
         tiny_config(text_config=TEXT | {"model_type": "elephant"})
 
@@ -165,7 +165,7 @@ def test_published_defaults_for_absent_fields(tmp_path) -> None:
     assert config.vision_config.hidden_size != VISION["hidden_size"]
 
 
-def test_a_config_of_neither_layout(tmp_path) -> None:
+def test_config_of_neither_layout(tmp_path) -> None:
     (tmp_path / "config.json").write_text('{"model_type": "mgm", "image_size_aux": 768}')
     with pytest.raises(
         MGMError, match=r"config.json: holds neither text_config \(native layout\) nor hidden_size"
@@ -190,7 +190,7 @@ def test_a_config_of_neither_layout(tmp_path) -> None:
         ({"dtype": "float99"}, "float99"),
     ],
 )
-def test_faults_of_a_file_name_it(tmp_path, changes, message) -> None:
+def test_errors_name_the_file(tmp_path, changes, message) -> None:
     tiny_config().save_pretrained(tmp_path)
     path = tmp_path / "config.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | changes))

@@ -1,4 +1,4 @@
-"""The published checkpoints give the published features, logits, losses and answers."""
+"""Features, logits, losses and answers of published checkpoints equal published ones."""
 
 from functools import lru_cache
 from typing import Any
@@ -35,7 +35,7 @@ def images_of(case: Case, model: MGMForConditionalGeneration) -> dict[str, torch
 
 
 def stored_rows_difference(case: Case, name: str, ours: torch.Tensor) -> float:
-    """Difference over all stored rows of all samples."""
+    """Relative difference over all stored rows."""
     actual, expected = [], []
     for row in range(ours.shape[0]):
         if f"{name}_{row}" in case.figures:

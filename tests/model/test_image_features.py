@@ -1,4 +1,4 @@
-"""What each setting of fusion changes in the image tokens, and that it changes nothing else."""
+"""Each fusion setting changes the image tokens as specified, and nothing else."""
 
 import pytest
 import torch
@@ -34,14 +34,14 @@ def features(model, **changes) -> Tensor:
 
 
 def projected(model, tokens: Tensor) -> Tensor:
-    """Tokens (images, crops, N, C) as the language model reads them."""
+    """Tokens (images, crops, N, C) after the projector."""
     cells = model.config.image_grid**2
     return model.projector(torch.cat([tokens[:, cells:], tokens[:, :cells]], 1).flatten(1, 2))
 
 
 @torch.no_grad()
 def parts(model) -> tuple[Tensor, list[Tensor]]:
-    """Tokens and stages of the unchanged model."""
+    """Tokens and stages of the model without settings."""
     model.fusion = FusionConfig()
     images = random_images(model.config, 2)
     stages = model.high_resolution_stages(images["pixel_values_aux"])
@@ -67,7 +67,7 @@ def test_every_setting_changes_the_tokens_and_the_default_restores_them(model) -
 
 
 @torch.no_grad()
-def test_without_detail_mined_is_zero(model, monkeypatch) -> None:
+def test_no_mining_adds_zero(model, monkeypatch) -> None:
     tokens, _ = parts(model)
     monkeypatch.setattr(
         ImageFeaturesMixin, "high_resolution_stages", None
@@ -76,14 +76,14 @@ def test_without_detail_mined_is_zero(model, monkeypatch) -> None:
 
 
 @torch.no_grad()
-def test_detail_alone_is_what_the_tokens_mined(model) -> None:
+def test_detail_only_is_the_mined_feature(model) -> None:
     tokens, stages = parts(model)
     mined = model.mined_tokens(tokens, stages)
     assert torch.equal(features(model, high_resolution_only=True), projected(model, mined))
 
 
 @torch.no_grad()
-def test_grey_is_an_image_of_the_mean_colour(model) -> None:
+def test_grey_vit_sees_the_mean_colour(model) -> None:
     _, stages = parts(model)
     images = random_images(model.config, 2)
     grey = model.low_resolution_tokens(torch.zeros_like(images["pixel_values"]))
@@ -92,7 +92,7 @@ def test_grey_is_an_image_of_the_mean_colour(model) -> None:
 
 
 @torch.no_grad()
-def test_the_high_resolution_encoder_alone_sees_the_blur(model) -> None:
+def test_only_the_high_resolution_encoder_sees_the_blur(model) -> None:
     tokens, _ = parts(model)
     images = random_images(model.config, 2)
     stages = model.high_resolution_stages(blurred(images["pixel_values_aux"], 28))
@@ -101,7 +101,7 @@ def test_the_high_resolution_encoder_alone_sees_the_blur(model) -> None:
 
 
 @torch.no_grad()
-def test_averaged_stages_are_the_same_everywhere(model) -> None:
+def test_averaged_stages_are_constant(model) -> None:
     tokens, stages = parts(model)
     for number in (2, 4):
         stage = stages[number - 1]
@@ -111,8 +111,8 @@ def test_averaged_stages_are_the_same_everywhere(model) -> None:
 
 
 @torch.no_grad()
-def test_a_shift_of_the_windows_is_a_shift_of_the_maps(model) -> None:
-    """The published form on maps that were moved after they were upsampled, crops side by side."""
+def test_shifted_windows_equal_shifted_maps(model) -> None:
+    """Compared with published mining on upsampled maps that are rolled, crop by crop."""
     tokens, stages = parts(model)
     config = model.config
     grid, side = config.image_grid, config.tokens_per_side
@@ -132,7 +132,7 @@ def test_a_shift_of_the_windows_is_a_shift_of_the_maps(model) -> None:
 
 
 @torch.no_grad()
-def test_a_query_is_the_same_in_every_view(model) -> None:
+def test_one_query_for_all_views(model) -> None:
     tokens, stages = parts(model)
     query = torch.randn(tokens.shape[-1], generator=torch.Generator().manual_seed(3))
     ours = features(model, mode="one_query", query=tuple(query.tolist()))
@@ -141,7 +141,7 @@ def test_a_query_is_the_same_in_every_view(model) -> None:
 
 
 @torch.no_grad()
-def test_the_mean_query_is_that_of_all_tokens(model) -> None:
+def test_mean_query(model) -> None:
     side = model.config.image_size_aux
     draw = torch.Generator().manual_seed(0)
     pixels = torch.randint(256, (2, 3, side, side), dtype=torch.uint8, generator=draw)
@@ -150,7 +150,7 @@ def test_the_mean_query_is_that_of_all_tokens(model) -> None:
     torch.testing.assert_close(model.mean_query(pixels), queries.flatten(0, 2).mean(0))
 
 
-def test_what_is_set_is_not_saved(model, tmp_path) -> None:
+def test_set_fusion_is_not_saved(model, tmp_path) -> None:
     changed = features(model, mode="pool")
     save_model(model, tmp_path)
     loaded = load_model(tmp_path)
@@ -158,7 +158,7 @@ def test_what_is_set_is_not_saved(model, tmp_path) -> None:
     assert torch.equal(features(loaded, mode="pool"), changed)
 
 
-def test_a_saved_setting_is_that_of_the_model(tmp_path) -> None:
+def test_saved_fusion(tmp_path) -> None:
     whole = tiny_model(fusion={"mode": "pool", "window_shift": 1})
     save_model(whole, tmp_path)
     loaded = load_model(tmp_path)
@@ -172,7 +172,7 @@ def test_a_saved_setting_is_that_of_the_model(tmp_path) -> None:
         )
 
 
-def test_what_the_model_cannot_do_is_refused() -> None:
+def test_unsupported_fusion() -> None:
     plain = tiny_model(vision_aux_config=None)
     with pytest.raises(MGMError, match="no high-resolution encoder"):
         plain.fusion = FusionConfig(mode="none")

@@ -51,7 +51,7 @@ def test_native_round_trip_is_exact(tmp_path, text) -> None:
             assert torch.equal(again(**inputs).logits, model(**inputs).logits)
 
 
-def test_tied_embeddings_are_one_tensor(tmp_path) -> None:
+def test_tied_embeddings(tmp_path) -> None:
     save_model(tiny_model(text_config=TIED), tmp_path / "saved")
     again = load_model(tmp_path / "saved")
     assert again.get_input_embeddings().weight is again.get_output_embeddings().weight
@@ -114,7 +114,7 @@ def test_missing_folder(tmp_path) -> None:
     assert "no such folder" in fault(tmp_path / "nothing")
 
 
-def test_repository_that_cannot_be_reached(monkeypatch, tmp_path) -> None:
+def test_unreachable_repository(monkeypatch, tmp_path) -> None:
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
     assert "no download from the hub" in fault("owner/model")
@@ -131,12 +131,12 @@ def test_config_that_is_not_json(saved) -> None:
 
 
 @pytest.mark.parametrize("content", ["[]", '"mgm"'])
-def test_config_that_is_no_object(saved, content) -> None:
+def test_config_that_is_not_an_object(saved, content) -> None:
     (saved / "config.json").write_text(content)
     assert "not an object" in fault(saved)
 
 
-def test_foreign_model_type(saved) -> None:
+def test_unsupported_model_type(saved) -> None:
     (saved / "config.json").write_text(json.dumps({"model_type": "llava"}))
     message = fault(saved)
     assert "model_type is 'llava'" in message
@@ -153,7 +153,7 @@ def test_invalid_config_value(saved) -> None:
     assert f"{saved}/config.json: projector_type is 'magic'" in fault(saved)
 
 
-def test_config_that_no_model_can_be_built_from(saved) -> None:
+def test_config_without_a_possible_model(saved) -> None:
     change_config(saved, text_config=TEXT | {"hidden_act": "magic"})
     assert f"{saved}/config.json: describes no model (KeyError: 'magic')" in fault(saved)
 
@@ -174,7 +174,7 @@ def test_config_that_no_model_can_be_built_from(saved) -> None:
         ),
     ],
 )
-def test_config_of_another_model_costs_no_memory(saved, monkeypatch, changes, message) -> None:
+def test_config_mismatch_allocates_no_memory(saved, monkeypatch, changes, message) -> None:
     change_config(saved, **changes)
     monkeypatch.setattr(PreTrainedModel, "from_pretrained", None)  # is not reached
     assert re.search(message, fault(saved))
@@ -239,7 +239,7 @@ def test_missing_and_unexpected_names(saved) -> None:
         ("projector.0.bias", torch.zeros(24).int(), r": projector.0.bias is of torch.int32"),
     ],
 )
-def test_transformers_makes_up_no_weights(saved, name, value, message) -> None:
+def test_missing_weights_are_not_initialised(saved, name, value, message) -> None:
     weights = load_file(saved / "model.safetensors")
     weights |= {name: value}
     kept = {name: weight for name, weight in weights.items() if weight is not None}
@@ -248,7 +248,7 @@ def test_transformers_makes_up_no_weights(saved, name, value, message) -> None:
         AutoModelForImageTextToText.from_pretrained(saved, ignore_mismatched_sizes=True)
 
 
-def test_the_loading_report_can_be_had(saved) -> None:
+def test_output_loading_info(saved) -> None:
     model, report = MGMForConditionalGeneration.from_pretrained(saved, output_loading_info=True)
     assert isinstance(model, MGMForConditionalGeneration)
     assert not report["missing_keys"]
@@ -261,7 +261,7 @@ def test_wrong_shapes(saved) -> None:
     assert "mining.query.bias has shape (3,), by config.json (16,); copy both" in fault(saved)
 
 
-def test_failed_save_leaves_nothing(tmp_path, monkeypatch) -> None:
+def test_failed_save(tmp_path, monkeypatch) -> None:
     def full(*_args, **_kwargs) -> None:
         raise OSError(28, "No space left on device")
 
@@ -272,7 +272,7 @@ def test_failed_save_leaves_nothing(tmp_path, monkeypatch) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-def test_texts_alone_load_no_tower(tmp_path) -> None:
+def test_text_only_loads_no_tower(tmp_path) -> None:
     model = tiny_model()
     save_model(model, tmp_path / "saved")
     texts = load_model(tmp_path / "saved", text_only=True)
@@ -286,7 +286,7 @@ def test_texts_alone_load_no_tower(tmp_path) -> None:
         save_model(texts, tmp_path / "again")
 
 
-def test_rounded_weights_are_not_saved(tmp_path) -> None:
+def test_quantised_models_cannot_be_saved(tmp_path) -> None:
     save_model(tiny_model(), tmp_path / "saved")
     with pytest.raises(
         MGMError, match="was loaded with quantised weights; load it whole to save it"
@@ -315,7 +315,7 @@ EMBEDDINGS_APART = HEAD_APART | {"language_model.model": "cpu", "language_model.
         (EMBEDDINGS_APART, None),
     ],
 )
-def test_device_maps_with_the_disk(tmp_path, tied, device_map, memory) -> None:
+def test_device_map_with_disk_offload(tmp_path, tied, device_map, memory) -> None:
     folder = build(tmp_path / "model", tie_word_embeddings=tied)
     whole = load_model(folder)
     options = {"offload_folder": str(tmp_path / "offloaded"), "max_memory": memory}

@@ -25,7 +25,7 @@ def labelled(config, layouts: list[str]) -> dict[str, torch.Tensor]:
 
 
 @torch.no_grad()
-def test_batch_equals_its_samples_one_by_one(model) -> None:
+def test_batch_equals_single_samples(model) -> None:
     config = model.config
     images = random_images(config, 3)
     together = model(**batch_of(config, LABELLED), **images).logits
@@ -45,7 +45,7 @@ def test_text_only_runs_no_tower(model) -> None:
     assert torch.equal(plain(**batch).logits, model.language_model(**batch).logits)
 
 
-def test_a_batch_of_texts_gives_what_sees_images_a_gradient_of_zero() -> None:
+def test_text_only_batch_gives_zero_gradients() -> None:
     model = tiny_model().train()
     model.vision_tower.requires_grad_(False)
     batch = labelled(model.config, ["abcde"])
@@ -58,7 +58,7 @@ def test_a_batch_of_texts_gives_what_sees_images_a_gradient_of_zero() -> None:
 
 
 @torch.no_grad()
-def test_hd_tokens_are_the_global_view_then_cells() -> None:
+def test_hd_tokens_start_with_the_global_view() -> None:
     model = tiny_model(**HD)
     images = random_images(model.config, 2)
     features = model.get_image_features(**images)
@@ -110,7 +110,7 @@ def test_images_and_markers_must_match(model, layouts, images, words) -> None:
     assert all(word in str(fault.value) for word in words)
 
 
-def test_unexpanded_markers_are_refused(model) -> None:
+def test_unexpanded_markers(model) -> None:
     ids = torch.tensor([[5, model.config.image_token_id, 6]])
     with pytest.raises(
         MGMError, match="sample 0 holds 1 image positions; expected a multiple of 16"
@@ -119,7 +119,7 @@ def test_unexpanded_markers_are_refused(model) -> None:
 
 
 @torch.no_grad()
-def test_sample_cut_within_an_image(model) -> None:
+def test_sample_truncated_within_an_image(model) -> None:
     config = model.config
     images = random_images(config, 3)
     full = batch_of(config, ["aIbIcd", "Ia"])
@@ -144,7 +144,7 @@ def test_sample_cut_within_an_image(model) -> None:
         ({"pixel_values": None, "pixel_values_aux": None}, "pixel_values is missing"),
     ],
 )
-def test_wrong_pixel_shapes_are_named(model, change, words: str) -> None:
+def test_wrong_pixel_shapes(model, change, words: str) -> None:
     with pytest.raises(MGMError) as fault:
         model.get_image_features(**(random_images(model.config, 1) | change))
     assert words in str(fault.value)
@@ -169,8 +169,8 @@ def test_generation_of_a_padded_batch_equals_single_answers(model, left: bool) -
 
 
 @torch.no_grad()
-def test_weights_may_be_brought_for_each_call(model) -> None:
-    """As accelerate does for models that are larger than a device."""
+def test_weights_loaded_for_each_call(model) -> None:
+    """As accelerate does for models larger than the device."""
     inputs = batch_of(model.config, ["abIcd"]) | random_images(model.config, 1)
     expected = model(**inputs).logits
     offloaded = cpu_offload(copy.deepcopy(model), torch.device("cpu"))
@@ -179,7 +179,7 @@ def test_weights_may_be_brought_for_each_call(model) -> None:
 
 
 @torch.no_grad()
-def test_an_assistant_sees_the_images_too(model) -> None:
+def test_assistant_model_gets_the_images(model) -> None:
     settings = {"max_new_tokens": 8, "do_sample": False, "eos_token_id": None, "pad_token_id": 0}
     inputs = batch_of(model.config, ["abIcd"]) | random_images(model.config, 1)
     expected = model.generate(**inputs, **settings)
@@ -189,7 +189,7 @@ def test_an_assistant_sees_the_images_too(model) -> None:
 
 
 @torch.no_grad()
-def test_cache_changes_nothing(model) -> None:
+def test_cache_does_not_change_the_output(model) -> None:
     settings = {"max_new_tokens": 6, "do_sample": False, "eos_token_id": None, "pad_token_id": 0}
     inputs = batch_of(model.config, ["abIcd"]) | random_images(model.config, 1)
     cached = model.generate(**inputs, **settings)
@@ -197,7 +197,7 @@ def test_cache_changes_nothing(model) -> None:
 
 
 @torch.no_grad()
-def test_beams_keep_every_sample_with_its_images(model) -> None:
+def test_beam_search_with_images(model) -> None:
     settings = {"max_new_tokens": 5, "num_beams": 3, "do_sample": False}
     settings |= {"eos_token_id": None, "pad_token_id": 0}
     images = random_images(model.config, 3)
@@ -242,7 +242,7 @@ def test_training_makes_no_logits(count: int | None) -> None:
 
 
 @pytest.mark.parametrize("training", [False, True])
-def test_image_positions_teach_nothing_whatever_their_labels(training: bool) -> None:
+def test_labels_at_image_positions_are_ignored(training: bool) -> None:
     model = tiny_model().train(training)
     inputs = labelled(model.config, LABELLED) | random_images(model.config, 3)
     expected = model(**inputs).loss
@@ -251,7 +251,7 @@ def test_image_positions_teach_nothing_whatever_their_labels(training: bool) -> 
     torch.testing.assert_close(model(**inputs).loss, expected)
 
 
-def test_frozen_towers_stay_frozen_and_in_evaluation_mode() -> None:
+def test_frozen_towers_stay_in_eval_mode() -> None:
     model = tiny_model().train()
     assert model.projector.training
     assert not any(module.training for module in model.vision_tower.modules())
@@ -261,7 +261,7 @@ def test_frozen_towers_stay_frozen_and_in_evaluation_mode() -> None:
         assert (parameter.grad is None) == name.startswith("vision_tower"), name
 
 
-def test_towers_train_when_asked() -> None:
+def test_trainable_towers() -> None:
     model = tiny_model(optimize_vision_tower=True, optimize_vision_tower_aux=True).train()
     assert model.vision_tower.training
     assert model.vision_tower_aux.training
@@ -270,7 +270,7 @@ def test_towers_train_when_asked() -> None:
     assert model.vision_tower_aux.stem[0].weight.grad is not None
 
 
-def test_drop_path_only_when_asked_and_only_in_training() -> None:
+def test_drop_path_in_training_only() -> None:
     aux = {"depths": [1, 1, 1, 1], "dims": [4, 8, 12, 16], "drop_path_rate": 0.5}
     model = tiny_model(vision_aux_config=aux)
     pixels = random_images(model.config, 4)["pixel_values_aux"]
@@ -312,7 +312,7 @@ def test_eager_and_sdpa_agree() -> None:
 
 
 @torch.no_grad()
-def test_features_may_be_handed_in(model) -> None:
+def test_image_features_as_input(model) -> None:
     batch = batch_of(model.config, ["abIc"])
     images = random_images(model.config, 1)
     features = model.get_image_features(**images)
@@ -320,13 +320,13 @@ def test_features_may_be_handed_in(model) -> None:
     assert torch.equal(ours, model(**batch, **images).logits)
 
 
-def test_either_ids_or_embeddings(model) -> None:
+def test_input_ids_or_embeddings(model) -> None:
     with pytest.raises(MGMError, match="both or none"):
         model()
 
 
 @pytest.mark.parametrize("overrides", [{}, HD, {"vision_aux_config": None}])
-def test_both_views_are_made_of_bytes(overrides) -> None:
+def test_views_from_uint8(overrides) -> None:
     model = tiny_model(**overrides)
     config = model.config
     processor = MGMImageProcessor(**{name: getattr(config, name) for name in IMAGE_CONFIG_FIELDS})
@@ -350,7 +350,7 @@ def test_both_views_are_made_of_bytes(overrides) -> None:
 
 
 @pytest.mark.parametrize("where", ["model", "vision_tower", "vision_tower_aux"])
-def test_gradient_checkpointing_of_all_or_of_one_tower(where: str) -> None:
+def test_gradient_checkpointing_of_all_or_one_tower(where: str) -> None:
     aux = {"depths": [1, 2, 1, 1], "dims": [4, 8, 12, 16], "drop_path_rate": 0.3}
     trained = {"optimize_vision_tower": True, "optimize_vision_tower_aux": True}
     model = tiny_model(vision_aux_config=aux, **trained).train()
@@ -392,7 +392,7 @@ def test_gradient_checkpointing_of_all_or_of_one_tower(where: str) -> None:
 
 
 @pytest.mark.slow
-def test_compiled_parts_compute_the_same() -> None:
+def test_compiled_parts_equal_eager() -> None:
     trained = {"optimize_vision_tower": True, "optimize_vision_tower_aux": True}
     model = tiny_model(**trained)
     names = list(model.state_dict())
@@ -419,6 +419,6 @@ def test_compiled_parts_compute_the_same() -> None:
     assert list(model.state_dict()) == names
 
 
-def test_compiling_that_cannot_work_is_refused(model) -> None:
+def test_unsupported_compilation(model) -> None:
     with pytest.raises(MGMError, match=r"torch\.compile does not work here \(Unrecognized mode=qu"):
         model.compile_vision(mode="quick")

@@ -1,4 +1,4 @@
-"""transformers' own Trainer on our model: losses, metrics and predictions of an evaluation."""
+"""transformers' Trainer with our model: losses, metrics and predictions."""
 
 import json
 
@@ -46,7 +46,7 @@ def processor(folder):
 
 @pytest.fixture
 def file(tmp_path):
-    """Four samples with an image and one without."""
+    """A data file of four samples with an image and one without."""
     samples = []
     for number, colour in enumerate(("red", "green", "blue", "black")):
         Image.new("RGB", (30, 20), colour).save(tmp_path / f"{number}.png")
@@ -84,7 +84,7 @@ def trainer(model, samples, processor, tmp_path, kind=Trainer, **options):
 
 
 def batch_losses(model, samples, processor):
-    """The mean loss of each batch of two, weighed as the Trainer does: by samples."""
+    """The mean loss over batches of two, weighted by samples as the Trainer does."""
     model.eval()
     collate, losses = Collator.of(processor, 64), []
     for start in range(0, len(samples), 2):
@@ -99,7 +99,7 @@ def batch_losses(model, samples, processor):
     return np.mean(losses)
 
 
-def test_labels_are_the_only_labels():
+def test_label_names():
     assert find_labels(MGMForConditionalGeneration) == ["labels"]
 
 
@@ -160,7 +160,7 @@ def test_predictions_are_logits(options, model, file, processor, tmp_path):
 
 
 def test_samples_of_several_sources(model, file, processor, tmp_path):
-    """What says which source a label has changes neither training nor predictions."""
+    """The source of labels changes neither training nor predictions."""
     sources = [MixtureSource(str(file), name="a"), MixtureSource(str(file), name="b")]
     samples = MixedDataset(file, sources, processor)
     plain = trainer(model, samples, processor, tmp_path, remove_unused_columns=False)
@@ -182,7 +182,7 @@ def test_generated_predictions(model, file, processor, tmp_path):
     assert output.metrics["test_loss"] == pytest.approx(batch_losses(model, samples, processor))
 
 
-def test_losses_of_groups_come_instead_of_logits(model, file, processor):
+def test_group_losses_instead_of_logits(model, file, processor):
     samples = TrainingDataset(file, processor)
     batch = Collator.of(processor, 64)([samples[0], samples[4]])
     del batch["index"]

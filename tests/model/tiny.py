@@ -1,4 +1,4 @@
-"""Tiny random models, built in code."""
+"""Tiny models with random weights, built in code."""
 
 import json
 from pathlib import Path
@@ -51,7 +51,7 @@ def tiny_config(**overrides: Any) -> MGMConfig:
 
 
 def tiny_model(seed: int = 0, **overrides: Any) -> MGMForConditionalGeneration:
-    """A model in evaluation mode whose default, near-zero parts were stirred up."""
+    """A model in eval mode, without near-zero weights."""
     torch.manual_seed(seed)
     model = MGMForConditionalGeneration(tiny_config(**overrides)).eval()
     with torch.no_grad():
@@ -70,7 +70,7 @@ def random_images(config: MGMConfig, count: int, seed: int = 1) -> dict[str, Ten
 
 
 def ids_of(config: MGMConfig, layout: str) -> list[int]:
-    """Ids of a sample written as letters, `I` standing for an image: "abIc"."""
+    """Ids of a sample written as letters, with `I` for an image: "abIc"."""
     ids: list[int] = []
     for letter in layout:
         image = [config.image_token_id] * config.image_tokens_per_image
@@ -91,7 +91,7 @@ def batch_of(config: MGMConfig, layouts: list[str], left: bool = False) -> dict[
 
 
 def save_towers(clip: Path, convnext: Path) -> None:
-    """Write two random towers to folders as users have them."""
+    """Save two random towers to folders."""
     CLIPVisionModel(CLIPVisionConfig(**VISION)).save_pretrained(clip)
     aux = ConvNextTower(ConvNextTowerConfig(**VISION_AUX)).state_dict()
     convnext.mkdir()

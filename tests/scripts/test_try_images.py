@@ -1,4 +1,4 @@
-"""The program that tries all images of a folder."""
+"""The script that tries to open all images of a folder."""
 
 import io
 
@@ -23,7 +23,7 @@ def folder(tmp_path):
     return tmp_path
 
 
-def test_what_came_of_each_file(folder, capsys):
+def test_results_of_each_file(folder, capsys):
     assert try_images.main([str(folder)]) == 0
     out = capsys.readouterr().out
     assert out.startswith("6 files: 3 decoded, 3 refused, 0 raised\n")
@@ -33,13 +33,13 @@ def test_what_came_of_each_file(folder, capsys):
     assert "peak memory" in out
 
 
-def test_limits_of_the_network(folder):
+def test_network_limits(folder):
     outcome = try_images.try_file(folder / "c.pgm", network=True)
     assert (outcome.kind, outcome.seconds >= 0) == ("refused", True)
     assert "is not an image of these formats" in outcome.text
 
 
-def test_what_raises_is_named_with_its_exception(folder, monkeypatch):
+def test_unexpected_exceptions(folder, monkeypatch):
     def fault(*_):
         raise KeyError(6)
 
@@ -49,7 +49,7 @@ def test_what_raises_is_named_with_its_exception(folder, monkeypatch):
     assert f"{folder / 'a.png'}: KeyError: 6" in try_images.summary([result], folder)
 
 
-def test_wrong_options(tmp_path):
+def test_invalid_options(tmp_path):
     for words, message in (
         ([str(tmp_path / "none")], "is no folder"),
         ([str(tmp_path)], "has no files"),

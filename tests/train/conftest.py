@@ -1,4 +1,4 @@
-"""Tiny parts on disk, drawn samples, and the command line's flags as a dictionary."""
+"""Tiny parts on disk, generated samples, and command-line flags as a dictionary."""
 
 import json
 from pathlib import Path
@@ -47,7 +47,7 @@ def tiny_tokenizer() -> PreTrainedTokenizerFast:
 
 @pytest.fixture(scope="session")
 def data(tmp_path_factory) -> Path:
-    """A data file with eight images beside it, and samples without image."""
+    """A data file with eight images, and samples without an image."""
     return shared_folder(tmp_path_factory, "data", make_data) / "data.json"
 
 
@@ -71,7 +71,7 @@ def make_data(root: Path) -> None:
 
 
 def words(flags: dict[str, object]) -> list[str]:
-    """Flags as a command line has them; those that are None are left out."""
+    """Flags as command-line arguments, without those that are None."""
     given = {name: value for name, value in flags.items() if value is not None}
     return [word for name, value in given.items() for word in (f"--{name}", str(value))]
 
@@ -106,7 +106,7 @@ def stage1_flags(parts, data) -> dict[str, object]:
 
 @pytest.fixture(scope="session")
 def stage1(stage1_flags, tmp_path_factory) -> Path:
-    """The folder that stage 1 leaves."""
+    """The output folder of stage 1."""
     return shared_folder(
         tmp_path_factory,
         "stage1",

@@ -1,4 +1,4 @@
-"""Samples that cannot be used end a run, or are left out, counted and listed: never replaced."""
+"""Bad samples end a run, or are skipped, counted and listed; never replaced."""
 
 import json
 
@@ -13,7 +13,7 @@ from tests.train.conftest import words
 
 @pytest.fixture
 def faulty(data, tmp_path):
-    """The data file with one sample of every kind that cannot be used, and their places."""
+    """The data file with a bad sample of every kind, and their indices."""
     samples = json.loads(data.read_text())
     good = samples[0]
     question = good["conversations"][0]
@@ -55,7 +55,7 @@ def quarantined(flags) -> dict[int, str]:
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_they_are_left_out_and_listed(flags, faulty, workers, caplog):
+def test_skipped_and_listed(flags, faulty, workers, caplog):
     bad = faulty[1]
     trainer = run_training(
         words(flags | {"on_bad_sample": "skip", "dataloader_num_workers": workers})
@@ -71,8 +71,8 @@ def test_they_are_left_out_and_listed(flags, faulty, workers, caplog):
     assert f"{len(bad)} bad samples were skipped" in caplog.text
 
 
-def test_the_list_of_an_earlier_run_is_kept_aside(flags, faulty):
-    """A run that begins anew has a list of its own; one that is resumed goes on with its own."""
+def test_list_of_an_earlier_run_is_moved(flags, faulty):
+    """A new run starts a new list; a resumed run appends to its own."""
     saving = {"save_strategy": "steps", "save_steps": 1, "max_steps": 1, "on_bad_sample": "skip"}
     old = flags["output_dir"] / BAD_SAMPLES_FILE
     old.parent.mkdir()
@@ -89,8 +89,8 @@ def test_the_list_of_an_earlier_run_is_kept_aside(flags, faulty):
     assert [folder.name for folder in flags["output_dir"].glob("earlier*")] == ["earlier_run_1"]
 
 
-def test_what_is_left_out_changes_nothing_else(flags, data):
-    """The same weights as without these samples, where the order is the same."""
+def test_skipping_equals_removing(flags, data):
+    """The weights equal those without these samples, for the same order."""
     order = {"group_by_modality_length": False, "train_sampling_strategy": None}
     kept = run_training(words(flags | order | {"on_bad_sample": "skip"})).train_dataset
     clean = run_training(
@@ -104,7 +104,7 @@ def test_what_is_left_out_changes_nothing_else(flags, data):
         assert torch.equal(sample["input_ids"], of_clean["input_ids"])
 
 
-def test_a_batch_of_nothing_else_teaches_nothing(flags, data, tmp_path):
+def test_batch_of_bad_samples(flags, data, tmp_path):
     samples = [json.loads(data.read_text())[0] | {"image": "broken.png"}] * 3
     path = tmp_path / "all.json"
     path.write_text(json.dumps([*samples, json.loads(data.read_text())[1]]))
@@ -115,12 +115,12 @@ def test_a_batch_of_nothing_else_teaches_nothing(flags, data, tmp_path):
     assert sorted(loss == 0 for loss in losses) == [False, True, True, True]
 
 
-def test_strict_ends_the_run_and_names_the_first(flags):
+def test_raise_ends_the_run_at_the_first(flags):
     with pytest.raises(MGMError, match=r"faulty\.json: sample 1"):
         run_training(words(flags))
 
 
-def test_nothing_usable_is_an_error(flags, tmp_path):
+def test_no_usable_samples(flags, tmp_path):
     path = tmp_path / "none.json"
     path.write_text(json.dumps([1, 2]))
     with pytest.raises(
@@ -136,6 +136,6 @@ def test_nothing_usable_is_an_error(flags, tmp_path):
         run_training(words(flags | {"data_path": path, "on_bad_sample": "skip"}))
 
 
-def test_the_policy_is_one_of_two(flags):
+def test_invalid_policy(flags):
     with pytest.raises(MGMError, match="choose raise or skip"):
         run_training(words(flags | {"on_bad_sample": "replace"}))

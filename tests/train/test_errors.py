@@ -1,4 +1,4 @@
-"""What a user can mend ends in one line, and leaves nothing half-written."""
+"""User errors are one line, and leave no partial files."""
 
 import json
 import resource
@@ -43,7 +43,7 @@ def sample(image: str | None = None) -> dict:
 
 
 @pytest.mark.process
-def test_the_command_prints_one_line_and_exits_with_2(tmp_path) -> None:
+def test_command_prints_one_line_and_exits_with_2(tmp_path) -> None:
     flags = {"model_name_or_path": tmp_path / "none", "data_path": "x", "output_dir": tmp_path}
     command = [PYTHON, "-m", "mgm.train", *words(flags)]
     done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=False)
@@ -63,7 +63,7 @@ def test_the_command_prints_one_line_and_exits_with_2(tmp_path) -> None:
         ([sample()], "sample 0: 1 <image> marker but 0 images"),
     ],
 )
-def test_faulty_data_files(flags, tmp_path, content, message) -> None:
+def test_invalid_data_files(flags, tmp_path, content, message) -> None:
     path = written(tmp_path / "data.json", content)
     actual = fault(flags | {"data_path": path})
     assert actual.startswith(str(path))
@@ -82,14 +82,14 @@ def test_liger_kernels_without_a_gpu(flags, monkeypatch) -> None:
     assert "pip install 'mgm[liger]'" in fault(flags | {"use_liger_kernel": True})
 
 
-def test_a_missing_image(flags, tmp_path) -> None:
+def test_missing_image(flags, tmp_path) -> None:
     path = written(tmp_path / "data.json", [sample("gone.png")] * 2)
     message = fault(flags | {"data_path": path})
     assert message.startswith(f"{path}: sample 0, image 1 of 1: {tmp_path}/gone.png: there is no")
 
 
 @pytest.mark.parametrize("workers", [0, 1])
-def test_a_damaged_image(flags, tmp_path, workers) -> None:
+def test_damaged_image(flags, tmp_path, workers) -> None:
     written(tmp_path / "bad.png", "no picture")
     path = written(tmp_path / "data.json", [sample("bad.png")] * 2)
     message = fault(flags | {"data_path": path, "dataloader_num_workers": workers})
@@ -98,7 +98,7 @@ def test_a_damaged_image(flags, tmp_path, workers) -> None:
 
 
 @pytest.mark.parametrize("workers", [0, 1])
-def test_samples_of_which_no_label_is_left(stage2_flags, data, tmp_path, workers) -> None:
+def test_samples_without_labels_after_truncation(stage2_flags, data, tmp_path, workers) -> None:
     changes = {"data_path": data.parent / "captions.json", "output_dir": tmp_path}
     changes |= {"model_max_length": 20, "dataloader_num_workers": workers}  # before any answer
     message = fault(stage2_flags | changes)
@@ -123,7 +123,7 @@ def test_samples_of_which_no_label_is_left(stage2_flags, data, tmp_path, workers
         ({"resume_from_checkpoint": "nowhere"}, "nowhere: no complete checkpoint"),
     ],
 )
-def test_flags_that_do_not_fit(flags, changes, message) -> None:
+def test_conflicting_flags(flags, changes, message) -> None:
     assert message in fault(flags | changes)
 
 
@@ -135,11 +135,11 @@ def test_flags_that_do_not_fit(flags, changes, message) -> None:
         ({"mm_vision_select_feature": "cls_patch"}, "was made with patch"),
     ],
 )
-def test_a_trained_model_keeps_its_geometry(stage2_flags, tmp_path, changes, message) -> None:
+def test_geometry_of_a_trained_model_is_fixed(stage2_flags, tmp_path, changes, message) -> None:
     assert message in fault(stage2_flags | {"output_dir": tmp_path} | changes)
 
 
-def test_an_output_folder_that_cannot_be_made(flags, tmp_path) -> None:
+def test_output_folder_that_cannot_be_created(flags, tmp_path) -> None:
     written(tmp_path / "file", "")
     message = fault(flags | {"output_dir": tmp_path / "file" / "out"})
     assert message.startswith(f"--output_dir {tmp_path}/file/out: cannot be written to (Not a dir")
@@ -153,12 +153,12 @@ def test_an_output_folder_that_cannot_be_made(flags, tmp_path) -> None:
         ("gemma", "<start_of_turn>"),
     ],
 )
-def test_a_vocabulary_without_a_token_that_the_template_needs(flags, version, token):
+def test_vocabulary_without_a_token_of_the_template(flags, version, token):
     message = fault(flags | {"version": version})
     assert message.startswith(f"--version {version}: it contains {token}, which is no token of ")
 
 
-def test_a_tokenizer_with_more_tokens_than_the_model(flags, parts, tmp_path) -> None:
+def test_tokenizer_with_more_tokens_than_the_model(flags, parts, tmp_path) -> None:
     for file in parts["language"].iterdir():
         (tmp_path / file.name).write_bytes(file.read_bytes())
     tokenizer = json.loads((tmp_path / "tokenizer.json").read_text())
@@ -172,7 +172,7 @@ def test_a_tokenizer_with_more_tokens_than_the_model(flags, parts, tmp_path) -> 
 
 @contextmanager
 def full_disk(size: int):
-    """No file may grow beyond `size` bytes, which is how a full disk looks to who writes."""
+    """Limit file sizes to `size` bytes, which looks like a full disk."""
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (size, limits[1]))
     try:
@@ -185,7 +185,7 @@ def largest(folder: Path, name: str) -> int:
     return (folder / name).stat().st_size
 
 
-def test_a_disk_that_is_full_while_the_model_is_saved(flags, stage1) -> None:
+def test_full_disk_while_saving_the_model(flags, stage1) -> None:
     output = flags["output_dir"]
     with full_disk(largest(stage1, "model.safetensors") - 1):
         message = fault(flags)
@@ -194,9 +194,7 @@ def test_a_disk_that_is_full_while_the_model_is_saved(flags, stage1) -> None:
 
 
 @pytest.mark.parametrize("file", ["tokenizer.json", "model.safetensors", "optimizer.pt"])
-def test_a_disk_that_is_full_while_a_checkpoint_is_saved(
-    flags, stage1, tmp_path_factory, file
-) -> None:
+def test_full_disk_while_saving_a_checkpoint(flags, stage1, tmp_path_factory, file) -> None:
     output = flags["output_dir"]
     changes = {"save_strategy": "steps", "save_steps": 2, "max_steps": 2}
     whole = tmp_path_factory.mktemp("whole")
@@ -208,7 +206,7 @@ def test_a_disk_that_is_full_while_a_checkpoint_is_saved(
     assert list(output.iterdir()) == []
 
 
-def test_a_checkpoint_of_other_parameters_is_refused(flags, stage1, tmp_path) -> None:
+def test_checkpoint_of_other_parameters(flags, stage1, tmp_path) -> None:
     changes = {"save_strategy": "steps", "save_steps": 2, "max_steps": 2}
     run_training(words(flags | changes))
     more = {"tune_mm_mlp_adapter": None, "max_steps": 4}

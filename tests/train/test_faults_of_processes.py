@@ -1,7 +1,7 @@
-"""One of several processes fails: all of them end, the fault is told, what was good stays.
+"""When one of several processes fails, all end with an error, and complete checkpoints stay.
 
-The interpreter itself starts them, not the server of `tests.preloaded`: who is whose child, and how
-an interpreter goes down, is what these tests are about.
+The interpreter itself starts them, not the server of `tests.preloaded`, since parent processes and
+interpreter exit matter here.
 """
 
 import os
@@ -30,7 +30,7 @@ def start(
     program: tuple[str, ...] = (),
     **variables: str,
 ) -> subprocess.Popen[str]:
-    """`python -m mgm.train` in two processes, which may write no file beyond a size, in bytes."""
+    """Start `python -m mgm.train` in two processes, with a limit on file sizes in bytes."""
 
     def limited() -> None:
         if largest_file is not None:
@@ -53,7 +53,7 @@ def start(
 
 
 def check_failed(process: subprocess.Popen[str], words: str, seconds: float = 120) -> str:
-    """It ends by itself, says these words, and leaves no process behind."""
+    """Check that the run ends by itself with these words, and leaves no process."""
     children = psutil.Process(process.pid).children(recursive=True)
     start_time = time.monotonic()
     _, log = process.communicate(timeout=LIMIT)
@@ -75,8 +75,8 @@ def flags(stage2_flags, tmp_path) -> dict[str, object]:
 
 
 @pytest.mark.parametrize("form", FORMS, ids=["ddp", "fsdp"])
-def test_a_full_disk(flags, form):
-    """Of all processes: the checkpoint before stays, and the run goes on from it later."""
+def test_full_disk(flags, form):
+    """In all processes; the earlier checkpoint stays, and the run can be resumed."""
     flags = flags | form
     folder = Path(str(flags["output_dir"]))
     first = start(flags)
@@ -95,8 +95,8 @@ def test_a_full_disk(flags, form):
     assert (folder / "checkpoint-4").is_dir()
 
 
-def test_one_process_cannot_write(flags, tmp_path):
-    """Others would wait for it where they save together."""
+def test_full_disk_of_one_process(flags, tmp_path):
+    """The others would wait for it in a collective save."""
     code = (
         "import os, sys\n"
         "from pathlib import Path\n"
@@ -120,7 +120,7 @@ def test_one_process_cannot_write(flags, tmp_path):
 
 
 @pytest.mark.parametrize("form", FORMS, ids=["ddp", "fsdp"])
-def test_a_process_that_is_killed(flags, form):
+def test_killed_process(flags, form):
     process = start(flags | form | {"max_steps": 10_000, "save_steps": 5_000})
     workers: list[psutil.Process] = []
     for _ in range(LIMIT * 10):
@@ -133,8 +133,8 @@ def test_a_process_that_is_killed(flags, form):
 
 
 @pytest.mark.parametrize("form", FORMS, ids=["ddp", "fsdp"])
-def test_a_process_tells_that_another_is_gone(flags, form):
-    """Each is started by itself, as on two machines: nobody else ends the one that is left."""
+def test_error_of_a_lost_peer(flags, form):
+    """Each process is started separately, as on two machines without a common launcher."""
     variables = {"WORLD_SIZE": "2", "LOCAL_RANK": "0", "MASTER_ADDR": "127.0.0.1"}
     variables["MASTER_PORT"] = str(free_port())
     left, lost = (
@@ -168,14 +168,14 @@ def read_some(process: subprocess.Popen[str]) -> list[str]:
 
 
 @pytest.mark.parametrize("form", FORMS, ids=["ddp", "fsdp"])
-def test_a_loss_that_is_no_number(flags, form):
+def test_nan_loss(flags, form):
     log = check_failed(start(flags | form | {"learning_rate": 1e30}), "the loss is")
     assert "samples of the step" in log
     assert "is the last good checkpoint" in log
 
 
-def test_machines_joined_by_torchrun(flags, tmp_path):
-    """Two launchers on this machine stand for two machines; they learn as one process does."""
+def test_two_machines_with_torchrun(flags, tmp_path):
+    """Two launchers on this machine; the result equals that of one process."""
     port = free_port()
     alone = tmp_path / "alone"
     shared = flags | {"save_strategy": "no", "group_by_modality_length": False}
@@ -198,7 +198,7 @@ def test_machines_joined_by_torchrun(flags, tmp_path):
     check_same(Path(str(shared["output_dir"])), alone)
 
 
-def test_a_port_in_use(flags):
+def test_port_in_use(flags):
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()

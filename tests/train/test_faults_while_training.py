@@ -1,4 +1,4 @@
-"""A loss that is no number, other flags after a stop, a process that dies: nothing is lost."""
+"""NaN losses, changed flags and crashed loader workers end a run without losing checkpoints."""
 
 import json
 import os
@@ -18,7 +18,7 @@ def flags(stage2_flags, tmp_path):
     return stage2_flags | {"output_dir": tmp_path, "save_steps": 1, "save_strategy": "steps"}
 
 
-def test_a_loss_that_is_no_number_ends_the_run_and_names_its_samples(flags, data, tmp_path):
+def test_nan_loss_names_its_samples(flags, data, tmp_path):
     with pytest.raises(MGMError) as caught:
         run_training(words(flags | {"learning_rate": 1e30, "max_grad_norm": 0, "warmup_steps": 0}))
     text = str(caught.value)
@@ -40,13 +40,13 @@ def test_a_loss_that_is_no_number_ends_the_run_and_names_its_samples(flags, data
         ({"group_by_modality_length": False}, "--group_by_modality_length was True, is False"),
     ],
 )
-def test_other_flags_after_a_stop(flags, change, fault):
+def test_changed_flags_after_a_stop(flags, change, fault):
     run_training(words(flags | {"max_steps": 2}))
     with pytest.raises(MGMError, match=fault):
         run_training(words(flags | change | {"max_steps": 4}))
 
 
-def test_other_data_after_a_stop(flags, data, tmp_path):
+def test_changed_data_after_a_stop(flags, data, tmp_path):
     run_training(words(flags | {"max_steps": 2}))
     path = tmp_path / "less.json"
     path.write_text(json.dumps(json.loads(data.read_text())[:-1]))
@@ -56,7 +56,7 @@ def test_other_data_after_a_stop(flags, data, tmp_path):
         )
 
 
-def test_a_process_that_prepares_samples_dies(flags, monkeypatch):
+def test_crashed_loader_worker(flags, monkeypatch):
     def dies(self, index):
         os.kill(os.getpid(), signal.SIGKILL)
 

@@ -1,4 +1,4 @@
-"""Four optimizer steps of stage 2 as the published code took them, through our command line."""
+"""Four optimizer steps of stage 2 equal the published ones, through the command line."""
 
 import numpy as np
 import pytest
@@ -104,7 +104,7 @@ def check_weights(state):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("form", ["zero2", "zero3", "fsdp"])
-def test_two_processes_take_the_same_steps(flags, expected, tmp_path, form):
+def test_two_processes(flags, expected, tmp_path, form):
     script = tmp_path / "in_golden_order.py"
     script.write_text(
         "from mgm.errors import run_command\n"

@@ -1,4 +1,4 @@
-"""A data set of the hub, by its name: read whole, streamed, and its faults told in a line."""
+"""A data set of the hub by its name: whole, streamed, and with one-line errors."""
 
 import json
 import os
@@ -20,7 +20,7 @@ ROOT = Path(__file__).parents[2]
 
 @pytest.fixture(scope="module")
 def environment(tmp_path_factory) -> Iterator[dict[str, str]]:
-    """That of a program whose hub is on this machine and has the data set `lab/chats`."""
+    """Environment of a program with a local hub that has the data set `lab/chats`."""
     parquet = pytest.importorskip("pyarrow.parquet")
     import pyarrow
 
@@ -64,7 +64,7 @@ def program(module: str, flags: list[str], environment: dict[str, str]):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("streaming", [False, True], ids=["read", "streamed"])
-def test_trains_on_a_data_set_of_the_hub(stage2_flags, environment, tmp_path, streaming):
+def test_training_on_a_hub_data_set(stage2_flags, environment, tmp_path, streaming):
     flags = stage2_flags | {
         "data_path": "lab/chats",
         "streaming": streaming,
@@ -90,9 +90,7 @@ FAULTS = {
 @pytest.mark.slow
 @pytest.mark.parametrize("streaming", [False, True], ids=["read", "streamed"])
 @pytest.mark.parametrize("fault", FAULTS)
-def test_what_cannot_be_read_is_told_in_a_line(
-    stage2_flags, environment, tmp_path, fault, streaming
-):
+def test_errors_are_one_line(stage2_flags, environment, tmp_path, fault, streaming):
     flags = stage2_flags | {"data_path": "lab/nothing", "output_dir": tmp_path, "max_steps": 1}
     flags |= {"streaming": streaming, "group_by_modality_length": False}
     done = program("mgm.train", words(flags), environment | FAULTS[fault])

@@ -1,4 +1,4 @@
-"""Runs that are killed with SIGKILL at random moments end in the weights of one that was not."""
+"""Runs that are killed with SIGKILL at random moments end with the same weights."""
 
 import os
 import random
@@ -47,7 +47,7 @@ def finish(process: subprocess.Popen[str]) -> None:
 
 
 def kill_while_it_trains(process: subprocess.Popen[str], folder: Path, draw: random.Random) -> None:
-    """After it has made something new; every other time while it saves."""
+    """Kill a run after it wrote a new file; every other time while it saves."""
     before, in_a_save = set(folder.iterdir()), draw.random() < 0.5
     for _ in range(LIMIT * 1000):
         fresh = [path for path in folder.iterdir() if path not in before]
@@ -75,7 +75,7 @@ def kill_while_it_trains(process: subprocess.Popen[str], folder: Path, draw: ran
         pytest.param(2, 2, DIVIDED, 3, id="stream in two, FSDP", marks=pytest.mark.slow),
     ],
 )
-def test_killed_runs_end_in_the_same_weights(
+def test_killed_runs_end_with_the_same_weights(
     request, data, tmp_path, stage, processes, form, kills
 ):
     flags = request.getfixturevalue(f"stage{stage}_flags") | form

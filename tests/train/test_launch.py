@@ -1,4 +1,4 @@
-"""What is started on which devices; nothing is trained here."""
+"""The command and devices that the launcher starts; nothing is trained."""
 
 import json
 import os
@@ -34,7 +34,7 @@ def plan(tmp_path, monkeypatch, capsys, *words: str) -> str:
 
 
 def started(tmp_path, monkeypatch, *words: str) -> list[str]:
-    """The command that would replace the launcher."""
+    """The command that the launcher executes."""
     commands = []
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(os, "execvp", lambda file, command: commands.append(command))
@@ -43,7 +43,7 @@ def started(tmp_path, monkeypatch, *words: str) -> list[str]:
 
 
 def ended(*command: str | Path, cwd: Path) -> subprocess.CompletedProcess[str]:
-    """A program that has run to its end, with the project's own code, from another folder."""
+    """Run a program to its end from another folder."""
     variables = environment(PYTHONPATH=str(ROOT))
     return subprocess.run(
         command, cwd=cwd, env=variables, capture_output=True, text=True, timeout=240
@@ -61,16 +61,14 @@ def ended(*command: str | Path, cwd: Path) -> subprocess.CompletedProcess[str]:
         (96, 8, 8, BatchPlan(8, 6, 2)),
     ],
 )
-def test_samples_of_a_step_stay_the_same_on_other_devices(
-    samples, devices, max_per_device, expected
-):
+def test_global_batch_size_is_constant(samples, devices, max_per_device, expected):
     plan = plan_batches(samples, devices, max_per_device)
     assert plan == expected
     assert plan.global_batch_size == samples
     assert plan.per_device <= max_per_device
 
 
-def test_devices_that_cannot_share_a_batch_are_refused_with_those_that_can():
+def test_numbers_of_devices_that_do_not_divide_the_batch():
     with pytest.raises(MGMError, match="256 is not divisible by 6 devices; use 4 of them"):
         plan_batches(256, 6, 16)
     with pytest.raises(MGMError, match="use 4 of them"):
@@ -93,7 +91,7 @@ def test_hostfile(tmp_path):
         (b"\xff\xfe", "cannot be read"),
     ],
 )
-def test_a_wrong_hostfile_is_refused_by_line(tmp_path, content, fault):
+def test_invalid_hostfile(tmp_path, content, fault):
     file = tmp_path / "hostfile"
     file.write_bytes(content if isinstance(content, bytes) else content.encode())
     with pytest.raises(MGMError, match=fault):
@@ -102,7 +100,7 @@ def test_a_wrong_hostfile_is_refused_by_line(tmp_path, content, fault):
         read_hostfile(tmp_path / "missing")
 
 
-def test_of_flags_that_come_twice_the_last_counts():
+def test_last_of_repeated_flags_counts():
     words = ["--a", "1", "--b", "--c=x", "--a", "2", "-2", "--c", "y"]
     assert launch.merge_flags(words) == {"a": ["2", "-2"], "b": [], "c": ["y"]}
     with pytest.raises(MGMError, match="'1' belongs to no flag"):
@@ -135,7 +133,7 @@ def test_several_processes_on_a_cpu(tmp_path, monkeypatch):
     ("devices", "expected"),
     [(1, "mgm.train"), (8, "torch.distributed.run")],
 )
-def test_gpus_that_are_here(tmp_path, monkeypatch, devices, expected):
+def test_local_gpus(tmp_path, monkeypatch, devices, expected):
     monkeypatch.setattr("torch.cuda.device_count", lambda: devices)
     assert started(tmp_path, monkeypatch, "--output_dir", "o")[2] == expected
 
@@ -151,7 +149,7 @@ def test_machines_of_a_hostfile(tmp_path, monkeypatch):
     assert command[command.index("--gradient_accumulation_steps") + 1] == "2"
 
 
-def test_recipes_of_four_machines_take_their_own_hostfile_first(tmp_path, monkeypatch):
+def test_four_machine_recipes_prefer_hostfile_4(tmp_path, monkeypatch):
     pytest.importorskip("deepspeed")
     (tmp_path / "hostfile").write_text("first slots=8\nsecond slots=8\n")
     recipe = ("--default_hostfile", "hostfile_4", "--output_dir", "o")
@@ -165,8 +163,8 @@ def test_recipes_of_four_machines_take_their_own_hostfile_first(tmp_path, monkey
     assert "deepspeed" not in started(tmp_path, monkeypatch, *recipe, "--use_cpu", "True")
 
 
-def test_the_published_recipes_of_four_machines_are_those():
-    """Which the published scripts give `--hostfile hostfile_4`."""
+def test_published_four_machine_recipes():
+    """Those whose published scripts have `--hostfile hostfile_4`."""
     recipes = {path.stem for path in RECIPES if "four_machines" in path.read_text()}
     assert recipes == {
         "stage_1_2_full_v13b_336_hr_768",
@@ -180,13 +178,13 @@ def test_the_published_recipes_of_four_machines_are_those():
     }
 
 
-def test_a_hostfile_of_this_machine_alone_needs_no_ssh(tmp_path, monkeypatch):
+def test_hostfile_of_this_machine(tmp_path, monkeypatch):
     (tmp_path / "hostfile").write_text("localhost slots=4\n")
     command = started(tmp_path, monkeypatch, "--global_batch_size", "8")
     assert command[2:5] == ["torch.distributed.run", "--standalone", "--nproc_per_node=4"]
 
 
-def test_machines_that_torchrun_joins(tmp_path, monkeypatch):
+def test_several_machines_with_torchrun(tmp_path, monkeypatch):
     monkeypatch.setattr("torch.cuda.device_count", lambda: 8)
     command = started(
         tmp_path, monkeypatch, "--nodes", "2", "--node_rank", "1", "--master_addr", "first"
@@ -215,7 +213,7 @@ def test_machines_that_torchrun_joins(tmp_path, monkeypatch):
         (["--devices", "0"], "give a number from 1"),
     ],
 )
-def test_faults_are_found_before_anything_starts(tmp_path, monkeypatch, words, fault):
+def test_errors_before_the_start(tmp_path, monkeypatch, words, fault):
     monkeypatch.setattr("torch.cuda.device_count", lambda: 0)
     with pytest.raises(MGMError, match=fault):
         started(tmp_path, monkeypatch, *words)
@@ -227,7 +225,7 @@ def test_faults_are_found_before_anything_starts(tmp_path, monkeypatch, words, f
     [RECIPES[0], *(pytest.param(recipe, marks=pytest.mark.slow) for recipe in RECIPES[1:])],
     ids=lambda path: path.stem,
 )
-def test_every_recipe_says_what_it_would_start(recipe: Path, tmp_path):
+def test_dry_run_of_every_recipe(recipe: Path, tmp_path):
     four = "four_machines" in recipe.read_text()
     hostfile = tmp_path / ("hostfile_4" if four else "hostfile")
     hostfile.write_text("".join(f"machine{n} slots=8\n" for n in range(4)))
@@ -252,7 +250,7 @@ def test_every_recipe_says_what_it_would_start(recipe: Path, tmp_path):
     assert done.stdout.count("forecast:\n") == len(stages)
 
 
-def test_the_published_entry_point_takes_what_deepspeed_gives_it(tmp_path):
+def test_published_entry_point_with_deepspeed_arguments(tmp_path):
     program = ROOT / "mgm/train/train_mem.py"
     done = ended(PYTHON, program, "--local_rank=0", "--output_dir", "x", cwd=tmp_path)
     assert done.returncode == 2
@@ -260,8 +258,8 @@ def test_the_published_entry_point_takes_what_deepspeed_gives_it(tmp_path):
 
 
 @pytest.mark.slow
-def test_a_recipe_trains_both_stages_for_real(parts, data, tmp_path):
-    """On a CPU, with tiny parts: flags for both stages or for one replace those of the recipe."""
+def test_recipe_trains_both_stages(parts, data, tmp_path):
+    """On a CPU with tiny parts; flags for both stages or one replace those of the recipe."""
     first, second = tmp_path / "first", tmp_path / "second"
     both = {
         "use_cpu": True,

@@ -1,4 +1,4 @@
-"""Batches of nearly one length: little padding, every sample once, the same again after a stop."""
+"""Batches of similar lengths: little padding, every sample once, exact resume."""
 
 import pytest
 import torch
@@ -15,7 +15,7 @@ def batches(sampler: LengthSampler, size: int) -> list[list[int]]:
 
 
 @pytest.mark.parametrize("devices", [1, 8])
-def test_at_most_twelve_hundredths_are_padding(devices):
+def test_at_most_12_percent_padding(devices):
     lengths, images = llava_like(20_000, 576)
     lengths = [min(length, 2048) for length in lengths]
     sampler = LengthSampler(lengths, [n > 0 for n in images], 16 * devices, seed=0)
@@ -31,7 +31,7 @@ def test_at_most_twelve_hundredths_are_padding(devices):
     assert full[0] == max(full)  # where memory is too small, it shows at once
 
 
-def test_the_order_is_of_seed_and_epoch_alone():
+def test_order_depends_only_on_seed_and_epoch():
     lengths, images = llava_like(500, 144)
     first, again = (LengthSampler(lengths, [n > 0 for n in images], 8, seed=1) for _ in range(2))
     assert list(first) == list(first) == list(again)

@@ -1,4 +1,4 @@
-"""Several data files as one, named by a small file."""
+"""Mixtures: several data files as one."""
 
 import json
 from collections import Counter
@@ -13,7 +13,7 @@ from tests.train.conftest import words
 
 @pytest.fixture
 def mixture(data, tmp_path):
-    """Captions twice and a half, texts once, with a folder of its own."""
+    """Captions with weight 2.5 and texts with weight 1, each with its image folder."""
     samples = json.loads(data.read_text())
     texts = [sample for sample in samples if "image" not in sample]
     (tmp_path / "texts.jsonl").write_text("".join(f"{json.dumps(text)}\n" for text in texts))
@@ -33,7 +33,7 @@ def flags(stage2_flags, mixture, tmp_path):
     return stage2_flags | changes
 
 
-def test_each_is_seen_as_often_as_its_weight_says(flags):
+def test_samples_per_epoch_follow_weights(flags):
     trainer = run_training(words(flags))
     dataset = trainer.train_dataset
     assert len(dataset) == 8 * 2.5 + 3
@@ -48,7 +48,7 @@ def test_each_is_seen_as_often_as_its_weight_says(flags):
     assert trainer.state.global_step == -(-23 // 2)
 
 
-def test_the_same_is_drawn_in_every_run(flags, tmp_path):
+def test_sampling_is_reproducible(flags, tmp_path):
     names = []
     for seed in (1, 1, 2):
         of_run = flags | {"seed": seed, "max_steps": 1, "output_dir": tmp_path / str(len(names))}
@@ -58,8 +58,8 @@ def test_the_same_is_drawn_in_every_run(flags, tmp_path):
 
 
 @pytest.mark.parametrize("packing", [False, True])
-def test_the_loss_of_each_is_told(flags, caplog, tmp_path, packing):
-    """Means weighted by labels make the whole; the picture of the curves has a line of each."""
+def test_loss_of_each_data_set(flags, caplog, tmp_path, packing):
+    """The total is their mean weighted by labels; the plot has a line for each."""
     caplog.set_level("INFO", "mgm")
     changes = {"packing": packing, "group_by_modality_length": False, "model_max_length": 96}
     trainer = run_training(words(flags | changes | {"per_device_train_batch_size": 4}))
@@ -85,13 +85,13 @@ def test_packed(flags):
     assert sorted(index for row in rows for index in row) == list(range(23))
 
 
-def test_a_fault_in_one_of_them_names_it(flags, mixture):
+def test_errors_name_the_data_set(flags, mixture):
     (mixture.parent / "texts.jsonl").write_text("{}\n")
     with pytest.raises(MGMError, match=r"texts\.jsonl: sample 0"):
         run_training(words(flags))
 
 
-def test_lists_are_no_mixtures(data, tmp_path):
+def test_lists_are_not_mixtures(data, tmp_path):
     assert read_mixture(data) is None
     assert read_mixture(tmp_path / "nowhere.json") is None
     (tmp_path / "lines.json").write_text('{"conversations": []}\n' * 2)
@@ -109,7 +109,7 @@ def test_lists_are_no_mixtures(data, tmp_path):
         ({"datasets": [{"path": "a.json"}] * 2}, "two datasets are called 'a'"),
     ],
 )
-def test_wrong_mixtures(tmp_path, content, fault):
+def test_invalid_mixtures(tmp_path, content, fault):
     path = tmp_path / "mixture.json"
     path.write_text(json.dumps(content))
     with pytest.raises(MGMError, match=fault):
@@ -117,7 +117,7 @@ def test_wrong_mixtures(tmp_path, content, fault):
 
 
 def test_weights_below_one_sample(flags, mixture, caplog):
-    """A file that gives no sample is named; where none gives one, nothing can be trained."""
+    """A data set without samples in an epoch is reported; an empty mixture is an error."""
     content = json.loads(mixture.read_text())
     content["datasets"][1]["weight"] = 0.1
     mixture.write_text(json.dumps(content))

@@ -1,4 +1,4 @@
-"""Two runs into one folder, of any two kinds: it loads, and as what was saved last."""
+"""Two runs of any two kinds into one folder: the last saved model is what loads."""
 
 import itertools
 import shutil
@@ -33,7 +33,7 @@ pytest.importorskip("peft")
 
 @pytest.fixture(scope="module")
 def trainer(stage1_flags, stage2_flags, tmp_path_factory) -> Callable[[str], MGMTrainer]:
-    """What a run of a kind ends with, of which each has weights of its own."""
+    """A trainer of a finished run of a kind, with unique weights."""
 
     @cache
     def made(kind: str) -> MGMTrainer:
@@ -51,12 +51,12 @@ def trainer(stage1_flags, stage2_flags, tmp_path_factory) -> Callable[[str], MGM
 
 @pytest.fixture(scope="module")
 def saved(trainer) -> Callable[[str], Path]:
-    """A folder that holds a kind alone."""
+    """A folder with a model of one kind."""
     return lambda kind: Path(trainer(kind).args.output_dir)
 
 
 def library(kind: str, lora: Path, folder: Path) -> None:
-    """Save the model of `lora`, merged, by the function that a user calls."""
+    """Save the merged model of `lora` by the library function."""
     model, processor = load_model(lora), MGMProcessor.from_pretrained(lora)
     if kind == "engine":
         Engine(model, processor).save_pretrained(folder)
@@ -97,7 +97,7 @@ def logits(folder: Path) -> torch.Tensor:
 
 
 def pairs() -> list[ParameterSet]:
-    """All of them; those in the default tier have every kind once as the first and the second."""
+    """All pairs of kinds; the default tier has each kind once as first and as second."""
     pairs_of_kinds = []
     firsts, seconds = (*TRAINED, *COMMANDS, "save_model"), (*TRAINED, *LIBRARY)
     for (i, first), (j, second) in itertools.product(enumerate(firsts), enumerate(seconds)):
@@ -110,7 +110,7 @@ def pairs() -> list[ParameterSet]:
 
 
 @pytest.mark.parametrize(("first", "second"), pairs())
-def test_a_folder_holds_what_was_saved_last(write, saved, tmp_path, first, second) -> None:
+def test_folder_has_the_last_saved_model(write, saved, tmp_path, first, second) -> None:
     folder = tmp_path / "folder"
     write(first, folder)
     for name in ("added_tokens.json", "notes.txt"):  # of another tokenizer, and of the user
@@ -129,7 +129,7 @@ def test_a_folder_holds_what_was_saved_last(write, saved, tmp_path, first, secon
 
 
 @pytest.mark.parametrize("first", ["stage1", "full", "lora"])
-def test_commands_write_into_new_folders_alone(write, saved, tmp_path, first) -> None:
+def test_commands_need_new_folders(write, saved, tmp_path, first) -> None:
     folder = tmp_path / "folder"
     write(first, folder)
     for second in ("native", "merged"):
@@ -148,8 +148,8 @@ def test_commands_write_into_new_folders_alone(write, saved, tmp_path, first) ->
         ("lora", "stage1"),
     ],
 )
-def test_two_kinds_in_one_folder_are_refused(saved, tmp_path, first, second) -> None:
-    """As a copy, or a program that removes nothing, leaves them."""
+def test_two_kinds_in_one_folder(saved, tmp_path, first, second) -> None:
+    """As after a copy, or a program that removes no old files."""
     for kind in (first, second):
         shutil.copytree(saved(kind), tmp_path, dirs_exist_ok=True)
     with pytest.raises(MGMError, match=r"has two models, .* and .*; delete .*, or .*") as caught:
@@ -170,7 +170,7 @@ def make_checkpoint(folder: Path) -> None:
 SAVING = {"save_strategy": "steps", "save_steps": 1, "save_total_limit": 1, "max_steps": 2}
 
 
-def test_limits_on_saves_count_this_runs_checkpoints(stage2_flags, tmp_path, caplog) -> None:
+def test_save_total_limit_counts_own_checkpoints(stage2_flags, tmp_path, caplog) -> None:
     flags = stage2_flags | SAVING | {"output_dir": tmp_path}
     make_checkpoint(tmp_path / "checkpoint-100")
     run_training(words(flags | {"resume_from_checkpoint": False}))
@@ -180,7 +180,7 @@ def test_limits_on_saves_count_this_runs_checkpoints(stage2_flags, tmp_path, cap
     assert steps(tmp_path) == {"checkpoint-3", "earlier_run_1/checkpoint-100"}
 
 
-def test_a_resumed_run_sets_later_checkpoints_aside(stage2_flags, tmp_path) -> None:
+def test_resumed_run_moves_later_checkpoints(stage2_flags, tmp_path) -> None:
     flags = stage2_flags | SAVING | {"output_dir": tmp_path, "max_steps": 1}
     run_training(words(flags))
     make_checkpoint(tmp_path / "checkpoint-100")
@@ -189,8 +189,8 @@ def test_a_resumed_run_sets_later_checkpoints_aside(stage2_flags, tmp_path) -> N
     assert steps(tmp_path) == {"checkpoint-1", "checkpoint-2", "earlier_run_1/checkpoint-100"}
 
 
-def test_a_run_that_is_refused_touches_nothing(stage2_flags, tmp_path) -> None:
-    """Whichever check refuses it, the last of them when the optimizer is loaded."""
+def test_refused_run_moves_no_files(stage2_flags, tmp_path) -> None:
+    """For every check, including the last one, at loading of the optimizer."""
     flags = stage2_flags | SAVING | {"output_dir": tmp_path, "on_bad_sample": "skip"}
     run_training(words(flags))
     checkpoint = tmp_path / "checkpoint-2"
@@ -214,12 +214,12 @@ def test_a_run_that_is_refused_touches_nothing(stage2_flags, tmp_path) -> None:
 
 
 def contents(folder: Path) -> dict[str, bytes]:
-    """Of all files in a folder and those in it."""
+    """Contents of all files in a folder and its subfolders."""
     files = (file for file in folder.rglob("*") if file.is_file())
     return {str(file.relative_to(folder)): file.read_bytes() for file in files}
 
 
-def test_a_run_resumed_from_elsewhere_sets_all_aside(stage2_flags, tmp_path) -> None:
+def test_run_resumed_from_elsewhere_moves_all_checkpoints(stage2_flags, tmp_path) -> None:
     flags = stage2_flags | SAVING | {"max_steps": 1}
     run_training(words(flags | {"output_dir": tmp_path / "first"}))
     make_checkpoint(tmp_path / "second" / "checkpoint-1")

@@ -50,7 +50,7 @@ PHI3_TOKENS = ["<|endoftext|>", "<|user|>", "<|assistant|>", "<|system|>", "<|en
 
 
 def language_folder(folder: Path, config: PretrainedConfig, special: list[str]) -> Path:
-    """A random language model with a tokenizer of bytes that has no leading token."""
+    """A random language model with a byte tokenizer without a BOS token."""
     torch.manual_seed(0)
     tokens = ByteLevelBPETokenizer()
     tokens.train_from_iterator([], vocab_size=256 + len(special), special_tokens=special)
@@ -67,7 +67,7 @@ def language_folder(folder: Path, config: PretrainedConfig, special: list[str]) 
 
 
 def siglip_folder(folder: Path) -> Path:
-    """SigLIP whole, as the fixed-resolution SigLIP 2 is released: text part, head, images."""
+    """A whole SigLIP, as the fixed-resolution SigLIP 2: text model, head, image processor."""
     torch.manual_seed(0)
     text = {"vocab_size": 16, **SIZES, "num_attention_heads": 2, "max_position_embeddings": 8}
     SiglipModel(SiglipConfig(vision_config=VIT, text_config=text)).save_pretrained(folder)
@@ -87,7 +87,7 @@ def timm_folder(folder: Path, architecture: str = "convnextv2_atto") -> Path:
 
 @pytest.fixture
 def flags(parts, data, tmp_path) -> dict[str, object]:
-    """Two steps of language model, mining and projector, from the parts alone."""
+    """Two training steps of language model, mining and projector."""
     return {
         "model_name_or_path": parts["language"],
         "vision_tower": parts["clip"],
@@ -115,7 +115,7 @@ def start_of(flags):
 
 
 def trained_and_answering(flags):
-    """Train, save, load and answer; transformers' own loading and `generate` have to agree."""
+    """Train, save, load and answer; compares with transformers' loading and `generate`."""
     before = {name: value.clone() for name, value in start_of(flags)[0].state_dict().items()}
     trainer = run_training(words(flags))
     losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
@@ -158,7 +158,7 @@ def test_another_vision_transformer(flags, tmp_path) -> None:
     assert engine.model.config.vision_config.model_type == model.config.vision_config.model_type
 
 
-def test_images_of_siglip_are_normalised_as_it_expects(flags, tmp_path) -> None:
+def test_normalisation_of_siglip(flags, tmp_path) -> None:
     folder = siglip_folder(tmp_path / "vit")
     _, processor = start_of(flags | {"vision_tower": folder})
     # Of the size that is wanted already: their processor resizes nothing, nor does ours.
@@ -197,7 +197,7 @@ def test_another_convnext(flags, tmp_path, architecture: str) -> None:
         assert (aux.use_grn, aux.ls_init_value, aux.conv_mlp) == (True, None, True)
 
 
-def test_convnext_of_a_trained_model_is_replaced_with_its_colours(stage2_flags, tmp_path) -> None:
+def test_replaced_convnext_with_its_normalisation(stage2_flags, tmp_path) -> None:
     network = timm.create_model("convnext_tiny", depths=(1, 1, 1, 1), dims=(4, 8, 12, 16))
     save_for_hf(network, tmp_path, safe_serialization=True)
     flags = stage2_flags | {"output_dir": "unused"}
@@ -236,7 +236,7 @@ def test_another_language_model(flags, tmp_path, config, special, conversation) 
     assert (head.weight is embedding.weight) == config.tie_word_embeddings
 
 
-def test_unknown_language_model_names_its_template(flags, tmp_path, caplog) -> None:
+def test_unknown_language_model_logs_its_template(flags, tmp_path, caplog) -> None:
     config = AutoConfig.for_model(**OLMO, **SIZES, **HEADS)
     folder = language_folder(tmp_path / "language", config, ["<|pad|>", "<|endoftext|>"])
     flags |= {"model_name_or_path": folder}
@@ -250,7 +250,7 @@ def test_unknown_language_model_names_its_template(flags, tmp_path, caplog) -> N
     assert not caplog.text
 
 
-def test_all_at_once(flags, tmp_path) -> None:
+def test_all_parts_at_once(flags, tmp_path) -> None:
     flags |= {
         "model_name_or_path": language_folder(tmp_path / "language", QWEN3, QWEN3_TOKENS),
         "vision_tower": siglip_folder(tmp_path / "vit"),
@@ -265,7 +265,7 @@ def test_all_at_once(flags, tmp_path) -> None:
     assert trained_and_answering(flags).model.config.image_tokens_per_image == 5 * 16
 
 
-def test_size_that_does_not_fit_names_those_that_do(flags, tmp_path) -> None:
+def test_size_that_does_not_fit(flags, tmp_path) -> None:
     flags |= {"vision_tower": siglip_folder(tmp_path / "vit"), "image_size_aux": 100}
     with pytest.raises(MGMError, match=r"image_size_aux is 100; .* the nearest 96 or 112,"):
         start_of(flags)

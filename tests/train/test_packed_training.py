@@ -1,4 +1,4 @@
-"""Training on rows of several samples."""
+"""Training with packing."""
 
 import json
 import shutil
@@ -29,7 +29,7 @@ def losses(trainer) -> list[float]:
 
 @pytest.mark.heavy
 @pytest.mark.parametrize("by_modality", [False, pytest.param(True, marks=pytest.mark.slow)])
-def test_every_sample_is_seen_once_an_epoch(flags, data, tmp_path, by_modality):
+def test_every_sample_once_per_epoch(flags, data, tmp_path, by_modality):
     # Rows hold about as many images each, whether the recipes' flag asks for it or not.
     flags = flags | {"group_by_modality_length": by_modality}
     trainer = run_training(words(flags | {"output_dir": tmp_path}))
@@ -42,7 +42,7 @@ def test_every_sample_is_seen_once_an_epoch(flags, data, tmp_path, by_modality):
 
 
 @pytest.mark.slow
-def test_a_stopped_run_goes_on_exactly(flags, tmp_path):
+def test_resume_is_exact(flags, tmp_path):
     straight = run_training(words(flags | {"output_dir": tmp_path / "straight"}))
     stopped = tmp_path / "stopped"
     run_training(words(flags | {"output_dir": stopped}))
@@ -56,6 +56,6 @@ def test_a_stopped_run_goes_on_exactly(flags, tmp_path):
         assert torch.equal(tensor, theirs[name]), name
 
 
-def test_grouping_beside_it_is_refused(flags, tmp_path):
+def test_packing_with_grouping(flags, tmp_path):
     with pytest.raises(MGMError, match="--group_by_length beside --packing: choose one"):
         run_training(words(flags | {"group_by_length": True, "output_dir": tmp_path}))

@@ -1,4 +1,4 @@
-"""Several processes on a CPU: the same losses as one, and no batch on which they wait for ever."""
+"""Several CPU processes: the losses equal those of one process, and no batch deadlocks."""
 
 import json
 import os
@@ -47,7 +47,9 @@ def losses(folder: Path, name: str = "loss") -> list[float]:
 
 @pytest.fixture(scope="module")
 def flags(stage2_flags) -> dict[str, object]:
-    """Texts, samples with one image and with two come in turn: each process has another kind."""
+    """Text-only samples, one-image and two-image samples alternate, so that ranks have different
+    kinds.
+    """
     return stage2_flags | {
         "per_device_train_batch_size": 1,
         "group_by_modality_length": False,
@@ -59,7 +61,7 @@ def flags(stage2_flags) -> dict[str, object]:
 
 @pytest.fixture(scope="module")
 def alone(flags, tmp_path_factory) -> Path:
-    """The folder of one process that has the whole batch."""
+    """The output folder of one process with the same global batch."""
     folder = tmp_path_factory.mktemp("alone")
     run_training(words(flags | {"per_device_train_batch_size": 2, "output_dir": folder}))
     return folder
@@ -74,14 +76,14 @@ def check_same(folder: Path, alone: Path) -> None:
 
 
 @pytest.mark.process
-def test_two_processes_learn_as_one(flags, alone, tmp_path):
+def test_two_processes_equal_one(flags, alone, tmp_path):
     done = train_in_processes(flags | {"output_dir": tmp_path})
     assert done.returncode == 0, done.stderr[-3000:]
     check_same(tmp_path, alone)
 
 
 @pytest.mark.slow
-def test_losses_of_sources_are_those_of_all_processes(flags, data, tmp_path):
+def test_losses_of_data_sets_over_all_processes(flags, data, tmp_path):
     samples = json.loads(data.read_text())
     for name, chosen in (("images", samples[:9]), ("texts", samples[9:])):
         (tmp_path / f"{name}.json").write_text(json.dumps(chosen))
@@ -101,14 +103,14 @@ def test_losses_of_sources_are_those_of_all_processes(flags, data, tmp_path):
 
 
 @pytest.mark.slow
-def test_accumulated_batches_learn_as_one(flags, alone, tmp_path):
+def test_gradient_accumulation_equals_one_batch(flags, alone, tmp_path):
     run_training(words(flags | {"gradient_accumulation_steps": 2, "output_dir": tmp_path}))
     check_same(tmp_path, alone)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("config", ["zero1", "zero2", "zero2_offload", "zero3", "zero3_offload"])
-def test_zero_learns_as_one_process(flags, alone, tmp_path, config):
+def test_zero_equals_one_process(flags, alone, tmp_path, config):
     pytest.importorskip("deepspeed")
     file = zero_settings(config, tmp_path)
     done = train_in_processes(flags | {"output_dir": tmp_path, "deepspeed": file})
@@ -117,7 +119,7 @@ def test_zero_learns_as_one_process(flags, alone, tmp_path, config):
 
 
 def zero_settings(config: str, folder: Path) -> Path:
-    """The project's file of DeepSpeed settings, or, where it has none, what a user would write."""
+    """The project's DeepSpeed settings, or those that a user would write."""
     file = ROOT / "scripts" / f"{config}.json"
     if file.is_file():
         return file
@@ -137,7 +139,7 @@ def zero_settings(config: str, folder: Path) -> Path:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("steps", [1, 2], ids=["", "accumulated"])
-def test_fsdp_learns_as_one_process(flags, alone, tmp_path, steps):
+def test_fsdp_equals_one_process(flags, alone, tmp_path, steps):
     more = {"fsdp": "full_shard", "gradient_accumulation_steps": steps, "output_dir": tmp_path}
     if steps == 2:
         more |= {"num_train_epochs": 2}
@@ -154,8 +156,8 @@ def test_fsdp_learns_as_one_process(flags, alone, tmp_path, steps):
 @pytest.mark.slow
 @pytest.mark.parametrize("form", ["fsdp", "zero3"])
 @pytest.mark.parametrize("start", ["stage 2", "parts", "adapter"])
-def test_the_first_process_alone_reads_weights(flags, stage1_flags, tmp_path, start, form):
-    """The others have shapes, until they get their parts of what the first one has read."""
+def test_only_rank_0_reads_weights(flags, stage1_flags, tmp_path, start, form):
+    """The other ranks have meta tensors until they get their shards."""
     if start == "parts":
         flags = stage1_flags | {"per_device_train_batch_size": 1}
     elif start == "adapter":
@@ -199,8 +201,8 @@ def test_the_first_process_alone_reads_weights(flags, stage1_flags, tmp_path, st
 
 @pytest.mark.slow
 @pytest.mark.parametrize("form", ["zero3", "fsdp"])
-def test_experts_are_divided(flags, stage1_flags, tmp_path, form):
-    """Tokens of two processes go to other experts; nobody waits for one that others do not use."""
+def test_expert_weights_are_sharded(flags, stage1_flags, tmp_path, form):
+    """Tokens of two ranks are routed to different experts, without a deadlock."""
     folder = tmp_path / "mixtral"
     shutil.copytree(Path(str(stage1_flags["model_name_or_path"])), folder)
     (folder / "model.safetensors").unlink()
@@ -224,7 +226,7 @@ def test_experts_are_divided(flags, stage1_flags, tmp_path, form):
 
 
 @pytest.mark.slow
-def test_a_stopped_run_goes_on_exactly_under_fsdp(flags, tmp_path):
+def test_resume_is_exact_with_fsdp(flags, tmp_path):
     saving = {"fsdp": "full_shard", "save_strategy": "steps", "save_steps": 2}
     flags = flags | saving | {"output_dir": tmp_path}
     check_goes_on(flags, tmp_path)
@@ -232,7 +234,7 @@ def test_a_stopped_run_goes_on_exactly_under_fsdp(flags, tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("config", ["zero2", "zero3"])
-def test_a_stopped_run_goes_on_exactly_under_zero(flags, tmp_path, config):
+def test_resume_is_exact_with_zero(flags, tmp_path, config):
     pytest.importorskip("deepspeed")
     file = ROOT / "scripts" / f"{config}.json"
     saving = {"deepspeed": file, "save_strategy": "steps", "save_steps": 2, "output_dir": tmp_path}
@@ -241,7 +243,7 @@ def test_a_stopped_run_goes_on_exactly_under_zero(flags, tmp_path, config):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("form", ["fsdp", "zero3"])
-def test_a_stopped_adapter_goes_on_exactly(flags, tmp_path, form):
+def test_resume_of_an_adapter_is_exact(flags, tmp_path, form):
     more: dict[str, object] = {"fsdp": "full_shard"}
     if form == "zero3":
         pytest.importorskip("deepspeed")
@@ -252,7 +254,7 @@ def test_a_stopped_adapter_goes_on_exactly(flags, tmp_path, form):
 
 
 def check_goes_on(flags: dict[str, object], folder: Path) -> None:
-    """A run that lost all but its first checkpoint ends with the same weights."""
+    """Check that a run resumed from its first checkpoint ends with the same weights."""
     done = train_in_processes(flags)
     assert done.returncode == 0, done.stderr[-3000:]
     (file,) = folder.glob("*model.safetensors")  # of an adapter, it has another name

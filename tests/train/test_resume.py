@@ -1,4 +1,4 @@
-"""Runs that go on from a checkpoint with something changed: refused by name, or taken and said."""
+"""Resuming with changes: rejected by name, or accepted and logged."""
 
 import json
 import logging
@@ -21,7 +21,7 @@ def log(caplog):
 
 @pytest.fixture(scope="module")
 def flags(stage2_flags, tmp_path_factory) -> dict[str, object]:
-    """Of a run of two steps that is finished, in an output folder of its own."""
+    """Flags of a finished run of two steps, in its own output folder."""
     output = tmp_path_factory.mktemp("finished")
     flags = stage2_flags | {"max_steps": 2, "save_steps": 2, "output_dir": output}
     run_training(words(flags))
@@ -30,7 +30,7 @@ def flags(stage2_flags, tmp_path_factory) -> dict[str, object]:
 
 @pytest.fixture
 def finished(flags, tmp_path) -> dict[str, object]:
-    """The flags of a copy of it."""
+    """Flags of a copy of the finished run."""
     output = shutil.copytree(Path(str(flags["output_dir"])), tmp_path / "run")
     return flags | {"output_dir": output}
 
@@ -45,7 +45,7 @@ def fault(flags: dict[str, object]) -> str:
     return str(caught.value)
 
 
-def test_a_finished_run_is_not_taken_for_another(finished, data, caplog):
+def test_finished_run_with_other_flags(finished, data, caplog):
     run_training(words(finished))
     assert "all 2 steps are done" in caplog.text
     assert "--learning_rate was 0.01, is 0.5" in fault(finished | {"learning_rate": 0.5})
@@ -60,14 +60,14 @@ def test_a_finished_run_is_not_taken_for_another(finished, data, caplog):
         other.unlink()
 
 
-def test_a_moved_data_folder_is_the_same_data(finished, data, tmp_path, caplog):
+def test_moved_data_folder(finished, data, tmp_path, caplog):
     moved = shutil.copytree(data.parent, tmp_path / "moved")
     run_training(words(finished | {"data_path": moved / "data.json"}))
     assert "all 2 steps are done" in caplog.text
     assert f"--data_path {data} is at {moved}/data.json now" in caplog.text
 
 
-def test_other_weights_to_start_from_are_refused(finished, tmp_path):
+def test_other_initial_weights(finished, tmp_path):
     other = shutil.copytree(Path(str(finished["model_name_or_path"])), tmp_path / "other")
     weights = load_file(other / "model.safetensors")
     name = next(iter(weights))
@@ -77,7 +77,7 @@ def test_other_weights_to_start_from_are_refused(finished, tmp_path):
     assert "--model_name_or_path was " in fault(finished | {"model_name_or_path": other})
 
 
-def test_more_steps_are_taken_and_the_schedule_is_said(finished, caplog):
+def test_more_steps_are_accepted_with_a_warning(finished, caplog):
     output = Path(str(finished["output_dir"]))
     longer = run_training(words(finished | {"max_steps": 4}))
     assert "had 2 before: the schedule 'linear' is recomputed for 4 steps" in caplog.text
@@ -89,8 +89,8 @@ def test_more_steps_are_taken_and_the_schedule_is_said(finished, caplog):
 
 
 @pytest.mark.slow
-def test_a_constant_schedule_goes_on_as_one_run(finished, stage2_flags, tmp_path):
-    """Two steps and two more end in the weights of four."""
+def test_more_steps_with_a_constant_schedule(finished, stage2_flags, tmp_path):
+    """Two steps and two more give the weights of four."""
     constant = finished | {"lr_scheduler_type": "constant", "output_dir": tmp_path / "two"}
     run_training(words(constant))
     run_training(words(constant | {"max_steps": 4}))
@@ -99,7 +99,7 @@ def test_a_constant_schedule_goes_on_as_one_run(finished, stage2_flags, tmp_path
     assert all(torch.equal(tensor, theirs[name]) for name, tensor in ours.items())
 
 
-def test_more_epochs_are_taken(finished, tmp_path):
+def test_more_epochs(finished, tmp_path):
     epochs = finished | {"max_steps": None, "save_steps": 100, "output_dir": tmp_path / "epochs"}
     epochs["save_strategy"] = "epoch"
     first = run_training(words(epochs))
@@ -108,13 +108,13 @@ def test_more_epochs_are_taken(finished, tmp_path):
     assert "--num_train_epochs 1.0: " in fault(epochs)
 
 
-def test_other_hold_out_data_is_taken_and_said(finished, data, tmp_path, caplog):
+def test_other_validation_data_is_logged(finished, data, tmp_path, caplog):
     measured = {"eval_strategy": "steps", "eval_steps": 2, "eval_data_path": data}
     run_training(words(finished | measured))
     assert "--eval_strategy was no, is steps" in caplog.text
 
 
-def test_a_checkpoint_without_a_fingerprint_says_so(finished, caplog):
+def test_checkpoint_without_a_fingerprint(finished, caplog):
     checkpoint = Path(str(finished["output_dir"])) / "checkpoint-2"
     (checkpoint / "run.json").unlink()
     run_training(words(finished))
@@ -124,7 +124,7 @@ def test_a_checkpoint_without_a_fingerprint_says_so(finished, caplog):
 
 @pytest.fixture
 def without_digests(finished) -> dict[str, object]:
-    """As an earlier version wrote the checkpoint."""
+    """A checkpoint as older versions wrote it."""
     file = Path(str(finished["output_dir"])) / "checkpoint-2" / "run.json"
     fingerprint = json.loads(file.read_text())
     del fingerprint["files"]
@@ -132,8 +132,8 @@ def without_digests(finished) -> dict[str, object]:
     return finished | {"max_steps": 3}
 
 
-def test_a_file_of_another_run_is_named(without_digests):
-    """Whole files of the right kind, for other parameters or of another program."""
+def test_file_of_another_run(without_digests):
+    """A valid file of the right type, of other parameters or another program."""
     checkpoint = Path(str(without_digests["output_dir"])) / "checkpoint-2"
     state = torch.load(checkpoint / "optimizer.pt", weights_only=True)
     for moments in state["state"].values():
@@ -142,14 +142,14 @@ def test_a_file_of_another_run_is_named(without_digests):
     assert "optimizer.pt: is damaged, or of another kind" in fault(without_digests)
 
 
-def test_random_numbers_of_another_program_are_named(without_digests):
+def test_rng_state_of_another_program(without_digests):
     checkpoint = Path(str(without_digests["output_dir"])) / "checkpoint-2"
     torch.save({"python": 1, "numpy": 2, "cpu": 3}, checkpoint / "rng_state.pth")
     message = fault(without_digests)
     assert "rng_state.pth: is damaged, or of another kind" in message
 
 
-def test_every_file_is_the_one_that_was_written(finished):
+def test_digests_of_all_files(finished):
     checkpoint = Path(str(finished["output_dir"])) / "checkpoint-2"
     digests = json.loads((checkpoint / "run.json").read_text())["files"]
     assert {file.name for file in checkpoint.iterdir()} == digests.keys() | {"run.json"}
@@ -163,8 +163,8 @@ def test_every_file_is_the_one_that_was_written(finished):
 
 
 @pytest.mark.parametrize("steps", [2, 3])
-def test_a_file_that_was_lost_is_named(finished, steps):
-    """Without it the tokenizer would have no special tokens, and the result neither."""
+def test_missing_file(finished, steps):
+    """Without it the tokenizer would have no special tokens."""
     file = Path(str(finished["output_dir"])) / "checkpoint-2" / "tokenizer_config.json"
     file.unlink()
     message = fault(finished | {"max_steps": steps})
@@ -174,7 +174,7 @@ def test_a_file_that_was_lost_is_named(finished, steps):
 
 
 @pytest.mark.parametrize("name", ["tokenizer.json", "processor_config.json"])
-def test_a_processor_of_another_model_is_named(finished, tmp_path, name):
+def test_processor_of_another_model(finished, tmp_path, name):
     folder = shutil.copytree(str(finished["model_name_or_path"]), tmp_path / "model")
     settings = json.loads((folder / name).read_text())
     if name == "tokenizer.json":
@@ -187,7 +187,7 @@ def test_a_processor_of_another_model_is_named(finished, tmp_path, name):
         run_training(words(fresh))
 
 
-def test_the_kind_of_training_is_compared_before_anything_is_loaded(finished):
+def test_kind_of_training_is_compared_before_loading(finished):
     assert "--lora_enable was False, is True" in fault(finished | {"lora_enable": True})
     assert "--freeze_backbone was False, is True" in fault(finished | {"freeze_backbone": True})
     assert json.loads(

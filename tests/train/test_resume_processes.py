@@ -1,4 +1,4 @@
-"""Two processes stop; others, or the same with something changed, are refused by name, once."""
+"""Two processes resume with something changed: one error for all ranks."""
 
 import json
 import os
@@ -49,7 +49,7 @@ def flags(stage2_flags, tmp_path) -> dict[str, object]:
 
 
 @pytest.mark.parametrize("form", ["ddp", "zero2", "fsdp"])
-def test_another_number_of_processes_is_refused_by_name(flags, tmp_path, form):
+def test_other_number_of_processes(flags, tmp_path, form):
     if form == "zero2":
         pytest.importorskip("deepspeed")
         flags = flags | {"deepspeed": zero_settings("zero2", tmp_path)}
@@ -103,7 +103,7 @@ FIXED = {"train_micro_batch_size_per_gpu": 16, "gradient_accumulation_steps": 8}
     ],
     ids=["batch", "samples", "fp16", "warmup"],
 )
-def test_settings_that_disagree_are_refused_once(flags, tmp_path, settings, more, message):
+def test_conflicting_settings_are_reported_once(flags, tmp_path, settings, more, message):
     pytest.importorskip("deepspeed")
     file = tmp_path / "settings.json"
     file.write_text(json.dumps({"zero_optimization": {"stage": 2}} | settings))
@@ -112,7 +112,7 @@ def test_settings_that_disagree_are_refused_once(flags, tmp_path, settings, more
 
 
 @pytest.mark.parametrize("config", ["zero2", "zero3"])
-def test_deepspeed_without_a_launcher_trains_alone(flags, tmp_path, config):
+def test_deepspeed_without_a_launcher(flags, tmp_path, config):
     pytest.importorskip("deepspeed")
     flags = flags | {"deepspeed": zero_settings(config, tmp_path)}
     done = train(flags, 1, launcher=False)

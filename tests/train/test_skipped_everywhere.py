@@ -1,4 +1,4 @@
-"""One policy for bad samples, in every order, container and number of processes."""
+"""One policy for bad samples, for every order, container and number of processes."""
 
 import json
 import re
@@ -71,7 +71,7 @@ def flags(stage2_flags, images, tmp_path):
 
 
 def written(path, samples):
-    """As .jsonl, which a stream reads too."""
+    """Samples as .jsonl, which can be streamed, too."""
     path.write_text("".join(f"{json.dumps(sample)}\n" for sample in samples))
     return path
 
@@ -102,7 +102,7 @@ def test_skipped(order, flags, data, tmp_path, caplog):
 
 @pytest.mark.parametrize("order", ["plain", "packing", "stream"])
 @pytest.mark.parametrize("name", BAD)
-def test_strict_names_file_sample_and_reason(order, name, flags, data, tmp_path):
+def test_raise_names_file_sample_and_reason(order, name, flags, data, tmp_path):
     good = json.loads(data.read_text())
     path = written(tmp_path / "one.jsonl", [good[0], BAD[name], good[1]])
     with pytest.raises(MGMError) as caught:
@@ -114,8 +114,8 @@ def test_strict_names_file_sample_and_reason(order, name, flags, data, tmp_path)
 
 
 @pytest.mark.parametrize("name", ["surrogate", "broken"])
-def test_strict_in_a_worker_of_the_loader(name, flags, data, tmp_path):
-    """Both kinds of error come out of another process as the line that they are."""
+def test_raise_in_a_loader_worker(name, flags, data, tmp_path):
+    """Both kinds of errors cross processes as one line."""
     path = written(tmp_path / "one.jsonl", [json.loads(data.read_text())[0], BAD[name]])
     more = {"data_path": path, "dataloader_num_workers": 1} | ORDERS["stream"]
     with pytest.raises(MGMError, match=rf"^{re.escape(str(path))}: sample 1"):
@@ -123,8 +123,8 @@ def test_strict_in_a_worker_of_the_loader(name, flags, data, tmp_path):
 
 
 @pytest.mark.parametrize("order", ["plain", "packing", "stream"])
-def test_all_bad(order, flags, tmp_path):
-    """Whether it is known when the file is opened, or only when its images are."""
+def test_only_bad_samples(order, flags, tmp_path):
+    """Known when the file is opened, or when its images are."""
     for name, samples, expected in (
         ("opened", [BAD["malformed"], BAD["no words"], BAD["malformed"]], "2 malformed, 1 no ans"),
         ("read", [BAD["malformed"], BAD["broken"], BAD["broken"]], "2 broken image, 1 malformed"),
@@ -138,8 +138,8 @@ def test_all_bad(order, flags, tmp_path):
         assert f"the first: {path}: sample 0: has an empty list" in text
 
 
-def test_a_short_run_of_bad_samples_alone(flags, data, tmp_path):
-    """Other samples may be good; the run saw none."""
+def test_short_run_with_only_bad_samples(flags, data, tmp_path):
+    """The data may have good samples that the run did not reach."""
     path = written(tmp_path / "most.jsonl", [BAD["broken"]] * 9 + json.loads(data.read_text())[:1])
     more = {"data_path": path, "on_bad_sample": "skip", "max_steps": 1, "seed": 1}
     more |= {"per_device_train_batch_size": 1, "group_by_modality_length": False}
@@ -149,8 +149,8 @@ def test_a_short_run_of_bad_samples_alone(flags, data, tmp_path):
     assert not (flags["output_dir"] / "model.safetensors").exists()
 
 
-def test_a_step_of_nothing_else_leaves_the_weights(flags, data, tmp_path, caplog, monkeypatch):
-    """Neither decay nor momentum moves them."""
+def test_step_of_bad_samples_keeps_the_weights(flags, data, tmp_path, caplog, monkeypatch):
+    """Without weight decay and momentum."""
     good = json.loads(data.read_text())[0]
     path = written(tmp_path / "half.jsonl", [good, *[BAD["broken"]] * 3])
     more = {"data_path": path, "on_bad_sample": "skip", "per_device_train_batch_size": 1}
@@ -174,7 +174,7 @@ def test_a_step_of_nothing_else_leaves_the_weights(flags, data, tmp_path, caplog
     assert "3 of 4 steps had no usable sample" in caplog.text
 
 
-def test_a_resumed_run_lists_none_twice(flags, data, tmp_path):
+def test_resumed_run_lists_samples_once(flags, data, tmp_path):
     good = json.loads(data.read_text())
     path = written(tmp_path / "some.jsonl", [*BAD.values(), *good])
     more = {"data_path": path, "on_bad_sample": "skip", "save_strategy": "steps", "save_steps": 2}
@@ -190,7 +190,7 @@ def test_a_resumed_run_lists_none_twice(flags, data, tmp_path):
     assert len(after) <= len(BAD)
 
 
-def test_a_file_of_a_mixture_is_named(flags, data, tmp_path, caplog):
+def test_files_of_a_mixture(flags, data, tmp_path, caplog):
     good = json.loads(data.read_text())
     paths = [written(tmp_path / f"{name}.jsonl", [*BAD.values(), *good[:3]]) for name in "ab"]
     mixture = tmp_path / "mixture.json"
@@ -205,7 +205,7 @@ def test_a_file_of_a_mixture_is_named(flags, data, tmp_path, caplog):
 @pytest.mark.process
 @pytest.mark.parametrize("form", ["ddp", "zero2", "fsdp"])
 def test_two_processes(form, flags, data, tmp_path):
-    """One of them has nothing but bad samples; neither waits for the other, and all are listed."""
+    """One rank has only bad samples; there is no deadlock, and all are listed."""
     good = json.loads(data.read_text())
     path = written(tmp_path / "some.jsonl", [*BAD.values(), *[BAD["broken"]] * 5, *good[:3]])
     flags |= {"data_path": path, "on_bad_sample": "skip", "per_device_train_batch_size": 1}
@@ -227,7 +227,7 @@ def test_two_processes(form, flags, data, tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.process
-def test_all_bad_in_two_processes(flags, tmp_path):
+def test_only_bad_samples_in_two_processes(flags, tmp_path):
     path = written(tmp_path / "bad.jsonl", [BAD["broken"]] * 4)
     flags |= {"data_path": path, "on_bad_sample": "skip", "max_steps": 900}
     done = train_in_processes(flags | {"group_by_modality_length": False})

@@ -1,4 +1,4 @@
-"""From parts to a model that answers, through the command line's two stages."""
+"""From separate parts to a model that answers, in two stages through the command line."""
 
 import json
 import logging
@@ -33,7 +33,7 @@ FRESH = ("mining.", "projector.")
 
 @pytest.fixture(scope="module")
 def stage2(stage2_flags, tmp_path_factory):
-    """A whole run of stage 2: its folder, and its weights after the last step."""
+    """The output folder of a stage-2 run, and its weights after the last step."""
     folder = tmp_path_factory.mktemp("stage2")
     return folder, run_training(words(stage2_flags | {"output_dir": folder})).model.state_dict()
 
@@ -44,7 +44,7 @@ def moved(before, after) -> set[str]:
 
 
 def start_of(flags):
-    """The weights that a run starts from."""
+    """The initial weights of a run."""
     from mgm.train.args.validation import parse_arguments
     from mgm.train.model_setup import build_model_and_processor
 
@@ -53,7 +53,7 @@ def start_of(flags):
     ].state_dict()
 
 
-def test_stage_1_trains_mining_and_projector_alone(stage1, stage1_flags) -> None:
+def test_stage_1_trains_mining_and_projector_only(stage1, stage1_flags) -> None:
     changed = moved(start_of(stage1_flags), load_model(stage1).state_dict())
     assert changed
     assert all(name.startswith(FRESH) for name in changed)
@@ -61,7 +61,7 @@ def test_stage_1_trains_mining_and_projector_alone(stage1, stage1_flags) -> None
     assert {name for name in weights if name.startswith(FRESH)} <= changed
 
 
-def test_attention_is_chosen_by_a_flag(stage1_flags) -> None:
+def test_attention_flag(stage1_flags) -> None:
     from mgm.train.args.validation import parse_arguments
     from mgm.train.model_setup import build_model_and_processor
 
@@ -71,7 +71,7 @@ def test_attention_is_chosen_by_a_flag(stage1_flags) -> None:
         assert part.config._attn_implementation == "eager"
 
 
-def test_stage_1_leaves_the_published_file(stage1, stage1_flags, parts) -> None:
+def test_stage_1_writes_the_published_file(stage1, stage1_flags, parts) -> None:
     published = torch.load(stage1 / STAGE1_FILE, weights_only=True)
     assert "model.mm_projector.2.weight" in published
     assert "model.vlm_uni_val_projector.1.bias" in published
@@ -81,13 +81,13 @@ def test_stage_1_leaves_the_published_file(stage1, stage1_flags, parts) -> None:
         assert not moved(native, start_of(flags))
 
 
-def test_stage_1_can_be_loaded_from_a_folder_without_the_file(stage2, stage1_flags) -> None:
+def test_stage_1_folder_without_the_published_file(stage2, stage1_flags) -> None:
     folder, weights = stage2
     start = start_of(stage1_flags | {"pretrain_mm_mlp_adapter": folder})
     assert all(name.startswith("language_model.") for name in moved(weights, start))
 
 
-def test_stage_2_trains_all_but_the_encoders(stage1, stage2) -> None:
+def test_stage_2_freezes_the_encoders(stage1, stage2) -> None:
     folder, weights = stage2
     changed = moved(load_model(stage1).state_dict(), weights)
     assert not any(name.startswith(FROZEN) for name in changed)
@@ -97,7 +97,7 @@ def test_stage_2_trains_all_but_the_encoders(stage1, stage2) -> None:
     assert not moved(weights, load_model(folder).state_dict())
 
 
-def test_the_trained_folder_is_complete(stage2, data) -> None:
+def test_output_folder_is_complete(stage2, data) -> None:
     folder = stage2[0]
     config = json.loads((folder / "config.json").read_text())
     assert (config["conversation"], config["image_aspect_ratio"]) == ("nano", "pad")
@@ -117,16 +117,14 @@ def test_the_trained_folder_is_complete(stage2, data) -> None:
     assert isinstance(engine.answer([request])[0].text, str)
 
 
-def test_the_run_keeps_its_history(stage2) -> None:
+def test_log_history(stage2) -> None:
     state = json.loads((stage2[0] / "trainer_state.json").read_text())
     losses = [entry["loss"] for entry in state["log_history"] if "loss" in entry]
     assert len(losses) == state["max_steps"] == 6
     assert losses[-1] < losses[0]
 
 
-def test_a_killed_run_goes_on_where_it_was(
-    stage2_flags, stage2, tmp_path, monkeypatch, caplog
-) -> None:
+def test_killed_run_resumes(stage2_flags, stage2, tmp_path, monkeypatch, caplog) -> None:
     flags = words(stage2_flags | {"output_dir": tmp_path})
     whole = trainer_module.Trainer._save_optimizer_and_scheduler
 
@@ -158,7 +156,7 @@ def test_a_killed_run_goes_on_where_it_was(
         torch.testing.assert_close(value, stage2[1][name], rtol=1e-5, atol=1e-7)
 
 
-def test_a_finished_run_started_again_does_no_further_step(stage2_flags, tmp_path, caplog) -> None:
+def test_finished_run_takes_no_further_step(stage2_flags, tmp_path, caplog) -> None:
     caplog.set_level(logging.INFO, logger="mgm")
     flags = stage2_flags | {"max_steps": 4, "output_dir": tmp_path}
     before = run_training(words(flags)).model.state_dict()
@@ -169,14 +167,14 @@ def test_a_finished_run_started_again_does_no_further_step(stage2_flags, tmp_pat
     assert run_training(words(flags | {"max_steps": 5})).state.global_step == 5
 
 
-def test_only_the_latest_checkpoints_are_kept(stage2_flags, tmp_path) -> None:
+def test_save_total_limit(stage2_flags, tmp_path) -> None:
     run_training(words(stage2_flags | {"output_dir": tmp_path, "save_total_limit": 1}))
     assert [folder.name for folder in list_checkpoints(tmp_path)] == ["checkpoint-6"]
     model = load_model(tmp_path / "checkpoint-6")
     assert model.config.conversation == "nano"
 
 
-def test_mining_can_be_switched_off(stage1_flags, stage2_flags, tmp_path) -> None:
+def test_without_mining(stage1_flags, stage2_flags, tmp_path) -> None:
     off = {"vision_tower_aux": "none"}
     run_training(words(stage1_flags | off | {"output_dir": tmp_path / "1"}))
     run_training(
@@ -190,7 +188,7 @@ def test_mining_can_be_switched_off(stage1_flags, stage2_flags, tmp_path) -> Non
     assert model.config.image_size_aux == 128
 
 
-def test_encoders_of_a_trained_model_can_be_replaced(stage1, stage2_flags, parts, tmp_path) -> None:
+def test_replaced_encoders(stage1, stage2_flags, parts, tmp_path) -> None:
     kept = load_model(stage1).state_dict()
     towers = {"vision_tower": parts["clip"], "vision_tower_aux": parts["convnext"]}
     assert not moved(kept, start_of(stage2_flags | towers))  # they are what it was made of
@@ -202,7 +200,7 @@ def test_encoders_of_a_trained_model_can_be_replaced(stage1, stage2_flags, parts
         start_of(stage2_flags | {"vision_tower": tmp_path})
 
 
-def test_grid_and_global_view_can_be_switched_on(stage2_flags, tmp_path) -> None:
+def test_hd_from_a_standard_model(stage2_flags, tmp_path) -> None:
     hd = {"image_grid": 2, "image_global": True, "image_size_aux": 256, "model_max_length": 200}
     more = {"output_dir": tmp_path, "max_steps": 1, "save_strategy": "no"}
     model = run_training(words(stage2_flags | hd | more)).model
@@ -211,14 +209,14 @@ def test_grid_and_global_view_can_be_switched_on(stage2_flags, tmp_path) -> None
     assert processor.image_tokens_per_image == 5 * 16
 
 
-def test_a_batch_without_labels_teaches_nothing(stage2_flags, tmp_path) -> None:
+def test_batch_without_labels(stage2_flags, tmp_path) -> None:
     # So short that every answer is cut off.
     more = {"model_max_length": 17, "max_steps": 2, "save_strategy": "no", "output_dir": tmp_path}
     flags = stage2_flags | more | {"weight_decay": 0.0}
     assert not moved(start_of(flags), run_training(words(flags)).model.state_dict())
 
 
-def test_published_flags_in_bf16_with_checkpointed_activations(
+def test_published_flags_in_bf16_with_gradient_checkpointing(
     stage1_flags, stage1, data, tmp_path, monkeypatch
 ) -> None:
     monkeypatch.setattr("mgm.train.args.arguments.cpu_has_bfloat16", lambda: True)
@@ -264,7 +262,7 @@ def test_published_flags_in_bf16_with_checkpointed_activations(
     assert model.vision_tower_aux.stages[3].blocks[-1].drop_path.drop_prob == pytest.approx(0.1)
 
 
-def test_stage_1_passes_over_samples_without_image(stage1_flags, data, tmp_path, caplog) -> None:
+def test_stage_1_skips_samples_without_image(stage1_flags, data, tmp_path, caplog) -> None:
     with caplog.at_level("WARNING"):
         trainer = run_training(
             words(stage1_flags | {"data_path": data, "output_dir": tmp_path / "out"})
@@ -275,7 +273,7 @@ def test_stage_1_passes_over_samples_without_image(stage1_flags, data, tmp_path,
     assert (tmp_path / "out" / "mm_projector.bin").is_file()
 
 
-def test_texts_alone_need_no_room_for_an_image(stage2_flags, data, tmp_path) -> None:
+def test_text_only_data_with_a_short_limit(stage2_flags, data, tmp_path) -> None:
     path = tmp_path / "texts.json"
     path.write_text(json.dumps(json.loads(data.read_text())[-3:]))
     flags = {"data_path": path, "output_dir": tmp_path / "out", "model_max_length": 16}

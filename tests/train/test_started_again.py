@@ -1,4 +1,4 @@
-"""The same command once more, when its run is done: the result stays as it is, to the byte."""
+"""Starting a finished run again leaves its result byte-identical."""
 
 import logging
 import shutil
@@ -25,7 +25,7 @@ def log(caplog):
 
 
 def contents(folder: Path) -> dict[str, bytes]:
-    """Of the files in a folder, without its checkpoints; curves are drawn anew."""
+    """Contents of the files of a folder, without checkpoints and plots."""
     files = (file for file in folder.iterdir() if file.is_file() and file.suffix != ".png")
     return {file.name: file.read_bytes() for file in files}
 
@@ -39,7 +39,7 @@ def fault(flags: dict[str, object]) -> str:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("start", ["file", "folder"])
-def test_stage_2_resumes_when_stage_1_was_started_again(
+def test_stage_2_resumes_after_a_repeated_stage_1(
     stage1_flags, stage2_flags, tmp_path, caplog, start
 ):
     first = stage1_flags | SAVING | {"output_dir": tmp_path / "one"}
@@ -67,7 +67,7 @@ def test_stage_2_resumes_when_stage_1_was_started_again(
 
 
 @pytest.mark.parametrize("kind", ["full", "lora"])
-def test_a_finished_run_that_saved_models_only_is_taken(stage2_flags, tmp_path, caplog, kind):
+def test_finished_run_with_save_only_model(stage2_flags, tmp_path, caplog, kind):
     flags = stage2_flags | SAVING | {"save_only_model": True, "output_dir": tmp_path / "run"}
     flags["lora_enable"] = kind == "lora"
     run_training(words(flags))
@@ -78,7 +78,7 @@ def test_a_finished_run_that_saved_models_only_is_taken(stage2_flags, tmp_path, 
     assert "optimizer.pt: is missing" in fault(flags | {"max_steps": 2})
 
 
-def test_more_epochs_need_more_than_the_model(stage2_flags, tmp_path):
+def test_more_epochs_need_an_optimizer_state(stage2_flags, tmp_path):
     epochs = stage2_flags | {"save_strategy": "epoch", "save_only_model": True}
     epochs["output_dir"] = tmp_path
     run_training(words(epochs))
@@ -86,7 +86,7 @@ def test_more_epochs_need_more_than_the_model(stage2_flags, tmp_path):
     assert "optimizer.pt: is missing" in fault(epochs | {"num_train_epochs": 2})
 
 
-def test_another_model_in_the_output_is_replaced_by_the_result(stage2_flags, tmp_path):
+def test_other_model_in_the_output_is_replaced(stage2_flags, tmp_path):
     flags = stage2_flags | SAVING | {"output_dir": tmp_path}
     run_training(words(flags))
     before = contents(tmp_path)
@@ -101,7 +101,7 @@ def test_another_model_in_the_output_is_replaced_by_the_result(stage2_flags, tmp
     assert all(again[name] == before[name] for name in again.keys() - {"trainer_state.json"})
 
 
-def test_an_adapter_whose_base_was_moved_names_the_new_one(stage2_flags, tmp_path):
+def test_adapter_with_a_moved_base(stage2_flags, tmp_path):
     base = shutil.copytree(Path(str(stage2_flags["model_name_or_path"])), tmp_path / "base")
     flags = stage2_flags | SAVING | {"lora_enable": True, "output_dir": tmp_path / "run"}
     run_training(words(flags | {"model_name_or_path": base}))
@@ -111,7 +111,7 @@ def test_an_adapter_whose_base_was_moved_names_the_new_one(stage2_flags, tmp_pat
 
 
 @pytest.mark.slow
-def test_the_kind_of_high_resolution_tower_is_compared(stage2_flags, tmp_path):
+def test_kind_of_high_resolution_tower(stage2_flags, tmp_path):
     for given, other in ((None, "none"), ("none", None)):
         flags = stage2_flags | SAVING | {"output_dir": tmp_path / str(given)}
         run_training(words(flags | {"vision_tower_aux": given}))
@@ -120,7 +120,7 @@ def test_the_kind_of_high_resolution_tower_is_compared(stage2_flags, tmp_path):
         run_training(words(flags | {"vision_tower_aux": given, "max_steps": 2}))
 
 
-def test_a_start_from_the_outputs_own_checkpoint_is_refused(stage2_flags, tmp_path):
+def test_start_from_an_own_checkpoint(stage2_flags, tmp_path):
     flags = stage2_flags | SAVING | {"output_dir": tmp_path}
     run_training(words(flags))
     own = {"model_name_or_path": tmp_path / "checkpoint-1", "resume_from_checkpoint": False}
@@ -130,7 +130,7 @@ def test_a_start_from_the_outputs_own_checkpoint_is_refused(stage2_flags, tmp_pa
     run_training(words(flags | own | {"output_dir": tmp_path / "other"}))
 
 
-def test_every_image_of_a_sample_counts(stage2_flags, data, tmp_path):
+def test_every_image_is_compared(stage2_flags, data, tmp_path):
     folder = shutil.copytree(data.parent, tmp_path / "data")
     flags = stage2_flags | SAVING | {"output_dir": tmp_path / "run"}
     two = (folder / "data.json").read_text().replace('"0.png", "1.png"', '"0.png", "other.png"')
@@ -142,7 +142,7 @@ def test_every_image_of_a_sample_counts(stage2_flags, data, tmp_path):
     assert "images of --data_path was " in fault(flags)
 
 
-def test_the_output_in_another_spelling_is_the_output(stage2_flags, tmp_path, monkeypatch):
+def test_output_folder_in_another_spelling(stage2_flags, tmp_path, monkeypatch):
     base = Path(str(stage2_flags["model_name_or_path"]))
     shutil.copytree(base, tmp_path / "run", ignore=shutil.ignore_patterns("checkpoint-*"))
     monkeypatch.chdir(tmp_path)
@@ -151,7 +151,7 @@ def test_the_output_in_another_spelling_is_the_output(stage2_flags, tmp_path, mo
     run_training(words(flags | {"model_name_or_path": "./run", "max_steps": 2}))
 
 
-def test_a_folder_of_the_user_is_not_deleted(stage2_flags, tmp_path):
+def test_user_folder_is_not_deleted(stage2_flags, tmp_path):
     mine = tmp_path / "model.safetensors"
     mine.mkdir()
     (mine / "notes.txt").write_text("mine")
@@ -160,7 +160,7 @@ def test_a_folder_of_the_user_is_not_deleted(stage2_flags, tmp_path):
     assert (mine / "notes.txt").exists()
 
 
-def test_the_folder_of_a_run_is_no_checkpoint(stage2_flags, tmp_path):
+def test_output_folder_as_checkpoint(stage2_flags, tmp_path):
     flags = stage2_flags | SAVING | {"output_dir": tmp_path}
     run_training(words(flags))
     message = fault(flags | {"resume_from_checkpoint": tmp_path})
@@ -180,7 +180,7 @@ def test_the_folder_of_a_run_is_no_checkpoint(stage2_flags, tmp_path):
         (None, {"fsdp": "full_shard"}),
     ],
 )
-def test_several_processes_started_again(stage2_flags, tmp_path, processes, settings, more):
+def test_several_processes(stage2_flags, tmp_path, processes, settings, more):
     if processes == 1 and settings is None:
         pytest.skip("weights are divided among several")
     flags = stage2_flags | SAVING | more | {"output_dir": tmp_path / "run"}

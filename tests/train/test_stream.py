@@ -1,4 +1,4 @@
-"""Streams: every sample once a round, and a stopped run goes on at the very sample."""
+"""Streaming: every sample once per epoch, and exact resume."""
 
 import json
 import shutil
@@ -52,12 +52,12 @@ def streamed(tars, processor, order=ORDERS["shuffled"], reader=(0, 1), **more) -
 
 
 def indices(items) -> list[list[int]]:
-    """Which samples each item is made of."""
+    """The samples that each item has."""
     rows = [item if isinstance(item, list) else [item] for item, _ in items]
     return [[int(part["index"]) for part in row] for row in rows]
 
 
-def test_samples_are_those_of_the_file(tars, data, processor):
+def test_samples_equal_the_file(tars, data, processor):
     expected = TrainingDataset(data, processor)
     items = streamed(tars, processor)
     seen = {}
@@ -73,7 +73,7 @@ def test_samples_are_those_of_the_file(tars, data, processor):
 
 
 @pytest.mark.parametrize("readers", [1, 2, 4, 7])
-def test_every_sample_comes_once_a_round(tars, data, processor, readers):
+def test_every_sample_once_per_epoch(tars, data, processor, readers):
     count = len(json.loads(data.read_text()))
     rounds = 3
     seen: Counter[int] = Counter()
@@ -99,7 +99,7 @@ def test_every_sample_comes_once_a_round(tars, data, processor, readers):
     assert len(seen) == count
 
 
-def test_rounds_differ(tars, processor):
+def test_epochs_have_different_orders(tars, processor):
     stream = streamed(tars, processor, Order(seed=3, batch_size=12))
     orders = indices(islice(stream, 24))
     assert sorted(orders[:12]) == sorted(orders[12:])
@@ -109,7 +109,7 @@ def test_rounds_differ(tars, processor):
 
 
 @pytest.mark.parametrize("order", ORDERS)
-def test_a_cursor_says_where_to_go_on(tars, processor, order):
+def test_cursor_resumes_the_stream(tars, processor, order):
     items = list(islice(streamed(tars, processor, ORDERS[order]), 25))
     for stop in range(len(items)):
         stream = streamed(tars, processor, ORDERS[order])
@@ -119,7 +119,7 @@ def test_a_cursor_says_where_to_go_on(tars, processor, order):
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_a_loader_goes_on_at_the_next_batch(tars, processor, workers):
+def test_loader_resumes_at_the_next_batch(tars, processor, workers):
     def batches(stream: StreamedDataset, count: int):
         collate = StreamCollator(PackedCollator(Collator.of(processor)))
         loader = DataLoader(stream, 2, num_workers=workers, collate_fn=collate)
@@ -144,7 +144,7 @@ def test_packed_rows_are_nearly_full(tars, processor, monkeypatch):
     assert sum(filled) / (256 * len(rows)) > 0.95
 
 
-def test_weights_are_shares(tars, data, processor, tmp_path):
+def test_weights_are_sampling_shares(tars, data, processor, tmp_path):
     texts = tmp_path / "texts.jsonl"
     samples = [sample for sample in json.loads(data.read_text()) if "image" not in sample]
     texts.write_text("".join(json.dumps(sample) + "\n" for sample in samples))
@@ -176,7 +176,7 @@ def test_bad_samples(processor, tmp_path):
     assert all("a.tar: sample" in entry["reason"] for entry in listed)
 
 
-def test_nothing_that_can_be_used_is_no_endless_search(processor, tmp_path):
+def test_no_usable_samples(processor, tmp_path):
     tar = str(write_tar(tmp_path / "a.tar", [("0.json", "{")]))
     stream = streamed(tar, processor, bad_samples=BadSamples(tmp_path / "quarantine.jsonl"))
     with pytest.raises(MGMError, match=r"no usable samples \(1 malformed\)"):
@@ -195,7 +195,7 @@ def flags(stage2_flags, tars) -> dict[str, object]:
 
 
 def leave_checkpoint(folder: Path, step: int) -> None:
-    """As if the run had been stopped behind a step."""
+    """Remove all checkpoints but one, as if the run had stopped there."""
     for checkpoint in folder.glob("checkpoint-*"):
         if checkpoint.name != f"checkpoint-{step}":
             shutil.rmtree(checkpoint)
@@ -213,7 +213,7 @@ def check_equal(ours: Path, theirs: Path) -> None:
     [{}, {"packing": True, "model_max_length": 128}, {"dataloader_num_workers": 2}],
     ids=["alone", "packed", "workers"],
 )
-def test_a_stopped_run_goes_on_exactly(flags, tmp_path, more):
+def test_resume_is_exact(flags, tmp_path, more):
     flags = flags | more
     run_training(words(flags | {"output_dir": tmp_path / "straight"}))
     shutil.copytree(tmp_path / "straight", tmp_path / "stopped")
@@ -224,7 +224,7 @@ def test_a_stopped_run_goes_on_exactly(flags, tmp_path, more):
 
 
 @pytest.mark.slow
-def test_two_processes_go_on_exactly(flags, tmp_path):
+def test_two_processes_resume_exactly(flags, tmp_path):
     done = train_in_processes(flags | {"output_dir": tmp_path / "straight"})
     assert done.returncode == 0, done.stderr[-3000:]
     shutil.copytree(tmp_path / "straight", tmp_path / "stopped")
@@ -234,7 +234,7 @@ def test_two_processes_go_on_exactly(flags, tmp_path):
     check_equal(tmp_path / "straight", tmp_path / "stopped")
 
 
-def test_other_shards_are_refused(flags, data, tmp_path):
+def test_other_shards_are_an_error(flags, data, tmp_path):
     run_training(words(flags | {"output_dir": tmp_path, "max_steps": 2}))
     (tmp_path / "tars").mkdir()
     other = as_tars(data, tmp_path / "tars", 2)

@@ -41,13 +41,13 @@ def test_images_of_all_samples_in_order():
     assert batch["pixel_values_aux"][:, 0, 0, 0].tolist() == [1, 2, 2]
 
 
-def test_text_is_cut_at_the_limit():
+def test_text_is_truncated_at_the_limit():
     batch = Collator(0, IMAGE, 2, max_length=4)([sample([IMAGE, IMAGE, 1, 2, 3], 1)])
     assert batch["input_ids"].tolist() == [[IMAGE, IMAGE, 1, 2]]
     assert batch["pixel_values"].shape[0] == 1
 
 
-def test_an_image_is_never_cut(caplog):
+def test_images_are_never_truncated(caplog):
     long = sample([1, IMAGE, IMAGE, 2, IMAGE, IMAGE, 3], 2)
     batch = Collator(0, IMAGE, 2, max_length=5)([long])
     assert batch["input_ids"].tolist() == [[1, IMAGE, IMAGE, 2]]
@@ -84,8 +84,8 @@ def test_batches_equal_published_batches():
         assert batch["attention_mask"].tolist() == np.array(expected["attention_mask"]).tolist()
 
 
-def test_labels_of_a_cut_batch_equal_published_labels():
-    """The published code cuts the second image of the last sample in two."""
+def test_labels_of_a_truncated_batch_equal_published():
+    """The published code truncates within the second image of the last sample."""
     expected = np.load(golden("models/mgm_gemma_hd_mixed.npz"))["merged_labels"]
     case = golden_json("models/manifest.json")["mgm_gemma_hd"]["cases"]["mixed"]
     tokenizer = load_tokenizer(golden("tokenizers/gemma"))
@@ -99,13 +99,13 @@ def test_labels_of_a_cut_batch_equal_published_labels():
 
 
 def labelled(labels, index, images=0):
-    """A sample of one image position for each image, then text with these labels."""
+    """A sample with one position per image, then text with these labels."""
     ids = [IMAGE] * images + [7] * len(labels)
     made = sample(ids, images) | {"index": torch.tensor(index)}
     return made | {"labels": torch.tensor([IGNORE_INDEX] * images + labels)}
 
 
-def test_what_is_cut_is_logged_once_and_counted(caplog):
+def test_truncation_is_logged_once_and_counted(caplog):
     collator = Collator(0, IMAGE, 1, max_length=3)
     long, short = [IGNORE_INDEX, IGNORE_INDEX, 5, 6], [IGNORE_INDEX, 5]
     batch = collator([labelled(short, 0), labelled(long, 1), labelled(long, 2, images=1)])
@@ -130,7 +130,7 @@ def test_what_is_cut_is_logged_once_and_counted(caplog):
     ]
 
 
-def test_nothing_is_reported_where_all_is_learned(caplog):
+def test_no_warning_without_truncated_labels(caplog):
     collator = Collator(0, IMAGE, 1, max_length=3)
     collator([labelled([IGNORE_INDEX, 5], 0)])
     collator.report()
@@ -138,7 +138,7 @@ def test_nothing_is_reported_where_all_is_learned(caplog):
     assert caplog.messages == []
 
 
-def test_a_run_without_any_label_is_stopped():
+def test_run_without_labels_is_an_error():
     collator = Collator(0, IMAGE, 1, max_length=3)
     nothing = labelled([IGNORE_INDEX] * 4, 0)
     collator([nothing] * (MIN_UNSUPERVISED - 1))

@@ -42,7 +42,7 @@ def test_samples(dataset, processor, tiny):
     assert torch.equal(two["pixel_values_aux"], expected["pixel_values_aux"])
 
 
-def test_photos_are_learned_as_stored(write_samples, processor, tiny):
+def test_exif_orientation_is_ignored(write_samples, processor, tiny):
     exif = Image.Exif()
     exif[0x0112] = 6
     Image.linear_gradient("L").resize((60, 40)).save(tiny / "photo.jpg", exif=exif)
@@ -62,7 +62,7 @@ def test_photos_are_learned_as_stored(write_samples, processor, tiny):
     assert torch.equal(upright[0]["pixel_values_aux"], expected("upright"))
 
 
-def test_training_text_begins_as_the_prompt(dataset, processor):
+def test_training_text_starts_with_the_prompt(dataset, processor):
     prompt = processor.encode(processor.prompt("<image>\nwhat?"))
     sample = dataset[0]["input_ids"].tolist()
     assert sample[: len(prompt)] == prompt
@@ -72,7 +72,7 @@ def test_lengths(dataset):
     assert dataset.modality_lengths == [3, -5, 4 + 4]
 
 
-def test_images_open_when_asked_for(write_samples, processor, tiny):
+def test_images_are_opened_lazily(write_samples, processor, tiny):
     (tiny / "cut.png").write_bytes((tiny / "red.png").read_bytes()[:40])
     samples = [
         {"image": ["red.png", "none.png"], "conversations": TWO},
@@ -87,7 +87,7 @@ def test_images_open_when_asked_for(write_samples, processor, tiny):
         dataset[-1]
 
 
-def test_images_elsewhere(tmp_path, write_samples, processor, tiny):
+def test_image_folder(tmp_path, write_samples, processor, tiny):
     path = tmp_path / "elsewhere"
     path.mkdir()
     path = write_samples([{"image": "red.png", "conversations": ONE}]).rename(path / "data.json")
@@ -102,13 +102,13 @@ def test_caption_template(write_samples, processor):
 
 
 def published(batches):
-    """Rows of the published training batches, each with one id for an image."""
+    """Rows of the published training batches, with one id per image."""
     for batch in batches:
         yield from zip(batch["input_ids"], batch["labels"], strict=True)
 
 
 def test_published_training_data():
-    """The samples of the published optimizer steps, ids and labels alike."""
+    """Ids and labels of the samples of the published optimizer steps."""
     folder = golden("tokenizers/vicuna")
     # One position for an image, as in the records.
     image_processor = MGMImageProcessor(14, 64)

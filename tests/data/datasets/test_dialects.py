@@ -1,4 +1,4 @@
-"""One conversation, written in every way and held by every container: the same tensors."""
+"""The same conversation in every format and container gives the same tensors."""
 
 import base64
 import json
@@ -29,7 +29,7 @@ def roles(content):
 
 
 def parts(**image):
-    """Messages whose contents are lists; tables want all of one kind."""
+    """Messages with lists of parts; tables need one type for all."""
     question = [{"type": "text", "text": ASK}]
     messages = roles([{"type": "image"} | image, *question])
     for message in messages[1:]:
@@ -147,7 +147,7 @@ def as_parquet(record, folder, file):
 
 
 def as_parquet_with_bytes(record, folder, file):
-    """As the hub holds them: what names the file has its bytes beside the name."""
+    """As on the hub: each image has its file name and bytes."""
     held = {"bytes": file.read_bytes(), "path": file.name}
     record = record | {key: held for key in ("image",) if key in record}
     record |= {key: [held] for key in ("images",) if key in record}
@@ -191,7 +191,7 @@ def expected(tiny, processor, monkeypatch, tmp_path):
 
 
 @pytest.mark.parametrize("container", CONTAINERS)
-def test_every_dialect_in_every_container(container, tiny, processor, expected, caplog):
+def test_every_format_in_every_container(container, tiny, processor, expected, caplog):
     write, streamed = CONTAINERS[container]
     file = tiny / "red.png"
     for name, record_of in DIALECTS.items():
@@ -218,7 +218,7 @@ TEXTS = [{"type": "text", "text": text} for text in ("compare", "is", "what?")]
 @pytest.mark.parametrize("streamed", [False, True])
 @pytest.mark.parametrize("images_in", ["list", "parts", "index"])
 def test_parts_keep_their_order(images_in, streamed, tiny, processor, expected):
-    """Text, image, text, image, text: ids, labels and images, each where it belongs."""
+    """Text, image, text, image, text: order of ids, labels and images."""
     images = [{"type": "image"}, {"type": "image"}]
     record = {"images": ["red.png", "blue.png"]}
     if images_in == "parts":
@@ -265,7 +265,7 @@ def test_images_by_url(tiny, processor, expected):
             TrainingDataset(as_lines(record, tiny, None), processor, tiny)[0]
 
 
-def test_an_image_folder_that_is_a_file(tiny, processor):
+def test_image_folder_is_a_file(tiny, processor):
     path = as_json({"image": "red.png", "conversations": from_value()}, tiny, None)
     with pytest.raises(MGMError, match=r"red\.png: is a file; --image_folder names a folder"):
         ConversationDataset(path, processor, tiny / "red.png")

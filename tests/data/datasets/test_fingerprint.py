@@ -1,4 +1,4 @@
-"""What tells the data of a run from other data: content, wherever it is."""
+"""Fingerprints compare data by content, independent of its path."""
 
 import json
 import shutil
@@ -27,7 +27,7 @@ def sample(text: str, image: str | None = None) -> dict:
 
 
 def bare(kind: type, **fields: object) -> object:
-    """A data set that has what a fingerprint looks at, without processor and model."""
+    """A data set with the attributes that a fingerprint reads, without processor and model."""
     made = kind.__new__(kind)
     vars(made).update(fields)
     return made
@@ -56,14 +56,14 @@ def digests(fingerprint: dict) -> list[str]:
     return [value["sha256"] for value in fingerprint.values() if isinstance(value, dict)]
 
 
-def test_a_moved_folder_is_the_same_data(data, tmp_path):
+def test_moved_folder(data, tmp_path):
     before = of(data)
     moved = shutil.copytree(data.parent, tmp_path / "second") / "data.json"
     assert digests(of(moved)) == digests(before)
     assert of(moved)["--data_path"]["path"] == str(moved)
 
 
-def test_as_many_samples_and_as_many_bytes_are_other_data(data):
+def test_same_sizes_with_other_content(data):
     before = of(data)
     data.write_text(data.read_text().replace("two", "six"))
     after = of(data)
@@ -71,7 +71,7 @@ def test_as_many_samples_and_as_many_bytes_are_other_data(data):
     assert after["images of --data_path"] == before["images of --data_path"]
 
 
-def test_another_image_under_the_same_name(data):
+def test_replaced_image(data):
     before = of(data)
     Image.new("RGB", (8, 8), "blue").save(data.parent / "a.png")
     after = of(data)
@@ -79,7 +79,7 @@ def test_another_image_under_the_same_name(data):
     assert after["images of --data_path"] != before["images of --data_path"]
 
 
-def test_tables_by_the_content_of_their_files(tmp_path):
+def test_content_of_tables(tmp_path):
     datasets = pytest.importorskip("datasets")
     rows = [sample("one"), sample("two")]
     seen = []
@@ -91,7 +91,7 @@ def test_tables_by_the_content_of_their_files(tmp_path):
     assert seen[0] == seen[1] != seen[2]
 
 
-def test_of_a_mixture_every_part_and_weight_counts(data):
+def test_parts_and_weights_of_a_mixture(data):
     (data.parent / "more.json").write_text(json.dumps([sample("three")]))
     mixture = data.parent / "mixture.json"
     seen = []
@@ -110,7 +110,7 @@ def test_of_a_mixture_every_part_and_weight_counts(data):
 
 
 @pytest.mark.parametrize("form", ["jsonl", "parquet"])
-def test_of_a_stream_the_content_of_its_shards(tmp_path, form):
+def test_content_of_local_shards(tmp_path, form):
     datasets = pytest.importorskip("datasets")
 
     def write(folder: str, last: str) -> dict:
@@ -131,7 +131,7 @@ def test_of_a_stream_the_content_of_its_shards(tmp_path, form):
     assert first["shards of --data_path"] == 2
 
 
-def test_of_a_stream_elsewhere_the_names(tmp_path):
+def test_names_of_remote_shards(tmp_path):
     def fingerprint_of(url: str) -> dict:
         source = SimpleNamespace(path=url, weight=1.0)
         stream = bare(StreamedDataset, shards=[shards_of(url)], sources=[source])
@@ -145,7 +145,7 @@ def test_of_a_stream_elsewhere_the_names(tmp_path):
     )
 
 
-def test_only_some_images_are_read(data, monkeypatch):
+def test_images_are_sampled(data, monkeypatch):
     for number in range(100):
         shutil.copy(data.parent / "a.png", data.parent / f"{number}.png")
     data.write_text(json.dumps([sample("x", f"{number}.png") for number in range(100)]))

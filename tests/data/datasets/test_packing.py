@@ -1,4 +1,4 @@
-"""Rows of several samples: nearly full, and equal to the samples alone."""
+"""Packed rows: little padding, and the same loss as separate samples."""
 
 import copy
 
@@ -13,7 +13,7 @@ from tests.model.tiny import ids_of, tiny_model
 
 
 def llava_like(count: int, per_image: int) -> tuple[list[int], list[int]]:
-    """Lengths and images of instructions: most with one image, some texts, a few with several."""
+    """Lengths and image counts like LLaVA's instructions: mostly one, some none or several."""
     draw = np.random.default_rng(0)
     images = draw.choice([0, 1, 2, 4], count, p=[0.06, 0.9, 0.03, 0.01]).tolist()
     words = np.exp(draw.normal(5.3, 0.7, count)).astype(int).clip(20, 1500)
@@ -21,7 +21,7 @@ def llava_like(count: int, per_image: int) -> tuple[list[int], list[int]]:
 
 
 @pytest.mark.parametrize(("per_image", "limit"), [(576, 4096), (576, 8192), (144, 2048)])
-def test_at_most_five_hundredths_are_padding(per_image, limit):
+def test_at_most_5_percent_padding(per_image, limit):
     lengths, images = llava_like(20_000, per_image)
     rows = pack(lengths, images, limit, seed=1)
     assert sorted(index for row in rows for index in row) == list(range(len(lengths)))
@@ -35,13 +35,13 @@ def test_at_most_five_hundredths_are_padding(per_image, limit):
     assert np.percentile(counts, 99) <= np.mean(counts) + 3  # no row takes much longer
 
 
-def test_rows_depend_on_the_seed_alone():
+def test_rows_depend_only_on_the_seed():
     lengths, images = llava_like(500, 144)
     assert pack(lengths, images, 1024, 1) == pack(lengths, images, 1024, 1)
     assert pack(lengths, images, 1024, 1) != pack(lengths, images, 1024, 2)
 
 
-def test_a_sample_over_the_limit_has_a_row_of_its_own():
+def test_sample_over_the_limit_has_its_own_row():
     rows = pack([5000, 10, 4096], [1, 0, 1], 4096, 0)
     assert sorted(map(sorted, rows)) == [[0], [1], [2]]
 
@@ -53,7 +53,7 @@ def model():
 
 @pytest.fixture
 def samples(model):
-    """Samples with an image, with none, with two, and one of a single learned token."""
+    """Samples with one image, none, two, and one with a single label."""
     torch.manual_seed(0)
     side = model.config.image_size_aux
     made = []
@@ -81,7 +81,7 @@ def gradients(model, batches, count):
 
 
 @pytest.mark.parametrize("rows", [[[0, 1, 2, 3]], [[2, 1], [0, 3]]])
-def test_packed_samples_teach_what_they_teach_alone(model, samples, rows):
+def test_loss_of_packed_samples_equals_separate_ones(model, samples, rows):
     collator = Collator(0, model.config.image_token_id, model.config.image_tokens_per_image)
     packed = PackedCollator(collator)([[samples[index] for index in row] for row in rows])
     assert packed["input_ids"].shape == packed["position_ids"].shape == packed["labels"].shape

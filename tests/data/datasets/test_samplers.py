@@ -1,4 +1,4 @@
-"""The order of samples: as published for a given state of the random generator, and repeatable."""
+"""Order of samples: equal to the published one for a given seed, and reproducible."""
 
 import pytest
 import torch
@@ -13,7 +13,7 @@ def cases():
 
 
 @pytest.mark.parametrize("index", range(4))
-def test_orders_are_the_published_ones(index):
+def test_orders_equal_published(index):
     case = cases()[index]
     sizes = case["batch_size"], case["world_size"]
 
@@ -28,7 +28,7 @@ def test_orders_are_the_published_ones(index):
 
 
 @pytest.mark.parametrize("sign", [1, -1])
-def test_one_kind_of_sample_is_grouped_by_length_alone(sign):
+def test_single_modality_is_grouped_by_length(sign):
     lengths = [sign * length for length in (5, 3, 8, 1, 9, 2)]
     first, second = (
         order(lengths, 2, 1, torch.Generator().manual_seed(1))
@@ -39,14 +39,14 @@ def test_one_kind_of_sample_is_grouped_by_length_alone(sign):
     assert all(lengths[first[k]] >= lengths[first[k + 1]] for k in (0, 2, 4))
 
 
-def test_texts_alone_come_shortest_first_as_published():
+def test_text_only_batches_are_sorted_as_published():
     lengths = [-5, -3, -8, -1, -9, -2, -7, -4]
     # Worked out from the published algorithm, on two devices.
     expected = [5, 6, 2, 4, 3, 1, 7, 0]
     assert modality_order(lengths, 2, 2, torch.Generator().manual_seed(1)) == expected
 
 
-def test_order_depends_on_seed_and_epoch_alone():
+def test_order_depends_only_on_seed_and_epoch():
     lengths = [*range(1, 20), *range(-20, 0)]
     sampler = ModalitySampler(lengths, batch_size=4, groups=1, seed=3)
     first = list(sampler)
@@ -66,6 +66,6 @@ def test_batches_hold_one_modality():
         assert len({lengths[index] > 0 for index in order[start : start + 4]}) == 1
 
 
-def test_a_sample_of_nothing_is_named():
+def test_empty_sample():
     with pytest.raises(MGMError, match=r"data.json: sample 2 has no words; remove it"):
         ModalitySampler([3, -1, 0], batch_size=1, groups=1, seed=0, source="data.json")

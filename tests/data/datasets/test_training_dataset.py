@@ -1,4 +1,4 @@
-"""Missing images are found before training, and samples know their place."""
+"""Missing images are found before training; samples have their index."""
 
 import json
 
@@ -15,7 +15,7 @@ from tests.train.conftest import tiny_tokenizer
 
 @pytest.fixture
 def made(tmp_path):
-    """Makes a data set of samples with these images, which need not be there."""
+    """Make a data set of samples with these image names, which need not exist."""
     processor = MGMProcessor(MGMImageProcessor(28, 64), tiny_tokenizer(), "nano")
 
     def make(*samples: tuple[str, ...]) -> TrainingDataset:
@@ -34,13 +34,13 @@ def made(tmp_path):
     return make
 
 
-def test_samples_know_their_place(made, tmp_path) -> None:
+def test_samples_have_their_index(made, tmp_path) -> None:
     dataset = made(("a.png",), (), ("deep/b.png", str(tmp_path / "a.png"), "deep/../a.png"))
     assert [int(dataset[index]["index"]) for index in range(3)] == [0, 1, 2]
     assert len(dataset[2]["pixel_values_aux"]) == 3
 
 
-def test_missing_images_are_found_before_the_first_step(made, tmp_path) -> None:
+def test_missing_images_are_errors_before_training(made, tmp_path) -> None:
     with pytest.raises(MGMError) as fault:
         made(("a.png",), ("a.png", "gone.png"), (), ("nowhere/c.png",), ("deep/b.png",))
     assert str(fault.value) == (
@@ -49,6 +49,6 @@ def test_missing_images_are_found_before_the_first_step(made, tmp_path) -> None:
     )
 
 
-def test_a_folder_that_cannot_be_listed_is_no_missing_image(made, monkeypatch) -> None:
+def test_unreadable_folder_is_not_a_missing_image(made, monkeypatch) -> None:
     monkeypatch.setattr(missing_files, "_regular_files", lambda folder: frozenset())
     assert len(made(("a.png",), ("deep/b.png",))) == 2

@@ -1,4 +1,4 @@
-"""Planted faults of every kind are found, and nothing else is."""
+"""The data doctor finds every planted error, and nothing else."""
 
 import base64
 import json
@@ -26,7 +26,7 @@ def asks(image, question="<image>\nWhich colour?", answer="red"):
 
 @pytest.fixture
 def folder(tmp_path):
-    """Ten good samples, and one of each kind of fault at a known place."""
+    """Ten valid samples, and one of each kind of error at a fixed index."""
     for number in range(10):
         Image.new("RGB", (30 + number, 20), (number * 20, 0, 0)).save(tmp_path / f"{number}.png")
     shutil.copy(tmp_path / "0.png", tmp_path / "same.png")
@@ -70,7 +70,7 @@ def indices(report, kind) -> list[int]:
     return sorted({entry["sample"] for entry in report["findings"] if entry["kind"] == kind})
 
 
-def test_every_planted_fault_is_found(folder, capsys):
+def test_planted_errors(folder, capsys):
     report = examined(folder)
     assert {
         kind: indices(report, kind) for kind in FINDING_KINDS if indices(report, kind)
@@ -86,13 +86,13 @@ def test_every_planted_fault_is_found(folder, capsys):
 
 
 @pytest.mark.parametrize("name", ["gone.png", "0.png/inside.png", "."])
-def test_what_is_no_file_is_missing(folder, name):
+def test_folder_instead_of_an_image(folder, name):
     path = folder / "one.json"
     path.write_text(json.dumps([asks(name)]))
     assert indices(examined_file(path), "missing image") == [0]
 
 
-def test_lengths_by_a_model(folder, tmp_path):
+def test_lengths_with_a_model(folder, tmp_path):
     model = build(tmp_path / "model")
     span = model_span(model)
     limit = span * 2 + 40
@@ -110,7 +110,7 @@ def model_span(model) -> int:
 
 
 @pytest.mark.parametrize("name", ["clean.json", "clean.jsonl"])
-def test_a_clean_copy_has_no_fault(folder, name):
+def test_fixed_copy_has_no_errors(folder, name):
     clean = folder / name
     assert doctor.main([str(folder / "data.json"), "--fix", str(clean)]) == 1
     assert doctor.main([str(clean)]) == 0
@@ -123,7 +123,7 @@ def test_a_clean_copy_has_no_fault(folder, name):
     assert kept == asks("0.png")
 
 
-def test_a_line_that_is_no_json(tmp_path):
+def test_malformed_json_line(tmp_path):
     path = tmp_path / "data.jsonl"
     path.write_text(json.dumps(asks(None, "hi")) + "\n{\n")
     report = examined_file(path)
@@ -136,7 +136,7 @@ def examined_file(path) -> dict:
     return json.loads(out.read_text())
 
 
-def test_a_page_and_a_plot(folder, tmp_path):
+def test_html_page_and_plot(folder, tmp_path):
     pytest.importorskip("matplotlib")
     model = build(tmp_path / "model")
     page, plot = folder / "page.html", folder / "plot.png"
@@ -171,13 +171,13 @@ def test_a_page_and_a_plot(folder, tmp_path):
         (["--workers", "0"], "give a number from 1"),
     ],
 )
-def test_wrong_options(folder, options, fault):
+def test_invalid_options(folder, options, fault):
     file = str(folder / "data.json")
     with pytest.raises(MGMError, match=fault):
         doctor.main([file, *(option.format(file=file) for option in options)])
 
 
-def test_a_sample_that_is_not_there(folder, tmp_path):
+def test_missing_sample(folder, tmp_path):
     model = build(tmp_path / "model")
     with pytest.raises(MGMError, match="has samples 0 to 19"):
         doctor.main([str(folder / "data.json"), "--model", str(model), "--render-sample", "20"])
@@ -191,7 +191,7 @@ def _own_cache(tmp_path, monkeypatch):
 
 
 def as_table(folder: Path, inside: bool) -> Path:
-    """The same samples as a parquet file, which holds the bytes of their images or the names."""
+    """The same samples as a parquet file, with image bytes or image names."""
     parquet = pytest.importorskip("pyarrow.parquet")
     import pyarrow
 
@@ -213,7 +213,7 @@ def as_table(folder: Path, inside: bool) -> Path:
 
 @pytest.mark.usefixtures("_own_cache")
 @pytest.mark.parametrize("inside", [True, False], ids=["bytes", "names"])
-def test_a_table_has_the_faults_of_the_same_data_as_a_file(folder, tmp_path, inside, capsys):
+def test_table_has_the_errors_of_the_json_file(folder, tmp_path, inside, capsys):
     pytest.importorskip("datasets")
     table = as_table(folder, inside)
     report = examined_file(table)
@@ -236,7 +236,7 @@ def test_a_table_has_the_faults_of_the_same_data_as_a_file(folder, tmp_path, ins
         doctor.main([str(table), "--fix", str(folder / "clean.json")])
 
 
-def test_a_page_of_a_row_shows_the_image_of_the_table(folder, tmp_path):
+def test_html_page_with_an_image_of_a_table(folder, tmp_path):
     pytest.importorskip("datasets")
     table, page = as_table(folder, True), folder / "page.html"
     model = build(tmp_path / "model")
@@ -245,8 +245,8 @@ def test_a_page_of_a_row_shows_the_image_of_the_table(folder, tmp_path):
     assert f"data:image;base64,{content}" in page.read_text()
 
 
-def test_other_dialects_and_what_they_hold(folder, tmp_path, capsys):
-    """Images in the data itself are looked at, and what cannot be used is named."""
+def test_other_formats(folder, tmp_path, capsys):
+    """Embedded images are checked, and unsupported content is reported."""
     content = (folder / "2.png").read_bytes()
     url = f"data:image/png;base64,{base64.b64encode(content).decode()}"
     broken = f"data:image/png;base64,{base64.b64encode(content[:50]).decode()}"
@@ -273,7 +273,7 @@ def test_other_dialects_and_what_they_hold(folder, tmp_path, capsys):
 
 
 def as_tar(folder: Path, name: str) -> Path:
-    """The same samples as a tar, with the images that are there as members."""
+    """The same samples as a tar, with the existing images as members."""
     members: list[tuple[str, bytes | str]] = []
     for index, sample in enumerate(json.loads((folder / "data.json").read_text())):
         names = sample["image"] if isinstance(sample["image"], list) else [sample["image"]]
@@ -286,7 +286,7 @@ def as_tar(folder: Path, name: str) -> Path:
 
 
 @pytest.mark.parametrize("name", ["data.tar", "data.tar.gz"])
-def test_a_tar_has_the_faults_of_the_same_data_as_a_file(folder, tmp_path, name, capsys):
+def test_tar_has_the_errors_of_the_json_file(folder, tmp_path, name, capsys):
     file = as_tar(folder, name)
     report = examined_file(file)
     by_kind = {kind: indices(report, kind) for kind in FINDING_KINDS if indices(report, kind)}
@@ -307,14 +307,14 @@ def test_a_tar_has_the_faults_of_the_same_data_as_a_file(folder, tmp_path, name,
     assert f"data:image;base64,{content}" in page.read_text()
 
 
-def test_what_a_tar_of_another_kind_is(tmp_path):
+def test_renamed_tar(tmp_path):
     (tmp_path / "a.tar").write_bytes(b"PAR1")
     with pytest.raises(MGMError, match=r"a\.tar: is not a tar archive but a parquet table"):
         doctor.main([str(tmp_path / "a.tar")])
 
 
-def test_a_mixture_and_a_pattern(folder, capsys):
-    """Each file is examined by itself, images where training looks for them."""
+def test_mixture_and_pattern(folder, capsys):
+    """Each file is checked separately, with its own image folder."""
     as_tar(folder, "part-1.tar")
     (folder / "elsewhere").mkdir()
     for number in range(10):
@@ -354,13 +354,13 @@ def test_a_mixture_and_a_pattern(folder, capsys):
 
 
 @pytest.mark.parametrize("name", ["clean.ndjson", "clean.JSON", "clean.JSONL"])
-def test_copies_under_every_name_of_json(folder, name):
+def test_fixed_copies_of_every_json_extension(folder, name):
     assert doctor.main([str(folder / "data.json"), "--fix", str(folder / name)]) == 1
     assert doctor.main([str(folder / name)]) == 0
 
 
 @pytest.mark.usefixtures("_own_cache")
-def test_images_of_a_folder_of_tables_are_where_training_has_them(folder):
+def test_image_folder_of_a_folder_of_tables(folder):
     pytest.importorskip("datasets")
     tables = folder / "tables"
     tables.mkdir()
@@ -370,7 +370,7 @@ def test_images_of_a_folder_of_tables_are_where_training_has_them(folder):
 
 
 @pytest.mark.usefixtures("_own_cache")
-def test_a_row_that_is_not_utf_8(folder, tmp_path):
+def test_row_that_is_not_utf_8(folder, tmp_path):
     pytest.importorskip("datasets")
     table = write_latin_row(folder / "latin.parquet")
     assert indices(examined_file(table), "malformed") == [2]

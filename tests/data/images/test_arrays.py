@@ -14,7 +14,7 @@ PIXELS = np.random.default_rng(3).integers(0, 256, (6, 9, 4), np.uint8)
 @pytest.mark.parametrize("batch", [False, True])
 @pytest.mark.parametrize("kind", ["uint8", "float32", "float64", "float16", "bfloat16"])
 @pytest.mark.parametrize("library", ["numpy", "torch"])
-def test_every_order_and_type(channels, first, batch, kind, library):
+def test_channel_orders_and_dtypes(channels, first, batch, kind, library):
     pixels = PIXELS[..., :channels]
     expected = np.repeat(pixels, 3, 2) if channels == 1 else pixels[..., :3]
     tensor = torch.from_numpy(pixels.transpose(2, 0, 1) if first else pixels)
@@ -65,7 +65,7 @@ def test_grey_bool_and_views():
         (torch.zeros(3, 9, 9, device="meta"), "of an unusual kind"),
     ],
 )
-def test_what_is_no_image(array, message):
+def test_invalid_arrays(array, message):
     with pytest.raises(MGMError) as caught:
         open_image(array, "image 2 of 3")
     assert str(caught.value).startswith("image 2 of 3: is a")
@@ -74,8 +74,8 @@ def test_what_is_no_image(array, message):
 
 @pytest.mark.parametrize("kind", [np.uint8, np.float32])
 @pytest.mark.parametrize("library", ["numpy", "torch"])
-def test_sizes_are_looked_at_before_a_pixel_is(kind, library, monkeypatch):
-    """One number that is repeated: copied, it would take gigabytes."""
+def test_size_is_checked_before_copying(kind, library, monkeypatch):
+    """With a broadcast array, whose copy would take gigabytes."""
     monkeypatch.setattr(np, "ascontiguousarray", None)
     huge, long = ((30_000, 30_000, 3), (2, 2_000_000, 3))
     for shape, message in ((huge, "30000 x 30000, more"), (long, ".* longer than 1,000,000")):

@@ -9,20 +9,20 @@ GREY = (122, 116, 104)
 
 
 def noise(width, height):
-    """An image of extreme values, which come out beyond black and white."""
+    """An image of extreme values, for which bicubic interpolation overshoots."""
     draw = np.random.default_rng(width * 1000 + height)
     return Image.fromarray(draw.integers(0, 2, (height, width, 3), dtype=np.uint8) * 255)
 
 
 def resized(image, width, height):
-    """By Pillow: across, then down."""
+    """Resized by Pillow: horizontally, then vertically."""
     return np.asarray(image.resize((width, image.height), BICUBIC).resize((width, height), BICUBIC))
 
 
 @pytest.mark.parametrize("side", [7, 32, 65])
 @pytest.mark.parametrize(("width", "height"), [(400, 1), (401, 6), (90, 30), (20, 3), (33, 32)])
 @pytest.mark.parametrize("across", [True, False])
-def test_a_padded_image(side, width, height, across):
+def test_padded_image(side, width, height, across):
     image = noise(width, height)
     start = (width - height) // 2
     if across:
@@ -36,7 +36,7 @@ def test_a_padded_image(side, width, height, across):
 @pytest.mark.parametrize("side", [7, 32, 65])
 @pytest.mark.parametrize(("width", "height"), [(400, 1), (401, 6), (90, 30), (700, 70), (33, 32)])
 @pytest.mark.parametrize("across", [True, False])
-def test_the_middle_of_an_image(side, width, height, across):
+def test_cropped_image(side, width, height, across):
     image = noise(width, height)
     length = int(side * width / height)
     begin = (length - side) // 2

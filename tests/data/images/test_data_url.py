@@ -40,13 +40,13 @@ URL_TEXT = base64.urlsafe_b64encode(CONTENT).decode()
         f"data:,{urllib.parse.quote(CONTENT)}",
     ],
 )
-def test_every_form_of_data_url(url):
+def test_data_urls(url):
     assert decode_data_url(url, "image") == CONTENT
     assert open_image(url).size == (9, 7)
 
 
 @pytest.mark.parametrize("text", [TEXT, URL_TEXT, TEXT.rstrip("="), f" {TEXT[:50]}\n{TEXT[50:]} "])
-def test_base64_without_a_head(text):
+def test_bare_base64(text):
     assert decode_base64(text, "image") == CONTENT
     assert open_image(text).size == (9, 7)
 
@@ -63,12 +63,12 @@ def test_base64_without_a_head(text):
         "http://host/a.png",
     ],
 )
-def test_broken_data_urls(url):
+def test_invalid_data_urls(url):
     with pytest.raises(MGMError, match=r"^image 1: .*is not a valid data URL"):
         decode_data_url(url, "image 1")
 
 
-def test_base64_of_nothing_usable():
+def test_base64_of_other_content():
     with pytest.raises(MGMError, match=r"^image 1: is no base64"):
         decode_base64("no base64!", "image 1")
     for text in ("a" * 10_000, "image/" * 20, base64.b64encode(bytes(100)).decode()):
@@ -76,7 +76,7 @@ def test_base64_of_nothing_usable():
             open_image(text)
 
 
-def test_sizes_are_limited():
+def test_size_limit():
     for url in (f"data:;base64,{TEXT}", f"data:,{urllib.parse.quote(CONTENT)}"):
         assert decode_data_url(url, "image", len(CONTENT)) == CONTENT
         with pytest.raises(MGMError, match=r"^image 1: is larger than"):
@@ -85,7 +85,7 @@ def test_sizes_are_limited():
         decode_base64(TEXT, "image", len(CONTENT) - 9)
 
 
-def test_data_urls_of_no_image():
+def test_data_urls_of_other_types():
     for url, message in (
         ("data:,hello", "is not an image"),
         ("data:image/png;base64,", "is empty"),

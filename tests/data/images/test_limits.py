@@ -37,7 +37,7 @@ def refused(content, limits, message):
 
 
 @pytest.mark.parametrize("kind", NETWORK_FORMATS)
-def test_formats_of_the_network(kind):
+def test_formats_allowed_from_the_network(kind):
     skip_unless_written(kind)
     content = file_of(kind)
     assert open_image(content, limits=NETWORK_LIMITS).size == (30, 20)
@@ -47,13 +47,13 @@ def test_formats_of_the_network(kind):
 
 
 @pytest.mark.parametrize("kind", ["PPM", "ICO", "TGA", "SGI", "PCX", "DDS", "JPEG2000"])
-def test_other_formats_are_opened_from_files_alone(kind):
+def test_other_formats_from_local_files_only(kind):
     content = file_of(kind, (32, 32))
     assert open_image(content).size == (32, 32)
     refused(content, NETWORK_LIMITS, "is not an image of these formats: JPEG, PNG")
 
 
-def test_no_program_is_started(monkeypatch):
+def test_decoding_starts_no_program(monkeypatch):
     content = file_of("EPS")
     monkeypatch.setattr(EpsImagePlugin, "Ghostscript", lambda *_, **__: pytest.fail("started"))
     for limits in (LOCAL_LIMITS, NETWORK_LIMITS):
@@ -61,7 +61,7 @@ def test_no_program_is_started(monkeypatch):
         refused(Image.open(io.BytesIO(content)), limits, "is PostScript")
 
 
-def test_the_largest_tile_of_a_tiff_counts():
+def test_tile_size_of_a_tiff():
     tile = zlib.compress(bytes(144 * 144))
     entries = {
         256: 16, 257: 16, 258: 8, 259: 8, 262: 1, 277: 1, 322: 144, 323: 144, 324: 0, 325: len(tile)
@@ -75,7 +75,7 @@ def test_the_largest_tile_of_a_tiff_counts():
 
 
 @pytest.mark.parametrize("size", [(16, 16), (150, 2)])
-def test_the_frame_of_an_avif_counts_and_not_its_box(size):
+def test_frame_size_of_an_avif(size):
     skip_unless_written("AVIF")
     content = bytearray(file_of("AVIF", (144, 100)))
     assert max_frame_pixels(bytes(content)) == 144 * 100
@@ -86,7 +86,7 @@ def test_the_frame_of_an_avif_counts_and_not_its_box(size):
         read_image_header(bytes(content), "image", SMALL)
 
 
-def test_avif_files_of_all_kinds_tell_their_frames():
+def test_frame_sizes_of_avif_variants():
     skip_unless_written("AVIF")
     frames = [Image.effect_noise((64, 48), 50).convert("RGB") for _ in range(3)]
     file = io.BytesIO()
@@ -103,20 +103,20 @@ def test_avif_files_of_all_kinds_tell_their_frames():
     assert max_frame_pixels(b"\0" * 1000) is None
 
 
-def test_a_frame_beyond_the_screen_of_a_gif_counts():
+def test_frame_larger_than_the_screen_of_a_gif():
     content = bytearray(file_of("GIF", (144, 100)))
     content[6:10] = struct.pack("<HH", 1, 1)
     refused(bytes(content), SMALL, "is 144 x 100")
 
 
-def test_scans_without_end():
+def test_jpeg_with_too_many_scans():
     content = file_of("JPEG", progressive=True)
     scan = content.rindex(b"\xff\xda")
     last = content[scan:-2]
     refused(content[:scan] + last * 600 + b"\xff\xd9", NETWORK_LIMITS, "scans, more than 200")
 
 
-def test_memory_is_estimated_from_above():
+def test_memory_estimate_is_an_upper_bound():
     for kind in ("PNG", "JPEG", "WEBP"):
         assert read_image_header(file_of(kind), "image").decoding_bytes >= 30 * 20 * 7
     baseline, progressive = (
@@ -126,7 +126,7 @@ def test_memory_is_estimated_from_above():
     assert progressive > baseline
 
 
-def test_a_budget_is_never_exceeded_and_goes_in_order():
+def test_memory_budget_is_fair():
     budget, lock = MemoryBudget(100), threading.Lock()
     used, peak, order = 0, 0, []
 
@@ -156,7 +156,7 @@ def test_a_budget_is_never_exceeded_and_goes_in_order():
     assert order.index(1) < order.index(3) < order.index(6)
 
 
-def test_a_fault_gives_the_memory_back():
+def test_error_releases_memory():
     budget = MemoryBudget(10)
     for _ in range(3):
         with pytest.raises(KeyError), budget.reserve(10):

@@ -28,7 +28,7 @@ def png_of(size=(30, 20), mode="RGB", kind="PNG"):
 
 @pytest.fixture
 def served(tiny, monkeypatch):
-    """A local web server that gives the files of the folder of tiny images; its address."""
+    """A local web server with the folder of tiny images; yields its address."""
 
     monkeypatch.setenv("no_proxy", "*")
 
@@ -43,7 +43,7 @@ def served(tiny, monkeypatch):
     server.server_close()
 
 
-def test_every_kind_of_source(tiny, served):
+def test_every_source(tiny, served):
     path = tiny / "red.png"
     content = path.read_bytes()
     data_url = "data:image/png;base64," + base64.b64encode(content).decode()
@@ -86,13 +86,13 @@ def test_every_mode_of_pillow_becomes_rgb(mode):
     assert (image.mode, image.size) == ("RGB", (5, 4))
 
 
-def test_hidden_colours_show():
+def test_transparent_pixels_keep_their_colour():
     image = Image.new("RGBA", (2, 1), (10, 20, 30, 0))
     for source in (image, np.asarray(image), np.asarray(image).transpose(2, 0, 1)):
         assert open_image(source).getpixel((0, 0)) == (10, 20, 30)
 
 
-def test_a_palette_with_transparency_keeps_its_colours_without_a_warning():
+def test_palette_with_transparency():
     image = Image.new("P", (2, 1))
     image.putpalette([10, 20, 30, 200, 100, 50])
     image.putpixel((1, 0), 1)
@@ -104,7 +104,7 @@ def test_a_palette_with_transparency_keeps_its_colours_without_a_warning():
     assert seen.tolist() == [[[10, 20, 30], [200, 100, 50]]]
 
 
-def test_levels_of_16_bits_keep_their_brightness():
+def test_16_bit_images():
     levels = np.array([[0, 255, 256, 32768, 65535]], np.uint16)
     buffer = io.BytesIO()
     Image.fromarray(levels).save(buffer, "PNG")
@@ -114,7 +114,7 @@ def test_levels_of_16_bits_keep_their_brightness():
 
 @pytest.mark.parametrize("maximum", [511, 1023, 4095, 16383, 65535])
 @pytest.mark.parametrize("kind", ["P5", "P2"])
-def test_grey_maps_are_scaled_by_their_maximum(maximum, kind):
+def test_pgm_maximum(maximum, kind):
     levels = np.array([0, maximum // 2, maximum], ">u2")
     body = levels.tobytes() if kind == "P5" else b" ".join(b"%d" % level for level in levels)
     seen = np.asarray(open_image(b"%s 3 1 %d\n%s" % (kind.encode(), maximum, body)))
@@ -132,7 +132,7 @@ def tiff_of(size, bits, strip, **tags):
     return head + body + bytes(4) + strip
 
 
-def test_levels_of_12_bits_are_scaled_by_them():
+def test_12_bit_images():
     # Two levels in three bytes: 4095 and 2048.
     seen = np.asarray(open_image(tiff_of((2, 1), 12, bytes([0xFF, 0xF8, 0x00]))))
     assert seen[0, :, 0].tolist() == [255, 128]
@@ -141,7 +141,7 @@ def test_levels_of_12_bits_are_scaled_by_them():
 
 
 @pytest.mark.parametrize("mode", ["I", "F"])
-def test_numbers_without_black_and_white(mode):
+def test_float_and_signed_images(mode):
     fails(Image.new(mode, (4, 4)), "7: holds signed numbers, fr", f"mode {mode})", "with 8 bits")
 
 
@@ -158,7 +158,7 @@ def fails(source, *parts):
     assert all(part in message for part in parts), message
 
 
-def test_files_without_image(tmp_path):
+def test_files_without_an_image(tmp_path):
     fails(tmp_path / "none.png", "none.png", "no such file")
     fails(tmp_path, str(tmp_path), "is a folder")
     (tmp_path / "empty.png").touch()
@@ -175,7 +175,7 @@ def test_files_without_image(tmp_path):
     assert len(message_of("a" * 10_000)) < 250
 
 
-def test_things_that_are_no_image():
+def test_unsupported_sources():
     for source, kind in ((None, "NoneType"), (7, "int"), (["a"], "list")):
         fails(source, f"is of type {kind}; give a path, ", "a Pillow image, a numpy array")
     fails(io.StringIO("text"), "opened as text", "'rb'")
@@ -205,7 +205,7 @@ def test_truncated_compressed_tiff(compression, share):
         fails(content[: int(share * len(content))], "truncated or damaged")
 
 
-def test_truncated_picture_opened_by_others(tmp_path):
+def test_truncated_image_opened_by_the_caller(tmp_path):
     content = png_of((200, 200))
     fails(Image.open(io.BytesIO(content[: len(content) // 2])), "truncated or damaged")
 
@@ -217,11 +217,11 @@ def test_gigantic_image(monkeypatch):
     fails(bomb, "20000 x 20000")
 
 
-def test_very_long_image():
+def test_extreme_aspect_ratio():
     fails(Image.new("L", (1, 1_000_001)), "is 1 x 1000001, longer than 1,000,000 pixels")
 
 
-def test_memory_that_does_not_suffice(monkeypatch):
+def test_out_of_memory(monkeypatch):
     def full(*args):
         raise MemoryError
 
@@ -243,7 +243,7 @@ def test_memory_that_does_not_suffice(monkeypatch):
         RecursionError(),
     ],
 )
-def test_whatever_a_decoder_raises_is_one_line(monkeypatch, fault):
+def test_any_error_of_a_decoder_is_one_line(monkeypatch, fault):
     def raise_it(*_):
         raise fault
 
@@ -257,21 +257,21 @@ def test_whatever_a_decoder_raises_is_one_line(monkeypatch, fault):
     fails(png_of())
 
 
-def test_large_image_gives_no_warning(monkeypatch):
+def test_large_image_without_a_warning(monkeypatch):
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 400)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert open_image(png_of((30, 20))).size == (30, 20)
 
 
-def test_files_without_end(tmp_path, monkeypatch):
+def test_endless_files(tmp_path, monkeypatch):
     monkeypatch.setattr(images, "MAX_FILE_BYTES", 2**10)
     (tmp_path / "large.png").write_bytes(bytes(2**10 + 1))
     fails(tmp_path / "large.png", "is larger than")
     fails("/dev/zero", "is larger than")
 
 
-def test_addresses_that_do_not_answer(served, monkeypatch):
+def test_unreachable_urls(served, monkeypatch):
     fails(f"{served}/none.png", "404")
     fails("http://127.0.0.1:9/a.png", "http://127.0.0.1:9/a.png", "cannot be reached")
     fails("http://no-such-host.invalid/a.png", "cannot be reached")
@@ -282,14 +282,14 @@ def test_addresses_that_do_not_answer(served, monkeypatch):
     fails(f"{served}/red.png", "larger than")
 
 
-def test_addresses_with_spaces_and_letters_beyond_ascii(served, tiny):
+def test_urls_with_spaces_and_unicode(served, tiny):
     (tiny / "red.png").rename(tiny / "rötes Bild, 1.png")
     assert open_image(f"{served}/rötes Bild, 1.png?für=mich#oben").size == (20, 10)
     assert open_image(f"{served}/r%C3%B6tes%20Bild,%201.png").size == (20, 10)
 
 
 @pytest.mark.parametrize("reply", [b"nothing that a web server says\r\n\r\n", b""])
-def test_servers_of_another_kind(monkeypatch, reply):
+def test_servers_that_do_not_speak_http(monkeypatch, reply):
     monkeypatch.setenv("no_proxy", "*")
     with socket.create_server(("127.0.0.1", 0)) as server:
 
@@ -307,7 +307,7 @@ def test_servers_of_another_kind(monkeypatch, reply):
     ("head", "message"),
     [(b"", "bytes in 0 s and no end"), (b"Content-Length: 9\r\n", "cannot be reached")],
 )
-def test_servers_that_are_slow_or_stop(monkeypatch, head, message):
+def test_slow_and_stalled_servers(monkeypatch, head, message):
     monkeypatch.setenv("no_proxy", "*")
     monkeypatch.setattr(images, "MAX_DOWNLOAD_SECONDS", 0.2)
     with socket.create_server(("127.0.0.1", 0)) as server:
@@ -326,7 +326,7 @@ def test_servers_that_are_slow_or_stop(monkeypatch, head, message):
 
 
 @pytest.mark.parametrize("palette", [None, b"", b"\1\2"])
-def test_a_png_without_its_palette(palette):
+def test_png_without_palette(palette):
     image = Image.new("P", (2, 1))
     image.putpalette([10, 20, 30])
     buffer = io.BytesIO()
@@ -342,6 +342,6 @@ def test_a_png_without_its_palette(palette):
         open_image(content[:begin] + chunk + content[end:])
 
 
-def test_a_file_without_end_is_named_once(monkeypatch):
+def test_endless_file_is_named_once(monkeypatch):
     monkeypatch.setattr(images, "MAX_FILE_BYTES", 1000)
     assert message_of("/dev/zero").count("/dev/zero") == 1

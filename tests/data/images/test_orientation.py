@@ -26,7 +26,7 @@ def file_of(orientation, kind="JPEG", **options):
 
 @pytest.mark.parametrize("orientation", range(1, 9))
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "AVIF", "MPO"])
-def test_files_are_turned_as_pillow_turns_them(orientation, kind):
+def test_orientation_equals_pillow(orientation, kind):
     skip_unless_written(kind)
     content = file_of(orientation, kind)
     stored = Image.open(io.BytesIO(content)).convert("RGB")
@@ -39,7 +39,7 @@ def test_files_are_turned_as_pillow_turns_them(orientation, kind):
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
-def test_tiff_files_are_turned_once(orientation):
+def test_tiff_is_rotated_once(orientation):
     content = file_of(orientation, "TIFF")
     turned = Image.open(io.BytesIO(content)).convert("RGB")  # Pillow turns them as it decodes them
     expected = ImageOps.exif_transpose(Image.open(io.BytesIO(file_of(orientation, "PNG"))))
@@ -51,13 +51,13 @@ def test_tiff_files_are_turned_once(orientation):
 
 @pytest.mark.parametrize("mode", [UPRIGHT, STORED])
 @pytest.mark.parametrize("kind", ["JPEG", "PNG"])
-def test_what_was_opened_is_never_turned_again(mode, kind):
+def test_opened_images_are_not_rotated_again(mode, kind):
     once = open_image(file_of(6, kind), orientation=mode)
     for again in (UPRIGHT, STORED):
         assert np.array_equal(open_image(once, orientation=again), once)
 
 
-def test_images_of_users_stay_as_they_are():
+def test_pillow_images_are_not_modified():
     image = Image.open(io.BytesIO(file_of(6)))
     image.load()
     assert open_image(image).size == (16, 32)
@@ -68,20 +68,20 @@ def test_images_of_users_stay_as_they_are():
 
 
 @pytest.mark.parametrize("orientation", [0, 9, 65535])
-def test_orientations_that_do_not_exist_turn_nothing(orientation):
+def test_invalid_orientations_are_ignored(orientation):
     assert open_image(file_of(orientation)).size == (32, 16)
 
 
 @pytest.mark.parametrize(
     "exif", [b"Exif\0\0", b"Exif\0\0II*\0\xff\xff\xff\xff", b"Exif\0\0MM\0*" * 9]
 )
-def test_damaged_exif_data_damages_no_image(exif):
+def test_damaged_exif_data_is_ignored(exif):
     file = io.BytesIO()
     Image.fromarray(PIXELS).save(file, "JPEG", exif=exif)
     assert open_image(file.getvalue()).size == (32, 16)
 
 
-def test_text_in_png_files_is_no_orientation():
+def test_png_text_is_not_an_orientation():
     info = PngImagePlugin.PngInfo()
     info.add_text("Raw profile type exif", "no exif\n")
     file = io.BytesIO()
@@ -89,7 +89,7 @@ def test_text_in_png_files_is_no_orientation():
     assert open_image(file.getvalue()).size == (32, 16)
 
 
-def test_a_wrong_word_is_one_line():
+def test_invalid_mode():
     for make in (
         lambda: open_image(PIXELS, orientation="up"),
         lambda: MGMImageProcessor(orientation="up"),
@@ -100,7 +100,7 @@ def test_a_wrong_word_is_one_line():
             make()
 
 
-def test_the_processor_turns_images_and_keeps_its_way(tmp_path):
+def test_processor_orientation_is_saved(tmp_path):
     content = file_of(6)  # the light quarter is at the upper right when the image is upright
     upright, stored = MGMImageProcessor(), MGMImageProcessor(orientation=STORED)
     assert upright.orientation == UPRIGHT

@@ -1,11 +1,11 @@
-"""Which image formats the installed Pillow writes: AVIF came with 11.3."""
+"""Image formats that the installed Pillow can write; AVIF since 11.3."""
 
 import pytest
 from PIL import Image
 
 
 def skip_unless_written(form: str) -> None:
-    """Skip a test that writes images of this format where Pillow cannot."""
+    """Skip a test if Pillow cannot write this format."""
     Image.init()
     if form not in Image.SAVE:
         pytest.skip(f"this Pillow writes no {form}")

@@ -1,4 +1,4 @@
-"""Digests of files: every byte counts, or blocks of what is too large."""
+"""Digests of files: every byte, or sampled blocks of large files."""
 
 import os
 
@@ -18,7 +18,7 @@ def file(tmp_path, monkeypatch):
     return path
 
 
-def test_content_counts_and_not_the_name(file, tmp_path):
+def test_digest_depends_on_content_only(file, tmp_path):
     other = tmp_path / "elsewhere.json"
     other.write_bytes(file.read_bytes())
     assert digest_of([file]) == digest_of([other])
@@ -27,7 +27,7 @@ def test_content_counts_and_not_the_name(file, tmp_path):
     assert digest_of([file, other]) != digest_of([other, file])
 
 
-def test_of_large_files_blocks_count(file, monkeypatch):
+def test_sampled_blocks_of_large_files(file, monkeypatch):
     monkeypatch.setattr(file_digest, "NUM_BLOCKS", 3)
     monkeypatch.setattr(file_digest, "BLOCK_SIZE", 10)
     content = file.read_bytes()
@@ -40,7 +40,7 @@ def test_of_large_files_blocks_count(file, monkeypatch):
     assert digest_of([file], read_whole=10) == before
 
 
-def test_a_digest_is_cached_until_the_file_changes(file, tmp_path, monkeypatch):
+def test_digest_is_cached_until_the_file_changes(file, tmp_path, monkeypatch):
     monkeypatch.setattr(digest, "CACHED_FROM", 10)
     computed = []
     kept = digest.file_digest
@@ -58,6 +58,6 @@ def test_a_digest_is_cached_until_the_file_changes(file, tmp_path, monkeypatch):
     assert len(computed) == 3
 
 
-def test_a_file_that_is_gone_is_named(tmp_path):
+def test_missing_file(tmp_path):
     with pytest.raises(MGMError, match=r"gone\.json: cannot be read"):
         digest_of([tmp_path / "gone.json"])

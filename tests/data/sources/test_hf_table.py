@@ -1,4 +1,4 @@
-"""Hugging Face data sets on the disk: the samples of the same data as a file."""
+"""Hugging Face data sets on the disk give the samples of the same JSON data."""
 
 import json
 
@@ -23,7 +23,7 @@ PICTURE = {"bytes": datasets.Value("binary"), "path": datasets.Value("string")}
 
 @pytest.fixture
 def rows(tmp_path):
-    """A data set whose images are there in three ways: bytes, files, none."""
+    """A data set with images as bytes, as files, and without."""
     for number in range(3):
         Image.new("RGB", (8, 8), (number * 100, 0, 0)).save(tmp_path / f"{number}.png")
     talk = [{"from": "human", "value": "<image>\nWhat?"}, {"from": "gpt", "value": "a b"}]
@@ -81,7 +81,7 @@ def test_several_images_in_parquet_files(tmp_path):
     assert len(alone) == 3
 
 
-def test_binary_columns_are_images(tmp_path):
+def test_binary_columns(tmp_path):
     data = datasets.Dataset.from_dict({"jpg": [b"a", b"b"], "txt": ["one", "two"]})
     data.to_parquet(tmp_path / "t.parquet")
     table = TableFile(str(tmp_path / "t.parquet"))
@@ -89,7 +89,7 @@ def test_binary_columns_are_images(tmp_path):
     assert [table[row].images for row in range(2)] == [(b"a",), (b"b",)]
 
 
-def test_images_of_the_datasets_library(tmp_path):
+def test_image_feature(tmp_path):
     file = tmp_path / "a.png"
     Image.new("RGB", (8, 8)).save(file)
     features = datasets.Features({"image": datasets.Image(), "text": datasets.Value("string")})
@@ -99,7 +99,7 @@ def test_images_of_the_datasets_library(tmp_path):
     assert saved[0].images == (file.read_bytes(),)
 
 
-def test_an_index_is_made_once(rows, tmp_path, monkeypatch):
+def test_index_is_cached(rows, tmp_path, monkeypatch):
     rows.save_to_disk(tmp_path / "saved")
     before = TableFile(str(tmp_path / "saved")).index
     monkeypatch.setattr(TableFile, "_elements", lambda _: pytest.fail("read again"))
@@ -119,8 +119,8 @@ def test_splits(rows, tmp_path):
     ("part", "fault"),
     [({"config": "a"}, "no config 'a'"), ({"split": "validation"}, "no split 'validation'")],
 )
-def test_a_part_of_what_is_read_whole(rows, tmp_path, part, fault):
-    """It would be ignored; the default, and an empty name, say nothing."""
+def test_config_and_split_of_files(rows, tmp_path, part, fault):
+    """They would be ignored; default and empty values are accepted."""
     rows.save_to_disk(tmp_path / "saved")
     rows.to_parquet(tmp_path / "rows.parquet")
     for name in ("saved", "rows.parquet"):
@@ -130,7 +130,7 @@ def test_a_part_of_what_is_read_whole(rows, tmp_path, part, fault):
             TableFile(path, **part)
 
 
-def test_what_is_a_table(tmp_path):
+def test_is_table(tmp_path):
     assert is_table("owner/name")
     assert is_table("a/b/c.parquet")
     assert not is_table("owner/name.json")
@@ -152,7 +152,7 @@ def test_what_is_a_table(tmp_path):
     ],
 )
 @pytest.mark.parametrize("ending", ["parquet", "arrow"])
-def test_another_file_under_the_name_of_a_table(tmp_path, content, words, ending):
+def test_files_of_other_types(tmp_path, content, words, ending):
     file = tmp_path / f"bad.{ending}"
     if ending == "arrow" and content.startswith(b"PAR1"):
         words = "a parquet table"
@@ -163,6 +163,6 @@ def test_another_file_under_the_name_of_a_table(tmp_path, content, words, ending
         assert words in str(caught.value)
 
 
-def test_no_table_at_all(tmp_path):
+def test_missing_tables(tmp_path):
     with pytest.raises(MGMError, match=r"none\.parquet: cannot be read \(No such file"):
         TableFile(str(tmp_path / "none.parquet"))

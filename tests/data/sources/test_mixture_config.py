@@ -1,4 +1,4 @@
-"""What is wrong with a mixture is told in a line, whoever reads it."""
+"""Errors of mixtures are one line, for every reader."""
 
 import json
 
@@ -12,7 +12,7 @@ HALF = "\ud83d"
 RECORD = {"conversations": [{"from": "human", "value": "q"}, {"from": "gpt", "value": "a"}]}
 
 
-def test_one_that_is_nested_too_deeply(tmp_path):
+def test_deep_nesting(tmp_path):
     file = tmp_path / "mixture.json"
     file.write_text(f'{{"datasets": {"[" * 100_000}{"]" * 100_000}}}')
     for read in (read_mixture, lambda name: main([str(name)])):
@@ -30,7 +30,7 @@ def test_one_that_is_nested_too_deeply(tmp_path):
         ([["a"]], r"is \[\['a'\]\]; give a text"),
     ],
 )
-def test_texts_that_are_none(tmp_path, key, value, words):
+def test_invalid_strings(tmp_path, key, value, words):
     file = tmp_path / "mixture.json"
     file.write_text(json.dumps({"datasets": [{"path": "a.json"} | {key: value}]}))
     if key == "path" and not isinstance(value, str):
@@ -44,7 +44,7 @@ def test_texts_that_are_none(tmp_path, key, value, words):
 
 
 @pytest.mark.parametrize("path", [".", "./", "..", "sub/.."])
-def test_the_name_of_a_folder(tmp_path, path):
+def test_name_of_a_folder(tmp_path, path):
     (tmp_path / "sub").mkdir()
     file = tmp_path / "mixture.json"
     file.write_text(json.dumps({"datasets": [{"path": path}]}))
@@ -54,14 +54,14 @@ def test_the_name_of_a_folder(tmp_path, path):
         main([str(file)])
 
 
-def test_a_path_that_is_too_long(tmp_path):
+def test_too_long_path(tmp_path):
     file = tmp_path / "mixture.json"
     file.write_text(json.dumps({"datasets": [{"path": "a" * 5000 + ".json"}]}))
     with pytest.raises(MGMError, match=r"0: path cannot be read \(File name too long\)"):
         main([str(file)])
 
 
-def test_names_that_are_no_file_names_are_kept(tmp_path):
+def test_names_that_are_not_file_names(tmp_path):
     (tmp_path / "a.json").write_text(json.dumps([RECORD]))
     file = tmp_path / "mixture.json"
     file.write_text(json.dumps({"datasets": [{"path": "a.json", "name": "cost_$5_{_$ é"}]}))
@@ -70,7 +70,7 @@ def test_names_that_are_no_file_names_are_kept(tmp_path):
     assert main([str(file)]) == 0
 
 
-def test_null_is_what_is_left_out(tmp_path):
+def test_null_is_the_default(tmp_path):
     left_out = dict.fromkeys(("image_folder", "weight", "name", "config", "split"))
     sources = []
     for more in ({}, left_out):

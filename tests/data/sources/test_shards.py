@@ -1,4 +1,4 @@
-"""Shards: what is in them, from any sample on, and over a bad connection."""
+"""Shards: their records from any start index, and retries of lost connections."""
 
 import json
 import sys
@@ -47,7 +47,7 @@ def test_tar(tar):
     check_rows(TarShard(str(tar)))
 
 
-def test_tar_with_gzip(tar, tmp_path):
+def test_gzipped_tar(tar, tmp_path):
     import gzip
 
     packed = tmp_path / "b.tar.gz"
@@ -62,20 +62,20 @@ def test_over_http(tar, tmp_path):
         check_rows(TarShard(f"{address}/a.tar"))
 
 
-def test_a_broken_connection_is_made_anew(tar, tmp_path, monkeypatch):
+def test_broken_connections_are_retried(tar, tmp_path, monkeypatch):
     pytest.importorskip("aiohttp", reason="fsspec reads http with it")
     monkeypatch.setattr(module, "SHARD_RETRY_DELAY", 0.01)
     with server(tmp_path, break_after=2000) as address:
         check_rows(TarShard(f"{address}/a.tar"))
 
 
-def test_a_package_that_a_url_needs_is_named(monkeypatch):
+def test_missing_package_of_a_url_scheme(monkeypatch):
     monkeypatch.setitem(sys.modules, "s3fs", None)
     with pytest.raises(MGMError, match=r"^s3://a/b\.tar: Install s3fs .*; install what it names"):
         list(records_of(TarShard("s3://a/b.tar"), 0))
 
 
-def test_lines(tmp_path):
+def test_json_lines(tmp_path):
     file = tmp_path / "a.jsonl"
     file.write_text('\ufeff{"conversations": 1}\n\n{"conversations": 2}\n{', encoding="utf-8")
     rows = list(records_of(JSONShard(str(file)), 0))
@@ -94,7 +94,7 @@ def test_tables(tmp_path):
     assert next(records_of(first, 0))["jpg"] == b"i"
 
 
-def test_images_of_a_streamed_table_stay_bytes(tmp_path):
+def test_images_of_streamed_tables_are_bytes(tmp_path):
     datasets = pytest.importorskip("datasets")
     table = {"image": [{"bytes": b"no image", "path": None}], "text": ["a"]}
     features = datasets.Features({"image": datasets.Image(), "text": datasets.Value("string")})
@@ -118,18 +118,18 @@ def test_names(tmp_path):
 @pytest.mark.parametrize(
     "cut", [pytest.param(700, id="in a member"), pytest.param(0, id="nothing")]
 )
-def test_a_damaged_file_is_named(tar, cut):
+def test_damaged_file(tar, cut):
     tar.write_bytes(tar.read_bytes()[:cut])
     with pytest.raises(MGMError, match=r"a\.tar: cannot be read"):
         list(records_of(TarShard(str(tar)), 0))
 
 
-def test_a_missing_file_is_named(tmp_path):
+def test_missing_file(tmp_path):
     with pytest.raises(MGMError, match=r"a\.tar: cannot be read"):
         list(records_of(TarShard(str(tmp_path / "a.tar")), 0))
 
 
-def test_a_missing_file_of_a_server_is_named(tmp_path):
+def test_missing_remote_file(tmp_path):
     pytest.importorskip("aiohttp", reason="fsspec reads http with it")
     with server(tmp_path) as address, pytest.raises(MGMError, match=r"a\.tar: cannot be read"):
         list(records_of(TarShard(f"{address}/a.tar"), 0))
@@ -147,21 +147,21 @@ def test_a_missing_file_of_a_server_is_named(tmp_path):
         (b"\x1f\x8b and no more", "cannot be read"),
     ],
 )
-def test_another_file_under_the_name_of_a_tar(tmp_path, content, words):
+def test_renamed_files(tmp_path, content, words):
     (tmp_path / "a.tar").write_bytes(content)
     with pytest.raises(MGMError, match=r"a\.tar: ") as caught:
         list(records_of(TarShard(str(tmp_path / "a.tar")), 0))
     assert words in str(caught.value)
 
 
-def test_a_tar_that_is_packed_under_its_bare_name(tar, tmp_path):
+def test_gzipped_tar_with_extension_tar(tar, tmp_path):
     import gzip
 
     tar.write_bytes(gzip.compress(tar.read_bytes()))
     check_rows(TarShard(str(tar)))
 
 
-def test_a_member_that_is_not_utf_8(tmp_path):
+def test_member_that_is_not_utf_8(tmp_path):
     file = write_tar(tmp_path / "a.tar", [("0.txt", "caf\u00e9".encode("latin-1"))])
     (fault,) = records_of(TarShard(str(file)), 0)
     assert (
@@ -171,7 +171,7 @@ def test_a_member_that_is_not_utf_8(tmp_path):
     assert "if it is Latin-1 or Windows-1252, save it in UTF-8" in str(fault)
 
 
-def test_images_within_messages_of_a_table_stay_bytes(tmp_path):
+def test_images_in_messages_of_a_table_are_bytes(tmp_path):
     datasets = pytest.importorskip("datasets")
     part = {"type": datasets.Value("string"), "image": datasets.Image()}
     features = datasets.Features(
@@ -187,7 +187,7 @@ def test_images_within_messages_of_a_table_stay_bytes(tmp_path):
 
 
 @pytest.mark.parametrize("start", [0, 1, 2, 3])
-def test_a_row_that_is_not_utf_8_is_one_bad_sample(tmp_path, start):
+def test_row_that_is_not_utf_8_is_one_bad_sample(tmp_path, start):
     pytest.importorskip("datasets")
     (shard,) = shards_of(str(write_latin_row(tmp_path / "t.parquet")))
     rows = list(records_of(shard, start))
@@ -198,8 +198,8 @@ def test_a_row_that_is_not_utf_8_is_one_bad_sample(tmp_path, start):
             parse_sample(rows[2 - start], "t: sample 2")
 
 
-def test_a_table_on_the_disk_is_read_once(tmp_path, monkeypatch):
-    """What cannot be read there cannot be read a second later either."""
+def test_local_tables_are_not_retried(tmp_path, monkeypatch):
+    """A retry would fail, too."""
     pytest.importorskip("datasets")
     monkeypatch.setattr(module.time, "sleep", lambda _: pytest.fail("waits"))
     file = write_latin_row(tmp_path / "t.parquet")
@@ -211,7 +211,7 @@ def test_a_table_on_the_disk_is_read_once(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("split", [None, "train"])
-def test_a_folder_that_save_to_disk_left(tmp_path, split):
+def test_save_to_disk_folder(tmp_path, split):
     datasets = pytest.importorskip("datasets")
     table = datasets.Dataset.from_dict({"txt": ["a", "b", "c"], "jpg": [b"i"] * 3})
     if split is None:
@@ -227,8 +227,8 @@ def test_a_folder_that_save_to_disk_left(tmp_path, split):
             shards_of(str(tmp_path / "saved"), split="test")
 
 
-def test_a_folder_of_tables(tmp_path):
-    """The tables alone, as when it is not streamed."""
+def test_folder_of_tables(tmp_path):
+    """Only its tables are read, as without streaming."""
     datasets = pytest.importorskip("datasets")
     folder = tmp_path / "all.parquet"
     folder.mkdir()
@@ -240,7 +240,7 @@ def test_a_folder_of_tables(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["a.tar", "a.jsonl", "a.json"])
-def test_a_part_of_a_file(tmp_path, name):
+def test_config_and_split_of_files(tmp_path, name):
     (tmp_path / name).touch()
     path = str(tmp_path / name)
     assert len(shards_of(path, None, "train")) == 1
@@ -249,7 +249,7 @@ def test_a_part_of_a_file(tmp_path, name):
             shards_of(path, **part)
 
 
-def test_it_is_said_once_how_a_file_is_read(tmp_path, caplog):
+def test_other_form_is_logged_once(tmp_path, caplog):
     file = tmp_path / "lines.json"
     file.write_text('{"conversations": 1}\n{"conversations": 2}')
     (shard,) = shards_of(str(file))

@@ -20,7 +20,7 @@ def test_move_image_first(text, expected):
     assert move_image_first(text) == expected
 
 
-def test_image_positions_are_never_learned(nano_tokenizer):
+def test_image_positions_have_no_labels(nano_tokenizer):
     segments = [Segment("what"), Segment("<image>cat<|end|>", supervised=True), Segment("dog")]
     ids, labels = encode(segments, nano_tokenizer, 999, 3)
     words = nano_tokenizer.convert_tokens_to_ids(["what", "cat", "<|end|>", "dog"])
@@ -28,7 +28,7 @@ def test_image_positions_are_never_learned(nano_tokenizer):
     assert labels == [IGNORE_INDEX] * 4 + [*words[1:3], IGNORE_INDEX]
 
 
-def test_caption_template_learns_every_caption():
+def test_caption_template_supervises_every_caption():
     turns = [("Describe <image> now", "a cat"), ("<image>And?", "a dog")]
     segments = training_segments(get_template("plain"), turns)
     assert [segment.text for segment in segments if segment.supervised] == ["a cat\n", "a dog\n"]

@@ -6,7 +6,7 @@ from mgm.data.text.tokenizer import load_tokenizer
 from tests.golden_files import golden
 
 
-def test_a_stop_text_is_a_token_where_there_is_one():
+def test_stop_string_that_is_a_token():
     llama3 = load_tokenizer(golden("tokenizers/llama3"))
     stops = stop_criteria_of(llama3, get_template("llama_3"), [699, 700])
     assert stops.token_ids == {699, 700, 701, 706}
@@ -16,7 +16,7 @@ def test_a_stop_text_is_a_token_where_there_is_one():
     assert (stops.token_ids, stops.strings) == ({2}, ("###",))
 
 
-def test_generation_alone_stops_there_too():
+def test_generation_config_has_the_stop_tokens():
     generation = GenerationConfig(eos_token_id=701)
     llama3 = load_tokenizer(golden("tokenizers/llama3"))
     sync_generation_config(generation, llama3, get_template("llama_3"))

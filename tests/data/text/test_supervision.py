@@ -1,7 +1,6 @@
-"""Every answer is learned with what ends it, and nothing else: shown by a second way to find them.
-
-Here the learned text is what a conversation has over the prompt that asks for it, and where a token
-begins is found by spelling out the tokens before it.
+"""Labels cover every answer with its end token, and nothing else: compared with an independent
+computation. There, a supervised text is the difference of a conversation and its prompt, and token
+boundaries follow from decoding all tokens before.
 """
 
 import random
@@ -68,7 +67,7 @@ def sample_of(messages: list[Message]) -> Sample:
 
 
 def text_parts(sample: Sample, name: str) -> list[tuple[str, bool]]:
-    """The training text of a sample in pieces that are learned or not."""
+    """The training text of a sample in parts, each with whether it is supervised."""
     template = get_template(name)
     turns = [tuple(text and image_first(text) for text in turn) for turn in sample.turns]
     if not sample.images:
@@ -118,7 +117,7 @@ def image_first(text: str) -> str:
 
 
 def spelled(tokenizer: PreTrainedTokenizerBase, token: int) -> bytes:
-    """What a token stands for, a space for what stands for a space."""
+    """The text of a token, with spaces as spaces."""
     token_text = tokenizer.convert_ids_to_tokens(token)
     if token in tokenizer.added_tokens_decoder:
         return token_text.encode()
@@ -132,7 +131,7 @@ def spelled(tokenizer: PreTrainedTokenizerBase, token: int) -> bytes:
 def expected_labels(
     ids: list[int], parts: list[tuple[str, bool]], tokenizer: PreTrainedTokenizerBase
 ) -> list[int]:
-    """Labels of `ids`, the tokens of the text that `parts` make."""
+    """Labels of `ids`, the tokens of the joined `parts`."""
     if tokenizer.backend_tokenizer.model.byte_fallback:
         parts = [(text.replace("▁", " "), learned) for text, learned in parts]
     text = "".join(text for text, _ in parts).encode()
@@ -176,8 +175,8 @@ def test_random_conversations(name):
 
 
 @pytest.mark.parametrize("name", sorted(TEMPLATES))
-def test_a_system_text_is_written_as_in_prompts_and_never_learned(name):
-    """It replaces the template's; without a place for it, it comes before the question."""
+def test_system_prompt_is_written_and_has_no_labels(name):
+    """It replaces the template's; layouts without one put it before the question."""
     template = get_template(name)
     layout = template.training or template.layout
     turns = (("<image>\nwhat?", "a cat"), ("and?", "a dog"))

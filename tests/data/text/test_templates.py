@@ -10,7 +10,7 @@ from mgm.errors import MGMError
 from tests.golden_files import golden_json
 
 
-def test_every_published_template_is_there():
+def test_published_templates():
     assert set(golden_json("text/prompts.json")["templates"]) == set(TEMPLATES) - {
         "nano",
         "phi",
@@ -19,7 +19,7 @@ def test_every_published_template_is_there():
     }
 
 
-def test_image_numbers_equal_published_command_line():
+def test_image_numbers_equal_published():
     for record in golden_json("text/cli_multi_image.json"):
         template = get_template(record["version"])
         question = "<image>\n" * record["n_images"] + "Compare them."
@@ -68,7 +68,7 @@ def render(template, messages, generate=True):
 
 
 @pytest.mark.parametrize("name", TEMPLATES)
-def test_jinja_writes_the_same_prompts(name):
+def test_chat_template_renders_the_same_prompts(name):
     template = get_template(name)
     for turns in (
         [("What is it?", None)],
@@ -85,8 +85,8 @@ def test_jinja_writes_the_same_prompts(name):
 
 
 @pytest.mark.parametrize("name", TEMPLATES)
-def test_jinja_writes_messages_in_any_order(name):
-    """As `chat_prompt` does, whatever comes after whatever."""
+def test_chat_template_with_messages_in_any_order(name):
+    """Equal to `chat_prompt`, for all orders of roles."""
     template, draw = get_template(name), random.Random(name)
     texts = ["", "Be brief.", "Hi\n", "<image>\nWhat?", "<image>\n<image>\nBoth?", "  é {{x}} "]
     roles = ["system", "user", "user", "assistant", "assistant"]
@@ -101,7 +101,7 @@ def test_jinja_writes_messages_in_any_order(name):
             assert text in expected
 
 
-def test_messages_that_a_template_cannot_express_are_merged():
+def test_unsupported_orders_are_merged():
     def written(name: str, *messages: tuple[str, str], **more: bool) -> str:
         template = get_template(name)
         text = chat_prompt(template, [Message(*one) for one in messages], **more)
@@ -132,7 +132,7 @@ def test_messages_that_a_template_cannot_express_are_merged():
         written("vicuna_v1", hi, continue_final_message=True)
 
 
-def test_transformers_continues_a_message_as_we_do():
+def test_continue_final_message_equals_transformers():
     messages = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello"}]
     for name in set(TEMPLATES) - {"plain", "v0_plain"}:
         template = get_template(name)
@@ -143,7 +143,7 @@ def test_transformers_continues_a_message_as_we_do():
         assert rendered == [chat_prompt(template, ours, continue_final_message=True)]
 
 
-def test_jinja_places_images_and_system_text():
+def test_chat_template_with_images_and_system_prompt():
     template = get_template("vicuna_v1")
     image, text = {"type": "image"}, {"type": "text", "text": "What is it?"}
     first = render(template, [{"role": "user", "content": [image, text]}])
@@ -160,7 +160,7 @@ def test_jinja_places_images_and_system_text():
         assert "Be brief." in written
 
 
-def test_images_can_be_wrapped():
+def test_wrapped_images():
     template = get_template("gemma", wrap_images=True)
     written = build_prompt(template, [("<image>\nHi", None)])
     assert "<start_of_turn>user\n<im_start><image><im_end>\nHi" in written
@@ -171,7 +171,7 @@ def test_system_prompt_of_a_template_without_one():
         build_prompt(get_template("gemma"), [("Hi", None)], system="Be brief.")
 
 
-def test_unknown_names_list_the_known():
+def test_unknown_names():
     for ask in (get_template, version_template):
         with pytest.raises(MGMError, match=r"'vicuna'.*vicuna_v1.*nano"):
             ask("vicuna")

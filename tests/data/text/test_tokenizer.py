@@ -23,14 +23,14 @@ def folder(name):
     return golden(f"tokenizers/{name}")
 
 
-def test_image_token_is_the_first_id_after_the_vocabulary():
+def test_image_token_id():
     for name, size in {"vicuna": 760, "llama3": 707}.items():
         tokenizer = load(folder(name))
         assert image_token_id_of(tokenizer) == size == len(tokenizer) - 1
         assert tokenizer("<image>", add_special_tokens=False).input_ids == [size]
 
 
-def test_saved_tokenizer_gives_the_same_ids(tmp_path):
+def test_save_and_load(tmp_path):
     tokenizer = load(folder("vicuna"))
     tokenizer.save_pretrained(tmp_path)
     again = load_tokenizer(tmp_path)
@@ -41,7 +41,7 @@ def test_saved_tokenizer_gives_the_same_ids(tmp_path):
     assert again.pad_token == "<unk>"
 
 
-def test_positions_point_at_the_text():
+def test_offsets():
     tokenizer = load(folder("vicuna"))
     text = "red bus</s>USER: two"
     ids, starts = encode_chunk(tokenizer, text)
@@ -51,8 +51,8 @@ def test_positions_point_at_the_text():
     assert starts[end + 1] == text.index("USER")
 
 
-def test_a_text_that_begins_as_a_space(tmp_path):
-    """As the former LlamaTokenizer, which is sentencepiece behind a token that nothing joins."""
+def test_text_with_a_leading_space(tmp_path):
+    """As the former LlamaTokenizer: sentencepiece after a token that is not merged."""
     source = folder("vicuna")
     shutil.copy(source / "tokenizer.model", tmp_path)
     settings = json.loads((source / "tokenizer_config.json").read_text())
@@ -70,7 +70,7 @@ def test_a_text_that_begins_as_a_space(tmp_path):
 
 
 @pytest.mark.parametrize("where", ["added_tokens_decoder", "added_tokens.json", "unk_token"])
-def test_tokens_that_take_the_spaces_beside_them(tmp_path, where):
+def test_tokens_that_strip_spaces(tmp_path, where):
     """As the former LlamaTokenizer, which strips the text on that side before sentencepiece."""
     source = folder("vicuna")
     shutil.copy(source / "tokenizer.model", tmp_path)
@@ -97,8 +97,8 @@ def test_tokens_that_take_the_spaces_beside_them(tmp_path, where):
     assert ids == expected
 
 
-def test_spaces_without_extent_begin_where_they_are():
-    """The tokenizers of GPT-2's kind say that a space stands behind itself."""
+def test_offsets_of_empty_spaces():
+    """GPT-2's tokenizers report the offset of a space after it."""
     trimming, plain = (load_tokenizer(folder("llama3")) for _ in range(2))
     trimming.backend_tokenizer.post_processor = processors.ByteLevel(trim_offsets=True)
     for text in ("red ", "red  bus \n  ", " ", "<|eot_id|>  <|eot_id|>", "£ 🚗  "):
@@ -116,7 +116,7 @@ def _is_space(tokenizer, token):
 
 
 @pytest.mark.parametrize("content", [None, "{", "{}", '{"a": 1}', "[]"])
-def test_folder_without_usable_tokenizer(tmp_path, content):
+def test_folder_without_a_tokenizer(tmp_path, content):
     if content is not None:
         (tmp_path / "tokenizer.json").write_text(content)
     with pytest.raises(MGMError, match=str(tmp_path)) as caught:
@@ -125,14 +125,14 @@ def test_folder_without_usable_tokenizer(tmp_path, content):
     assert "needs" in str(caught.value)
 
 
-def test_broken_sentencepiece_file(tmp_path):
+def test_damaged_sentencepiece_file(tmp_path):
     shutil.copy(folder("vicuna") / "tokenizer_config.json", tmp_path)
     (tmp_path / "tokenizer.model").write_bytes(b"nothing of the kind")
     with pytest.raises(MGMError, match="no usable tokenizer"):
         load_tokenizer(tmp_path)
 
 
-def test_broken_settings(tmp_path):
+def test_invalid_settings(tmp_path):
     (tmp_path / "tokenizer_config.json").write_text("{")
     (tmp_path / "tokenizer.json").write_text(json.dumps({}))
     with pytest.raises(MGMError, match=r"tokenizer_config\.json: is not valid JSON"):
@@ -159,8 +159,8 @@ TEMPLATE = {"type": "TemplateProcessing", "pair": [], "special_tokens": {}}
         ("pre_tokenizer", {"type": "FixedLength", "length": 0}),
     ],
 )
-def test_a_file_that_the_library_panics_at(tmp_path, part, value):
-    """Its panics are no `Exception`."""
+def test_rust_panic_at_load(tmp_path, part, value):
+    """Panics of Rust are not an `Exception`."""
     content = json.loads((folder("llama3") / "tokenizer.json").read_text())
     (tmp_path / "tokenizer.json").write_text(json.dumps(content | {part: value}))
     with pytest.raises(MGMError, match=r"tokenizer\.json: no usable tokenizer there") as caught:
@@ -168,7 +168,7 @@ def test_a_file_that_the_library_panics_at(tmp_path, part, value):
     assert "\n" not in str(caught.value)
 
 
-def test_a_panic_at_one_text_is_an_ordinary_error():
+def test_rust_panic_while_encoding():
     tokenizer = load_tokenizer(folder("llama3"))
     tokenizer.backend_tokenizer.pre_tokenizer = pre_tokenizers.FixedLength(0)
     with pytest.raises(RuntimeError, match="chunk size must be non-zero"):
@@ -176,7 +176,7 @@ def test_a_panic_at_one_text_is_an_ordinary_error():
 
 
 @pytest.mark.parametrize("tokens", [["▁re"], ["▁re", "▁in", "▁to"]])
-def test_pieces_that_are_not_utf_8(tmp_path, tokens):
+def test_tokens_that_are_not_utf_8(tmp_path, tokens):
     shutil.copytree(folder("vicuna"), tmp_path, dirs_exist_ok=True)
     (tmp_path / "tokenizer.json").unlink(missing_ok=True)
     file = tmp_path / "tokenizer.model"
@@ -189,7 +189,7 @@ def test_pieces_that_are_not_utf_8(tmp_path, tokens):
         load_tokenizer(tmp_path)
 
 
-def test_a_class_that_has_no_use_for_the_sentencepiece_file(tmp_path):
+def test_tokenizer_class_without_sentencepiece(tmp_path):
     shutil.copy(folder("vicuna") / "tokenizer.model", tmp_path)
     (tmp_path / "tokenizer_config.json").write_text('{"tokenizer_class": "Evil"}')
     with pytest.raises(MGMError, match=r"tokenizer_config\.json: tokenizer_class is 'Evil'; valid"):
@@ -197,7 +197,7 @@ def test_a_class_that_has_no_use_for_the_sentencepiece_file(tmp_path):
 
 
 @pytest.mark.heavy
-def test_a_vocabulary_beyond_the_model(tmp_path):
+def test_vocabulary_larger_than_the_model(tmp_path):
     content = json.loads((folder("llama3") / "tokenizer.json").read_text())
     content["model"]["vocab"]["beyond"] = 2**31 - 1
     (tmp_path / "tokenizer.json").write_text(json.dumps(content))

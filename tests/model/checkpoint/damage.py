@@ -82,7 +82,7 @@ OTHERS: tuple[object, ...] = (-1, 1.5, float("nan"), "x", "", "\ud800", None, Tr
 
 @dataclass(frozen=True)
 class Damage:
-    """One change of one file; `apply` makes it in a copy of the checkpoint."""
+    """One change of one file of a checkpoint."""
 
     layout: str
     file: str
@@ -92,14 +92,14 @@ class Damage:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What loading came to: `REFUSED` in one line that names the file, or something else."""
+    """The result of loading: `REFUSED` for a one-line error that names the file, or another."""
 
     kind: str
     text: str
 
 
 def make_layout(layout: str, folder: Path) -> Path:
-    """Write a small checkpoint, with all that it needs beside it; returns what to load."""
+    """Write a small checkpoint with all folders that it needs; returns the folder to load."""
     if layout == "native":
         return build(folder / "model")
     if layout == "published":
@@ -182,7 +182,7 @@ def _is_number(value: object) -> bool:
 
 
 def _fields(values: object, above: tuple[str | int, ...] = ()) -> Iterator[tuple[Any, object]]:
-    """Every field, three levels deep, of long objects and lists the first two."""
+    """All fields, three levels deep; of long objects and lists the first two."""
     if not isinstance(values, dict | list) or len(above) > 2:
         return
     pairs = list(values.items() if isinstance(values, dict) else enumerate(values))
@@ -201,7 +201,7 @@ def _set_field(path: Path, where: tuple[Any, ...], value: object) -> None:
 
 
 def fingerprint(folder: Path) -> str:
-    """Load a checkpoint and have it answer; the hash of its weights and of what it answers."""
+    """Load a checkpoint and generate answers; returns a hash of weights and answers."""
     engine = load(folder, device="cpu", dtype="float32")
     digest = hashlib.sha256()
     for name, tensor in sorted(engine.model.state_dict().items()):
@@ -217,7 +217,7 @@ def fingerprint(folder: Path) -> str:
 
 
 def load_damaged(damage: Damage, source: Path, expected: str) -> Outcome:
-    """What loading a copy of `source` (as of `make_layout`) with one damage comes to."""
+    """The outcome of loading a damaged copy of `source` (of `make_layout`)."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name) / "c"
         shutil.copytree(source, folder)
@@ -244,7 +244,7 @@ def load_damaged(damage: Damage, source: Path, expected: str) -> Outcome:
 def run_all(
     chosen: list[Damage], sources: dict[str, Path], processes: int = 1
 ) -> Iterator[tuple[Damage, Outcome]]:
-    """Load every damaged checkpoint in a forked process of its own, with limits."""
+    """Load every damaged checkpoint in a forked process with limits."""
     expected = {layout: fingerprint(folder / "model") for layout, folder in sources.items()}
     waiting = iter(chosen)
     running: dict[int, tuple[Damage, int, float]] = {}
@@ -277,7 +277,7 @@ def run_all(
 
 
 def _child(damage: Damage, source: Path, expected: str, writer: int) -> None:
-    """The forked process: load, write the outcome, end without the parent's clean-up."""
+    """The forked process: load, write the outcome, and exit without clean-up of the parent."""
     used = int(Path("/proc/self/statm").read_text().split()[0]) * os.sysconf("SC_PAGE_SIZE")
     resource.setrlimit(resource.RLIMIT_AS, (used + MEMORY, used + MEMORY))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
@@ -292,7 +292,7 @@ def _child(damage: Damage, source: Path, expected: str, writer: int) -> None:
 
 
 def main() -> None:
-    """Print the damages that end neither in the same model nor in a line that names the file."""
+    """Print damages that neither leave the model equal nor give an error that names the file."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--layout", choices=LAYOUTS, action="append")
     parser.add_argument("--file", help="only of files whose path ends so")

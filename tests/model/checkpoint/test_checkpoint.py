@@ -1,4 +1,4 @@
-"""Every form in which published weights lie on people's disks gives the same model."""
+"""Published weights in every file format load as the same model."""
 
 import json
 import logging
@@ -30,7 +30,7 @@ def weights_of(folder: Path) -> dict[str, torch.Tensor]:
 
 
 def write(folder: Path, parts: list[dict[str, torch.Tensor]], kind: str) -> Path:
-    """A checkpoint with the config of the golden one and these shards."""
+    """Write a checkpoint with the golden config and these shards."""
     folder.mkdir(exist_ok=True)
     shutil.copy(golden(NAME) / "config.json", folder)
     safe = kind == "safetensors"
@@ -50,7 +50,7 @@ def write(folder: Path, parts: list[dict[str, torch.Tensor]], kind: str) -> Path
 
 
 def cut(weights: dict[str, torch.Tensor], count: int, seed: int) -> list[dict[str, torch.Tensor]]:
-    """Shards whose tensors were dealt out at random."""
+    """Distribute tensors over shards at random."""
     draw = random.Random(seed)
     parts: list[dict[str, torch.Tensor]] = [{} for _ in range(count)]
     for name in draw.sample(sorted(weights), len(weights)):
@@ -67,7 +67,7 @@ def assert_golden_weights(model) -> None:
 
 @pytest.mark.parametrize("kind", ["safetensors", "bin"])
 @pytest.mark.parametrize(("shards", "seed"), [(1, 0), (2, 1), (7, 2), (40, 3)])
-def test_shards_cut_anywhere(tmp_path, kind, shards, seed) -> None:
+def test_any_sharding(tmp_path, kind, shards, seed) -> None:
     folder = write(tmp_path / "any", cut(weights_of(golden(NAME)), shards, seed), kind)
     assert_golden_weights(load_model(folder))
 
@@ -79,7 +79,7 @@ def test_symlinked_files(tmp_path) -> None:
     assert_golden_weights(AutoModelForImageTextToText.from_pretrained(tmp_path / "linked"))
 
 
-def test_the_names_that_transformers_users_type(tmp_path) -> None:
+def test_file_names_of_transformers(tmp_path) -> None:
     folder = golden(NAME)
     auto = AutoModelForImageTextToText
     for dtype in (torch.bfloat16, "bfloat16"):
@@ -87,7 +87,7 @@ def test_the_names_that_transformers_users_type(tmp_path) -> None:
     assert_golden_weights(auto.from_pretrained(folder.parent, subfolder=folder.name))
 
 
-def test_weights_that_are_computed_anew_may_be_there(tmp_path) -> None:
+def test_computed_buffers_are_ignored(tmp_path) -> None:
     extra = {
         "model.layers.0.self_attn.rotary_emb.inv_freq": torch.ones(8),
         "model.vision_tower.vision_tower.vision_model.embeddings.position_ids": torch.arange(577),
@@ -97,7 +97,7 @@ def test_weights_that_are_computed_anew_may_be_there(tmp_path) -> None:
     )
 
 
-def test_a_tensor_in_two_files(tmp_path) -> None:
+def test_tensor_in_two_files(tmp_path) -> None:
     weights = weights_of(golden(NAME))
     folder = write(
         tmp_path / "twice", [weights, {"lm_head.weight": weights["lm_head.weight"]}], "bin"
@@ -108,7 +108,7 @@ def test_a_tensor_in_two_files(tmp_path) -> None:
         load_model(folder)
 
 
-def test_an_index_that_promises_more(tmp_path) -> None:
+def test_index_with_missing_tensors(tmp_path) -> None:
     folder = write(tmp_path / "more", cut(weights_of(golden(NAME)), 2, 0), "safetensors")
     index = folder / "model.safetensors.index.json"
     content = json.loads(index.read_text())
@@ -121,7 +121,7 @@ def test_an_index_that_promises_more(tmp_path) -> None:
 
 
 @pytest.mark.parametrize("kind", ["safetensors", "bin"])
-def test_a_truncated_shard_is_named(tmp_path, kind) -> None:
+def test_truncated_shard(tmp_path, kind) -> None:
     folder = write(tmp_path / "cut", cut(weights_of(golden(NAME)), 3, 0), kind)
     file = next(folder.glob(f"*00002-of*.{kind}"))
     file.write_bytes(file.read_bytes()[:-100])
@@ -172,14 +172,14 @@ def changed_config(tmp_path: Path, **changes) -> Path:
         ),
     ],
 )
-def test_config_that_contradicts(tmp_path, changes, message) -> None:
+def test_config_contradicts_the_weights(tmp_path, changes, message) -> None:
     folder = changed_config(tmp_path, **changes)
     with pytest.raises(MGMError, match=message) as raised:
         load_model(folder)
     assert str(folder) in str(raised.value)
 
 
-def test_a_head_that_config_ties_is_the_embedding(tmp_path) -> None:
+def test_tied_lm_head(tmp_path) -> None:
     model = load_model(changed_config(tmp_path, tie_word_embeddings=True))
     assert model.get_output_embeddings().weight is model.get_input_embeddings().weight
     stored = weights_of(golden(NAME))["model.embed_tokens.weight"]
@@ -196,7 +196,7 @@ def test_a_head_that_config_ties_is_the_embedding(tmp_path) -> None:
         ("model.vision_tower_aux.", r"\(expected model.vision_tower_aux\.\*\); none is taken"),
     ],
 )
-def test_weights_without_a_tower(tmp_path, lacking, message) -> None:
+def test_weights_of_a_missing_tower(tmp_path, lacking, message) -> None:
     weights = {k: v for k, v in weights_of(golden(NAME)).items() if not k.startswith(lacking)}
     with pytest.raises(MGMError, match=message):
         load_model(write(tmp_path / "lacking", [weights], "safetensors"))
@@ -209,7 +209,7 @@ def test_weights_without_a_tower(tmp_path, lacking, message) -> None:
         (None, r"weights do not fit the model: 1 missing \({name}\); use a complete one"),
     ],
 )
-def test_an_expert_that_does_not_fit_is_named(tmp_path, shape, message) -> None:
+def test_expert_of_another_shape(tmp_path, shape, message) -> None:
     source = golden("work_dirs/MGM/MGM-8x7B")
     name = "model.layers.1.block_sparse_moe.experts.1.w2.weight"
     weights = weights_of(source)
@@ -230,7 +230,7 @@ def test_an_expert_that_does_not_fit_is_named(tmp_path, shape, message) -> None:
         ("model.vision_tower.vision_tower.vision_model.embeddings.position_embedding.weight", 2),
     ],
 )
-def test_a_tensor_of_other_dimensions(tmp_path, name, dimensions) -> None:
+def test_tensor_of_another_rank(tmp_path, name, dimensions) -> None:
     weights = weights_of(golden(NAME)) | {name: torch.tensor(1.0)}
     with pytest.raises(
         MGMError, match=rf"{name} has shape \(\); expected {dimensions} dimensions, copy it again"
@@ -238,7 +238,7 @@ def test_a_tensor_of_other_dimensions(tmp_path, name, dimensions) -> None:
         load_model(write(tmp_path / "scalar", [weights], "safetensors"))
 
 
-def test_embedding_and_head_of_two_models(tmp_path) -> None:
+def test_embedding_and_head_of_different_models(tmp_path) -> None:
     weights = weights_of(golden(NAME))
     weights["model.embed_tokens.weight"] = weights["model.embed_tokens.weight"][:-1].clone()
     with pytest.raises(
@@ -249,7 +249,7 @@ def test_embedding_and_head_of_two_models(tmp_path) -> None:
         load_model(write(tmp_path / "two", [weights], "safetensors"))
 
 
-def test_what_is_no_expert_keeps_its_name_in_errors(tmp_path) -> None:
+def test_errors_name_weights_that_are_not_experts(tmp_path) -> None:
     source = golden("work_dirs/MGM/MGM-8x7B")
     experts = "model.layers.1.block_sparse_moe.experts."
     weights = {n: tensor for n, tensor in weights_of(source).items() if not n.startswith(experts)}
@@ -260,7 +260,7 @@ def test_what_is_no_expert_keeps_its_name_in_errors(tmp_path) -> None:
         load_model(folder)
 
 
-def test_experts_of_whole_numbers_are_named(tmp_path) -> None:
+def test_experts_of_integer_dtype(tmp_path) -> None:
     source = golden("work_dirs/MGM/MGM-8x7B")
     name = "model.layers.1.block_sparse_moe.experts.1.w2.weight"
     weights = weights_of(source)
@@ -272,7 +272,7 @@ def test_experts_of_whole_numbers_are_named(tmp_path) -> None:
 
 
 def zoo(folder: Path, clip_heads: int = 2) -> None:
-    """The golden towers in the model_zoo that config.json names."""
+    """Write the golden towers to the model_zoo that config.json refers to."""
     shutil.copytree(golden("model_zoo/OpenAI"), folder / "model_zoo/OpenAI")
     config = next((folder / "model_zoo/OpenAI").glob("clip*/config.json"))
     values = json.loads(config.read_text())
@@ -280,7 +280,7 @@ def zoo(folder: Path, clip_heads: int = 2) -> None:
 
 
 @pytest.mark.parametrize("heads", [1, 4])
-def test_geometry_comes_from_the_tower_that_is_there(tmp_path, caplog, heads) -> None:
+def test_geometry_follows_the_tower_folder(tmp_path, caplog, heads) -> None:
     zoo(tmp_path, heads)
     shutil.copytree(golden(NAME), tmp_path / "work_dirs/model")
     with caplog.at_level(logging.INFO, "mgm"):
@@ -295,7 +295,7 @@ def test_geometry_comes_from_the_tower_that_is_there(tmp_path, caplog, heads) ->
     assert "from the weights' shapes" in caplog.text
 
 
-def test_tower_folder_of_another_model_is_left_out(tmp_path, caplog) -> None:
+def test_tower_folder_of_another_model_is_ignored(tmp_path, caplog) -> None:
     zoo(tmp_path)
     config = next((tmp_path / "model_zoo/OpenAI").glob("clip*/config.json"))
     config.write_text(config.read_text().replace('"hidden_size": 32', '"hidden_size": 48'))
@@ -306,7 +306,7 @@ def test_tower_folder_of_another_model_is_left_out(tmp_path, caplog) -> None:
 
 
 @pytest.mark.parametrize("trained", [False, True])
-def test_another_convnext_in_the_model_zoo(tmp_path, caplog, trained) -> None:
+def test_other_convnext_in_the_model_zoo(tmp_path, caplog, trained) -> None:
     zoo(tmp_path)
     folder = tmp_path / "work_dirs/model"
     shutil.copytree(golden(NAME), folder)
@@ -326,14 +326,14 @@ def test_another_convnext_in_the_model_zoo(tmp_path, caplog, trained) -> None:
     assert warned is not trained  # the published code takes the checkpoint's where it was trained
 
 
-def test_a_tokenizer_with_more_tokens_than_the_model(tmp_path) -> None:
+def test_tokenizer_with_more_tokens_than_the_model(tmp_path) -> None:
     folder = changed_config(tmp_path)
     (folder / "added_tokens.json").write_text('{"<pad>": 760, "<more>": 761}')
     assert AutoConfig.from_pretrained(folder).image_token_id == 762
     assert AutoConfig.from_pretrained(golden(NAME)).image_token_id == 760
 
 
-def test_a_tokenizer_with_more_pieces_than_the_model(tmp_path) -> None:
+def test_sentencepiece_model_larger_than_the_model(tmp_path) -> None:
     weights = weights_of(golden(NAME))
     for name in ("model.embed_tokens.weight", "lm_head.weight"):
         weights[name] = weights[name][:700].clone()
@@ -354,7 +354,7 @@ def test_a_tokenizer_with_more_pieces_than_the_model(tmp_path) -> None:
 
 @pytest.fixture
 def base(tmp_path) -> dict[str, Path]:
-    """A language model and towers as the published stage 1 begins with, and its flat config."""
+    """Language model and towers that published stage 1 starts from, and its flat config."""
     torch.manual_seed(0)
     folders = {"language": tmp_path / "zoo/llm", "clip": tmp_path / "zoo/clip"}
     folders |= {"convnext": tmp_path / "zoo/convnext", "stage1": tmp_path / "work_dirs/stage1"}
@@ -414,6 +414,6 @@ def test_stage1_without_its_towers(base) -> None:
         load_model(base["stage1"])
 
 
-def test_a_complete_folder_takes_no_base() -> None:
+def test_complete_checkpoint_with_a_base() -> None:
     with pytest.raises(MGMError, match="is complete in itself"):
         read_checkpoint(golden(NAME), base="x")

@@ -16,7 +16,7 @@ from tests.model.tiny import TEXT, VISION_AUX, batch_of, random_images, save_tow
 
 @pytest.fixture
 def folders(tmp_path) -> dict[str, Path]:
-    """A tiny language model and tiny towers, in folders as users have them."""
+    """Folders of a tiny language model and tiny towers."""
     torch.manual_seed(0)
     paths = {name: tmp_path / name for name in ("language", "clip", "convnext")}
     LlamaForCausalLM(LlamaConfig(**TEXT)).save_pretrained(paths["language"])
@@ -24,7 +24,7 @@ def folders(tmp_path) -> dict[str, Path]:
     return paths
 
 
-def test_parts_keep_their_weights(folders) -> None:
+def test_weights_of_parts(folders) -> None:
     model = MGMForConditionalGeneration.from_parts(
         folders["language"], folders["clip"], folders["convnext"], image_size_aux=128
     )
@@ -82,7 +82,7 @@ def test_parts_in_half_precision() -> None:
     assert model(**batch, **pixels).logits.isfinite().all()
 
 
-def test_stage1_file_has_the_published_names(tmp_path) -> None:
+def test_stage1_file_has_published_names(tmp_path) -> None:
     model = zoo_model()
     save_stage1(model, tmp_path / "mm_projector.bin")
     saved = torch.load(tmp_path / "mm_projector.bin", weights_only=True)
@@ -124,7 +124,7 @@ def test_stage1_file_must_fit(tmp_path) -> None:
 
 
 @pytest.mark.parametrize("name", ["mm_projector.bin", "picture.png", "weights.safetensors"])
-def test_stage1_file_that_holds_no_weights(tmp_path, name) -> None:
+def test_stage1_file_without_weights(tmp_path, name) -> None:
     file = tmp_path / name
     file.write_bytes(b"\x89PNG not weights")
     with pytest.raises(
@@ -166,7 +166,7 @@ def language_fault(folder: Path, weights: dict[str, torch.Tensor] | None = None)
     return str(fault.value)
 
 
-def test_language_model_with_weights_missing_or_left_over(language) -> None:
+def test_language_model_with_missing_or_unexpected_weights(language) -> None:
     folder, weights = language
     name = "model.layers.1.mlp.up_proj.weight"
     taken = weights.pop(name)

@@ -1,4 +1,4 @@
-"""Published to native and back, through the command that people type."""
+"""Conversion from the published layout to the native one and back, by the command."""
 
 import json
 import shutil
@@ -44,7 +44,7 @@ def command(monkeypatch, *words: str) -> None:
 
 
 @pytest.mark.parametrize("name", CHECKPOINTS)
-def test_there_and_back_keeps_every_bit(tmp_path, monkeypatch, capsys, name) -> None:
+def test_round_trip_is_bit_identical(tmp_path, monkeypatch, capsys, name) -> None:
     source = golden(f"work_dirs/MGM/{name}")
     native, back = tmp_path / "native", tmp_path / "back"
     command(monkeypatch, source, native, "--to", "native")
@@ -71,7 +71,7 @@ def test_there_and_back_keeps_every_bit(tmp_path, monkeypatch, capsys, name) -> 
 ALL_PARTS = {"vision_tower", "vision_tower_aux", "mining", "projector", "language_model"}
 
 
-def test_converted_answers_are_those_of_the_source(tmp_path) -> None:
+def test_converted_model_gives_the_same_answers(tmp_path) -> None:
     source = golden("work_dirs/MGM/MGM-7B")
     convert(source, tmp_path / "native", "native")
     image = golden("images/land640x480.png")
@@ -80,7 +80,7 @@ def test_converted_answers_are_those_of_the_source(tmp_path) -> None:
     assert answers[0] == answers[1]
 
 
-def test_a_new_config_says_the_same(tmp_path) -> None:
+def test_new_published_config_is_equivalent(tmp_path) -> None:
     """Without the original, as for a model that was trained here."""
     source = golden("work_dirs/MGM/MGM-7B-HD")
     convert(source, tmp_path / "native", "native")
@@ -97,7 +97,7 @@ def test_a_new_config_says_the_same(tmp_path) -> None:
     assert same_bits(load_model(tmp_path / "back").state_dict(), load_model(source).state_dict())
 
 
-def test_changes_in_the_native_config_are_carried_back(tmp_path) -> None:
+def test_changes_of_the_native_config_are_converted(tmp_path) -> None:
     convert(golden("work_dirs/MGM/MGM-7B"), tmp_path / "native", "native")
     config = tmp_path / "native/config.json"
     config.write_text(
@@ -127,7 +127,7 @@ def native(tmp_path: Path, **overrides) -> Path:
     return tmp_path / "saved"
 
 
-def test_what_the_published_layout_cannot_express(tmp_path) -> None:
+def test_models_without_a_published_form(tmp_path) -> None:
     with pytest.raises(MGMError, match=r"num_attention_heads 2 \(would be 1\)"):
         plan_conversion(native(tmp_path), "published")
     qwen = TEXT | {"model_type": "qwen3", "head_dim": 12}
@@ -137,7 +137,7 @@ def test_what_the_published_layout_cannot_express(tmp_path) -> None:
         plan_conversion(native(tmp_path, fusion={"mode": "pool"}), "published")
 
 
-def test_names_without_a_published_form_are_listed(tmp_path) -> None:
+def test_names_without_a_published_form(tmp_path) -> None:
     convert(golden("work_dirs/MGM/MGM-7B"), tmp_path / "native", "native")
     file = tmp_path / "native/model.safetensors"
     save_file(load_file(file) | {"extra.one": torch.ones(2), "extra.two": torch.ones(2)}, file)
@@ -146,7 +146,7 @@ def test_names_without_a_published_form_are_listed(tmp_path) -> None:
     assert not (tmp_path / "back").exists()
 
 
-def test_wrong_directions_and_places(tmp_path) -> None:
+def test_invalid_layouts_and_folders(tmp_path) -> None:
     source = golden("work_dirs/MGM/MGM-7B")
     with pytest.raises(MGMError, match="is in the published layout already; give the other --to"):
         convert(source, tmp_path / "x", "published")
@@ -175,8 +175,8 @@ def test_tokens_beside_the_vocabulary_and_wrapped_images(tmp_path) -> None:
         assert processor.wrap_images, name
 
 
-def test_stage_1_becomes_a_whole_model(tmp_path) -> None:
-    """What goes on top of a base takes the base's towers and tokenizer along."""
+def test_stage_1_with_its_base(tmp_path) -> None:
+    """The result has the base's towers and tokenizer."""
     whole, source = golden("work_dirs/MGM/MGM-7B"), tmp_path / "stage1"
     source.mkdir()
     shutil.copy(whole / "config.json", source)
@@ -193,7 +193,7 @@ def test_stage_1_becomes_a_whole_model(tmp_path) -> None:
         assert engine.answer([mgm.Request("Hi", max_new_tokens=2)])
 
 
-def test_edited_files_are_carried_back(tmp_path) -> None:
+def test_edited_files_are_converted(tmp_path) -> None:
     convert(golden("work_dirs/MGM/MGM-7B"), tmp_path / "native", "native")
     native = tmp_path / "native"
     generation = GenerationConfig.from_pretrained(native)

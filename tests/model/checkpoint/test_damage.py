@@ -1,4 +1,4 @@
-"""Damaged checkpoints of every layout: the same model, or one line that names the file."""
+"""Damaged checkpoints of every layout load as the same model, or an error names the file."""
 
 import random
 
@@ -21,7 +21,7 @@ from tests.model.checkpoint.damage import (
 @pytest.mark.slow
 @pytest.mark.heavy
 @pytest.mark.parametrize("layout", LAYOUTS)
-def test_every_damage_is_harmless_or_named(tmp_path, layout) -> None:
+def test_damaged_checkpoints(tmp_path, layout) -> None:
     if layout == "lora":
         pytest.importorskip("peft")
     torch.set_num_threads(1)  # the processes of this test are forks

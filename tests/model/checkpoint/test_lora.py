@@ -1,4 +1,4 @@
-"""The published LoRA layout, written by peft itself, merges to what peft merges it to."""
+"""The published LoRA layout, written by peft, merges to the same weights as with peft."""
 
 import json
 import shutil
@@ -20,7 +20,7 @@ LINEAR = ["q_proj", "v_proj", "down_proj"]
 
 
 def train_lora(model: MGMForConditionalGeneration, **options):
-    """The language model of `model` with a LoRA that says something, by peft."""
+    """The language model of `model` with a non-zero LoRA of peft."""
     settings = peft.LoraConfig(r=4, lora_alpha=6, target_modules=LINEAR, **options)
     wrapped = peft.get_peft_model(model.language_model, settings)
     with torch.no_grad():
@@ -31,7 +31,7 @@ def train_lora(model: MGMForConditionalGeneration, **options):
 
 
 def publish(model, wrapped, folder: Path, name: str = "adapter_model.safetensors") -> None:
-    """Write what the published train.py writes with --lora_enable (its last lines)."""
+    """Write the files of the published train.py with --lora_enable."""
     wrapped.save_pretrained(folder)
     if name.endswith(".bin"):  # as peft wrote it then
         file = folder / "adapter_model.safetensors"
@@ -60,7 +60,7 @@ def difference(ours, theirs) -> float:
     return ((ours - theirs).norm() / theirs.norm()).item()
 
 
-def test_a_base_in_four_bits_while_it_was_trained(lora) -> None:
+def test_adapter_of_a_4_bit_base(lora) -> None:
     folders, inputs, expected, _ = lora
     path = folders["stage1"] / "config.json"
     values = json.loads(path.read_text())
@@ -72,7 +72,7 @@ def test_a_base_in_four_bits_while_it_was_trained(lora) -> None:
 
 
 @pytest.mark.parametrize("merge", [True, False])
-def test_same_logits_as_peft(lora, merge) -> None:
+def test_logits_equal_peft(lora, merge) -> None:
     folders, inputs, expected, wrapped = lora
     model = load_model(folders["stage1"], base=folders["language"], merge_lora=merge)
     kept = [name for name, _ in model.named_parameters() if "lora_" in name]
@@ -92,7 +92,7 @@ def test_same_logits_as_peft(lora, merge) -> None:
             assert torch.allclose(ours, value, atol=1e-6), name
 
 
-def test_on_a_whole_mini_gemini(tmp_path, base) -> None:  # noqa: F811
+def test_base_is_a_whole_mini_gemini(tmp_path, base) -> None:  # noqa: F811
     model = assembled(base)
     save_model(model, tmp_path / "whole")
     publish(model, train_lora(model, use_rslora=True), base["stage1"], "adapter_model.bin")
@@ -121,7 +121,7 @@ def test_on_a_whole_mini_gemini(tmp_path, base) -> None:  # noqa: F811
         ({"lora_bias": True}, "lora_bias is True, which is not supported"),
     ],
 )
-def test_adapters_that_cannot_be_merged(lora, change, message) -> None:
+def test_unsupported_adapters(lora, change, message) -> None:
     folders = lora[0]
     settings = folders["stage1"] / "adapter_config.json"
     settings.write_text(json.dumps(json.loads(settings.read_text()) | change))
@@ -140,7 +140,7 @@ def test_adapter_of_another_base(tmp_path, lora) -> None:
         load_model(folders["stage1"], base=tmp_path / "other")
 
 
-def test_half_an_adapter(lora) -> None:
+def test_incomplete_adapter(lora) -> None:
     file = lora[0]["stage1"] / "adapter_model.safetensors"
     weights = load_file(file)
     weights.pop(next(name for name in weights if "lora_B" in name))
@@ -158,7 +158,7 @@ def test_half_an_adapter(lora) -> None:
         {"target_modules": None},
     ],
 )
-def test_settings_that_change_nothing(lora, change) -> None:
+def test_settings_without_effect(lora, change) -> None:
     folders, inputs, expected, _ = lora
     settings = folders["stage1"] / "adapter_config.json"
     settings.write_text(json.dumps(json.loads(settings.read_text()) | change))

@@ -1,4 +1,4 @@
-"""One model in a folder: another kind replaces it, a killed writer leaves none, two are refused."""
+"""One model per folder: replacement by another kind, killed writers, folders with two models."""
 
 import itertools
 from pathlib import Path
@@ -69,14 +69,14 @@ def test_one_kind_replaces_another(tmp_path, first, second) -> None:
     check_one_model(tmp_path)
 
 
-def test_weights_alone_leave_the_processor(tmp_path) -> None:
+def test_saving_weights_keeps_the_processor(tmp_path) -> None:
     fill(tmp_path, (*PROCESSOR, *KINDS["adapter"]), "{}")
     with replace_model(tmp_path, processor=False) as part:
         fill(part, KINDS["one file"], "{}")
     assert names(tmp_path) == {*PROCESSOR, *KINDS["one file"]}
 
 
-def test_a_published_model_of_the_users_stays(tmp_path) -> None:
+def test_published_model_in_a_subfolder_is_kept(tmp_path) -> None:
     (tmp_path / "published").mkdir()
     fill(tmp_path / "published", KINDS["one file"], "{}")
     with replace_model(tmp_path) as part:
@@ -85,8 +85,8 @@ def test_a_published_model_of_the_users_stays(tmp_path) -> None:
 
 
 @pytest.mark.parametrize(("first", "second"), TWO)
-def test_killed_at_any_step_it_is_no_model(tmp_path, monkeypatch, first, second) -> None:
-    """Before the first of them it is the old model, after the last the new one."""
+def test_kill_at_any_step(tmp_path, monkeypatch, first, second) -> None:
+    """The folder has the old model, no model, or the new one."""
     whole = {"replace": Path.replace, "unlink": Path.unlink}
     for step in itertools.count():
         folder, done = tmp_path / str(step), []
@@ -120,14 +120,14 @@ def test_killed_at_any_step_it_is_no_model(tmp_path, monkeypatch, first, second)
         break
 
 
-def test_a_model_that_cannot_be_written_leaves_the_earlier_one(tmp_path) -> None:
+def test_failed_write_leaves_the_old_model(tmp_path) -> None:
     fill(tmp_path, KINDS["adapter"], "{}")
     with pytest.raises(MGMError, match="could not be written"), replace_model(tmp_path) as part:
         (part / "no such folder" / "config.json").write_text("new")
     assert names(tmp_path) == {*KINDS["adapter"]}
 
 
-def test_a_new_folder_appears_when_it_is_complete(tmp_path) -> None:
+def test_new_folder_appears_when_complete(tmp_path) -> None:
     with replace_model(tmp_path / "new/folder") as part:
         fill(part, KINDS["one file"], "{}")
         assert not (tmp_path / "new/folder").exists()
@@ -135,7 +135,7 @@ def test_a_new_folder_appears_when_it_is_complete(tmp_path) -> None:
 
 
 @pytest.mark.parametrize(("first", "second"), list(itertools.combinations(KINDS, 2)))
-def test_two_kinds_are_refused_by_name(tmp_path, first, second) -> None:
+def test_two_kinds_in_a_folder(tmp_path, first, second) -> None:
     weights = '{"weight_map": {"a": "model-00001-of-00002.safetensors"}}'
     pickled = '{"weight_map": {"a": "pytorch_model-00001-of-00001.bin"}}'
     for kind in (first, second):
@@ -150,14 +150,14 @@ def test_two_kinds_are_refused_by_name(tmp_path, first, second) -> None:
     assert all(any(name in message for name in KINDS[kind][:-1]) for kind in (first, second))
 
 
-def test_an_index_whose_files_were_not_downloaded_is_no_model(tmp_path) -> None:
+def test_index_without_its_shards(tmp_path) -> None:
     fill(tmp_path, KINDS["one file"], "")
     index = tmp_path / "pytorch_model.bin.index.json"
     index.write_text('{"weight_map": {"a": "pytorch_model-00001-of-00001.bin"}}')
     check_one_model(tmp_path)
 
 
-def test_the_same_weights_in_two_formats_are_one_model(tmp_path, caplog) -> None:
+def test_same_weights_in_two_formats(tmp_path, caplog) -> None:
     save_model(tiny_model(), tmp_path)
     tensors = read_weights(tmp_path)
     torch.save(tensors, tmp_path / "pytorch_model.bin")
@@ -178,7 +178,7 @@ def test_the_same_weights_in_two_formats_are_one_model(tmp_path, caplog) -> None
 
 
 @pytest.mark.parametrize("name", ["config.json", "model.safetensors", "tokenizer.json"])
-def test_a_folder_of_the_user_by_the_name_of_a_file_stays(tmp_path, name) -> None:
+def test_user_folder_with_the_name_of_a_file(tmp_path, name) -> None:
     fill(tmp_path, KINDS["adapter"][:-1], "{}")
     (tmp_path / name).mkdir()
     (tmp_path / name / "mine.txt").write_text("mine")
@@ -188,7 +188,7 @@ def test_a_folder_of_the_user_by_the_name_of_a_file_stays(tmp_path, name) -> Non
     assert (tmp_path / name / "mine.txt").exists()
 
 
-def test_stage_1_beside_another_whole_model(tmp_path) -> None:
+def test_stage_1_file_beside_another_model(tmp_path) -> None:
     save_model(tiny_model(), tmp_path)
     tensors = read_folder(tmp_path)
     check_stage1(tmp_path, tensors)

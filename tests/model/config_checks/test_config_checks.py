@@ -1,4 +1,4 @@
-"""Numbers of configs: those that make no sense, and those that the weights contradict."""
+"""Invalid values in configs, and values that contradict the weights."""
 
 import json
 
@@ -32,7 +32,7 @@ COUNTS = [
 
 
 @pytest.mark.parametrize("field", COUNTS)
-def test_counts_that_make_no_sense(tmp_path, field) -> None:
+def test_invalid_counts(tmp_path, field) -> None:
     save = tiny_config()
     save.save_pretrained(tmp_path)
     file = tmp_path / "config.json"
@@ -79,7 +79,7 @@ def test_counts_that_make_no_sense(tmp_path, field) -> None:
         ({"optimize_vision_tower": 1}, "optimize_vision_tower is 1"),
     ],
 )
-def test_values_that_make_no_sense(changes, message) -> None:
+def test_invalid_values(changes, message) -> None:
     with pytest.raises(MGMError, match=message):
         tiny_config(**changes)
 
@@ -108,7 +108,7 @@ def _with_field(folder, section, field, value):
         ("attribute_map", {"hidden_size": "x"}),
     ],
 )
-def test_common_fields_that_no_model_can_have(tmp_path, section, field, value) -> None:
+def test_invalid_common_fields(tmp_path, section, field, value) -> None:
     tiny_config().save_pretrained(tmp_path)
     _with_field(tmp_path, section, field, value)
     with pytest.raises(MGMError) as raised:
@@ -136,7 +136,7 @@ HARMLESS = {
 
 
 @pytest.mark.parametrize("section", PARTS)
-def test_common_fields_that_change_no_answer(tmp_path, section) -> None:
+def test_common_fields_without_effect(tmp_path, section) -> None:
     model = tiny_model()
     save_model(model, tmp_path / "m")
     for field, value in HARMLESS.items():
@@ -176,7 +176,7 @@ def test_values_that_the_weights_contradict(tmp_path, monkeypatch, section, fiel
         load_model(tmp_path / "m")
 
 
-def test_models_that_make_sense() -> None:
+def test_valid_models() -> None:
     tiny_config(**HD)
     tiny_config(text_config=TEXT | {"pad_token_id": -1, "eos_token_id": [2, 7]})
     scaling = {"rope_type": "linear", "factor": 2.0}

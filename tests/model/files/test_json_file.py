@@ -1,4 +1,4 @@
-"""Files that are no JSON objects, or no files: one line names them, and nothing waits."""
+"""Invalid JSON files, and paths that are not regular files: one-line errors without blocking."""
 
 import os
 
@@ -37,7 +37,7 @@ NAN, INF = float("nan"), float("inf")
         (b'{"a": ' + b"9" * 41 + b"}", "an integer of 41 digits"),
     ],
 )
-def test_contents_that_are_no_object(tmp_path, content, message) -> None:
+def test_content_that_is_not_an_object(tmp_path, content, message) -> None:
     file = tmp_path / "config.json"
     file.write_bytes(content)
     with pytest.raises(MGMError, match=message) as raised:
@@ -55,14 +55,14 @@ def test_contents_that_are_no_object(tmp_path, content, message) -> None:
         (lambda path: path.symlink_to("/dev/zero"), "is a pipe, socket or device"),
     ],
 )
-def test_what_is_no_file(tmp_path, make, message) -> None:
+def test_paths_that_are_not_files(tmp_path, make, message) -> None:
     file = tmp_path / "config.json"
     make(file)
     with pytest.raises(MGMError, match=rf"config\.json: {message}"):
         read_optional_json(file)
 
 
-def test_a_file_that_is_not_there(tmp_path) -> None:
+def test_missing_file(tmp_path) -> None:
     assert read_optional_json(tmp_path / "config.json") == {}
     with pytest.raises(MGMError, match=r"config\.json: no such file"):
         read_json(tmp_path / "config.json")
@@ -110,7 +110,7 @@ def test_rules(rule, right, wrong) -> None:
         ("special_tokens_map.json", '{"pad_token": 3}'),
     ],
 )
-def test_settings_of_a_tokenizer(tmp_path, name, content) -> None:
+def test_tokenizer_settings(tmp_path, name, content) -> None:
     (tmp_path / name).write_text(content)
     with pytest.raises(MGMError, match=name.replace(".", r"\.")):
         check_tokenizer_files(tmp_path)
@@ -120,7 +120,7 @@ def test_settings_of_a_tokenizer(tmp_path, name, content) -> None:
     "content",
     ['{"model": []}', '{"added_tokens": [1]}', '{"added_tokens": [{"content": "a", "id": -1}]}'],
 )
-def test_a_tokenizer_without_ids(tmp_path, content) -> None:
+def test_tokenizer_without_ids(tmp_path, content) -> None:
     (tmp_path / "tokenizer.json").write_text(content)
     with pytest.raises(MGMError, match=r"tokenizer\.json: is no tokenizer"):
         max_token_id(tmp_path)

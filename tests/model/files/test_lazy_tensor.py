@@ -44,13 +44,13 @@ def check(file, expected) -> None:
         assert equal(tensor[...], expected[name])
 
 
-def test_safetensors_hold_what_the_library_wrote(tmp_path) -> None:
+def test_safetensors_equal_the_library(tmp_path) -> None:
     save_file(TENSORS, tmp_path / "a.safetensors", metadata={"format": "pt"})
     check(tmp_path / "a.safetensors", TENSORS)
 
 
 @pytest.mark.parametrize("zipped", [True, False])
-def test_torch_files_hold_what_torch_wrote(tmp_path, zipped) -> None:
+def test_torch_files_equal_torch(tmp_path, zipped) -> None:
     base = torch.randn(6, 4)
     expected = {name: value for name, value in TENSORS.items() if zipped or name != "small"}
     weights = expected | {"rows": base[2:4], "transposed": base.t(), "base": base, "same": base}
@@ -60,7 +60,7 @@ def test_torch_files_hold_what_torch_wrote(tmp_path, zipped) -> None:
     check(tmp_path / "a.bin", weights)
 
 
-def test_files_are_opened_when_a_tensor_is_read(tmp_path) -> None:
+def test_tensors_are_read_lazily(tmp_path) -> None:
     file = tmp_path / "a.bin"
     torch.save({"a": torch.ones(100)}, file)
     (tensor,) = lazy_tensors(file).values()
@@ -69,7 +69,7 @@ def test_files_are_opened_when_a_tensor_is_read(tmp_path) -> None:
         tensor.read()
 
 
-def test_code_in_a_file_is_not_run(tmp_path) -> None:
+def test_pickled_code_is_not_run(tmp_path) -> None:
     class Trap:
         def __reduce__(self):
             return open, (str(tmp_path / "sprung"), "w")
@@ -83,13 +83,13 @@ def test_code_in_a_file_is_not_run(tmp_path) -> None:
     assert not (tmp_path / "sprung").exists()
 
 
-def test_a_file_of_other_things(tmp_path) -> None:
+def test_files_without_tensors(tmp_path) -> None:
     torch.save({"step": 3, "state_dict": {"rate": 0.1}}, tmp_path / "a.bin")
     with pytest.raises(MGMError, match=r"a\.bin: holds no tensors; copy it again"):
         lazy_tensors(tmp_path / "a.bin")
 
 
-def test_a_header_that_contradicts_itself(tmp_path) -> None:
+def test_contradictory_header(tmp_path) -> None:
     file = tmp_path / "a.safetensors"
     save_file({"a": torch.ones(2, 3)}, file)
     content = file.read_bytes()
@@ -104,7 +104,7 @@ def test_a_header_that_contradicts_itself(tmp_path) -> None:
 
 
 @pytest.mark.parametrize("limit", [40, 10**9])
-def test_the_library_reads_what_is_written(tmp_path, limit) -> None:
+def test_written_files_load_with_the_library(tmp_path, limit) -> None:
     save_file(TENSORS, tmp_path / "a.safetensors")
     (tmp_path / "out").mkdir()
     counts: list[int] = []
@@ -145,7 +145,7 @@ def rewritten(source, target, name: str, content: bytes, compression=zipfile.ZIP
     ],
 )
 @pytest.mark.parametrize("zipped", [True, False])
-def test_torch_files_of_other_things(tmp_path, content, message, zipped) -> None:
+def test_torch_files_without_tensors(tmp_path, content, message, zipped) -> None:
     file = tmp_path / "a.bin"
     torch.save(content, file, _use_new_zipfile_serialization=zipped)
     with pytest.raises(MGMError, match=rf"a\.bin: .*{message}"):
@@ -160,7 +160,7 @@ def test_torch_files_with_records_of_another_size(tmp_path, record) -> None:
         lazy_tensors(tmp_path / "a.bin")
 
 
-def test_torch_files_that_are_compressed(tmp_path) -> None:
+def test_compressed_torch_files(tmp_path) -> None:
     torch.save({"a": torch.ones(12)}, tmp_path / "good.bin")
     packed = zipfile.ZIP_DEFLATED
     rewritten(tmp_path / "good.bin", tmp_path / "a.bin", "nothing", b"", packed)
@@ -168,7 +168,7 @@ def test_torch_files_that_are_compressed(tmp_path) -> None:
         lazy_tensors(tmp_path / "a.bin")
 
 
-def test_torch_files_whose_shapes_lie(tmp_path) -> None:
+def test_torch_files_with_wrong_shapes(tmp_path) -> None:
     torch.save({"a": torch.ones(3, 4)}, tmp_path / "good.bin")
     with zipfile.ZipFile(tmp_path / "good.bin") as archive:
         pickled = archive.read("good/data.pkl")
@@ -180,7 +180,7 @@ def test_torch_files_whose_shapes_lie(tmp_path) -> None:
 
 
 @pytest.mark.parametrize("size", [0, 1, 10, 100, 0.5, 0.99])
-def test_torch_files_that_are_cut_short(tmp_path, size) -> None:
+def test_truncated_torch_files(tmp_path, size) -> None:
     file = tmp_path / "a.bin"
     torch.save({"a": torch.ones(12)}, file)
     content = file.read_bytes()
@@ -197,7 +197,7 @@ def test_torch_files_that_are_cut_short(tmp_path, size) -> None:
         *({"a": "."}, {"a": ".."}, {"a": "config.json"}, {"a": "x\0.bin"}, {"a": "..\\x.bin"}),
     ],
 )
-def test_indexes_that_lead_elsewhere(tmp_path, weight_map) -> None:
+def test_index_paths_outside_the_folder(tmp_path, weight_map) -> None:
     save_file({"a": torch.ones(2)}, tmp_path / "model.safetensors")
     (tmp_path / "f").mkdir()
     index = tmp_path / "f/model.safetensors.index.json"
@@ -206,7 +206,7 @@ def test_indexes_that_lead_elsewhere(tmp_path, weight_map) -> None:
         read_folder(tmp_path / "f")
 
 
-def test_an_index_that_mixes_its_files_up(tmp_path) -> None:
+def test_index_with_swapped_files(tmp_path) -> None:
     save_file({"a": torch.ones(2)}, tmp_path / "1.safetensors")
     save_file({"b": torch.ones(2)}, tmp_path / "2.safetensors")
     index = tmp_path / "model.safetensors.index.json"

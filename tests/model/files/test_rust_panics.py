@@ -5,7 +5,7 @@ from tokenizers.models import BPE
 from mgm.model.files.rust_panics import panics_as_errors
 
 
-def test_a_panic_becomes_an_exception() -> None:
+def test_panic_becomes_an_exception() -> None:
     tokenizer = Tokenizer(BPE({"a": 0}, []))
     tokenizer.pre_tokenizer = pre_tokenizers.FixedLength(0)
     with pytest.raises(RuntimeError, match="chunk size must be non-zero"), panics_as_errors():
@@ -13,6 +13,6 @@ def test_a_panic_becomes_an_exception() -> None:
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt, SystemExit, GeneratorExit, ValueError])
-def test_all_else_passes(error) -> None:
+def test_other_exceptions_are_not_changed(error) -> None:
     with pytest.raises(error), panics_as_errors():
         raise error

@@ -1,4 +1,4 @@
-"""Headers of safetensors files: all that the library refuses is refused here too, in one line."""
+"""Headers of safetensors files: errors of the library are one-line errors here."""
 
 import json
 import struct
@@ -22,7 +22,7 @@ def written(header: object, data: bytes = DATA) -> bytes:
 
 
 def entry(**changes: object) -> dict[str, object]:
-    """A header of two tensors, the first one with changes."""
+    """A header with two tensors, with changes of the first."""
     return {"a": A | changes, "b": B}
 
 
@@ -144,7 +144,7 @@ def library_takes(file) -> bool:
 
 
 @pytest.mark.parametrize("content", GOOD.values(), ids=GOOD)
-def test_good_headers_are_read_as_by_the_library(tmp_path, content) -> None:
+def test_valid_headers_equal_the_library(tmp_path, content) -> None:
     file = tmp_path / "model.safetensors"
     file.write_bytes(content)
     with safetensors.safe_open(file, "pt") as theirs:
@@ -154,7 +154,7 @@ def test_good_headers_are_read_as_by_the_library(tmp_path, content) -> None:
 
 
 @pytest.mark.parametrize("content", DAMAGED.values(), ids=DAMAGED)
-def test_damaged_headers_are_refused_in_one_line(tmp_path, content) -> None:
+def test_damaged_headers(tmp_path, content) -> None:
     file = tmp_path / "model.safetensors"
     file.write_bytes(content)
     assert not library_takes(file)
@@ -167,7 +167,7 @@ def test_damaged_headers_are_refused_in_one_line(tmp_path, content) -> None:
 
 
 @pytest.mark.parametrize("content", STRICTER.values(), ids=STRICTER)
-def test_headers_that_the_library_takes_in_silence(tmp_path, content) -> None:
+def test_headers_that_the_library_accepts(tmp_path, content) -> None:
     file = tmp_path / "model.safetensors"
     file.write_bytes(content)
     with pytest.raises(MGMError, match=r"model\.safetensors: ") as raised:
@@ -175,7 +175,7 @@ def test_headers_that_the_library_takes_in_silence(tmp_path, content) -> None:
     assert len(str(raised.value)) < len(str(file)) + 300
 
 
-def test_every_dtype_is_the_librarys(tmp_path) -> None:
+def test_dtypes_equal_the_library(tmp_path) -> None:
     tensors = {name: torch.zeros(3).to(dtype) for name, dtype in SAFETENSORS_DTYPES.items()}
     save_file(tensors, tmp_path / "a.safetensors")
     header = read_safetensors_header(tmp_path / "a.safetensors")

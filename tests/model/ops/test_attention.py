@@ -7,7 +7,7 @@ from tests.model.tiny import random_images, tiny_model
 
 
 @pytest.mark.parametrize("implementation", ["eager", "sdpa"])
-def test_reaches_both_parts_that_attend(implementation: str) -> None:
+def test_applies_to_language_model_and_vision_tower(implementation: str) -> None:
     model = tiny_model()
     set_attention(model, implementation)
     for part in (model, model.vision_tower, model.language_model):
@@ -16,7 +16,7 @@ def test_reaches_both_parts_that_attend(implementation: str) -> None:
     assert layer.config._attn_implementation == implementation
 
 
-def test_all_of_them_say_the_same(caplog) -> None:
+def test_implementations_agree(caplog) -> None:
     torch.manual_seed(0)
     model = tiny_model()
     pixels = random_images(model.config, 2)["pixel_values"]
@@ -31,12 +31,12 @@ def test_all_of_them_say_the_same(caplog) -> None:
 
 
 @pytest.mark.parametrize("implementation", ["flash", ""])
-def test_unknown_ones_are_refused_with_the_choices(implementation: str) -> None:
+def test_unknown_implementation(implementation: str) -> None:
     with pytest.raises(MGMError, match=", ".join(IMPLEMENTATIONS)):
         set_attention(tiny_model(), implementation)
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="may be usable there")
-def test_a_missing_package_is_named() -> None:
+def test_missing_package() -> None:
     with pytest.raises(MGMError, match=r"pip install -e '\.\[flash\]'"):
         set_attention(tiny_model(), "flash_attention_2")

@@ -1,4 +1,4 @@
-"""The loss of supervised positions alone is that of all, whatever the language model's head."""
+"""The loss of supervised positions equals that of all logits, for every kind of LM head."""
 
 import copy
 from typing import Any
@@ -73,7 +73,7 @@ def assert_same_gradients(ours: nn.Module, theirs: nn.Module) -> None:
 @pytest.mark.parametrize("rows", [1, 3, 1000])
 @pytest.mark.parametrize("count", [None, 20])
 @pytest.mark.parametrize("kind", HEADS)
-def test_loss_and_gradients_are_those_of_all_logits(monkeypatch, kind, count, rows) -> None:
+def test_loss_and_gradients_equal_all_logits(monkeypatch, kind, count, rows) -> None:
     monkeypatch.setattr(loss_module, "LOGITS_BYTES", 4 * 50 * rows)
     model = language_model(kind)
     whole = copy.deepcopy(model)
@@ -89,8 +89,8 @@ def test_loss_and_gradients_are_those_of_all_logits(monkeypatch, kind, count, ro
     assert_same_gradients(model, whole)
 
 
-def test_steps_of_a_batch_add_up_to_it() -> None:
-    """As gradient accumulation and several devices do it: all share one count."""
+def test_micro_batches_add_up() -> None:
+    """As with gradient accumulation and several devices, which share one count."""
     model, parts = language_model("linear"), language_model("linear")
     batch = samples()
     CausalLMLoss()(model, **batch).loss.backward()
@@ -129,7 +129,7 @@ def test_losses_of_groups(kind) -> None:
     assert_same_gradients(model, whole)
 
 
-def test_a_batch_without_labels_teaches_nothing() -> None:
+def test_batch_without_labels() -> None:
     model, supervised = language_model("linear"), CausalLMLoss()
     batch = samples()
     batch["labels"][:] = -100
@@ -141,7 +141,7 @@ def test_a_batch_without_labels_teaches_nothing() -> None:
     assert not any(p.grad.any() for p in model.parameters() if p.grad is not None)
 
 
-def test_autocast_rounds_as_the_head_would() -> None:
+def test_autocast() -> None:
     model = language_model("linear")
     whole = copy.deepcopy(model)
     batch = samples()
@@ -158,7 +158,7 @@ def test_autocast_rounds_as_the_head_would() -> None:
         assert difference(mine.grad, other.grad) < 0.02
 
 
-def test_a_lora_in_the_head_is_called() -> None:
+def test_lora_in_the_head() -> None:
     model = get_peft_model(
         language_model("linear"), LoraConfig(target_modules=["lm_head"], init_lora_weights=False)
     )
@@ -172,7 +172,7 @@ def test_a_lora_in_the_head_is_called() -> None:
     assert_same_gradients(model, whole)
 
 
-def test_a_head_that_gives_zeros_tells_nothing_yet() -> None:
+def test_head_with_zero_weights() -> None:
     model, batch = language_model("capped"), samples()
     supervised = CausalLMLoss()
     head = model.lm_head.weight.detach().clone()
@@ -186,7 +186,7 @@ def test_a_head_that_gives_zeros_tells_nothing_yet() -> None:
 
 
 @pytest.mark.parametrize("bias", [True, False])
-def test_gradients_are_those_of_finite_differences(monkeypatch, bias) -> None:
+def test_gradcheck(monkeypatch, bias) -> None:
     monkeypatch.setattr(loss_module, "LOGITS_BYTES", 4 * 7 * 2)
     torch.manual_seed(0)
     made = {"dtype": torch.float64, "requires_grad": True}
@@ -196,7 +196,7 @@ def test_gradients_are_those_of_finite_differences(monkeypatch, bias) -> None:
     assert torch.autograd.gradcheck(linear_cross_entropy, (hidden, weight, shift, targets))
 
 
-def test_a_graph_that_is_kept_gives_the_same_again() -> None:
+def test_retain_graph() -> None:
     hidden, weight = torch.randn(5, 3, requires_grad=True), torch.randn(7, 3, requires_grad=True)
     loss = linear_cross_entropy(hidden, weight, None, torch.randint(7, (5,)))
     first = torch.autograd.grad(loss / 4, (hidden, weight), retain_graph=True)
@@ -206,7 +206,7 @@ def test_a_graph_that_is_kept_gives_the_same_again() -> None:
 
 
 @torch.no_grad()
-def test_no_gradient_is_made_where_none_is_wanted() -> None:
+def test_gradients_only_where_required() -> None:
     hidden, weight, targets = torch.randn(5, 3), torch.randn(7, 3), torch.randint(7, (5,))
     loss = linear_cross_entropy(hidden, weight, None, targets)
     torch.testing.assert_close(loss, F.cross_entropy(hidden @ weight.T, targets, reduction="sum"))

@@ -1,4 +1,4 @@
-"""liger-kernel's kernels compute what the plain model does; Triton's interpreter runs them here."""
+"""Results with liger-kernel's kernels, which run in Triton's interpreter here."""
 
 import os
 import subprocess
@@ -44,7 +44,7 @@ assert model._causal_lm_loss.linear_cross_entropy.__name__ == "liger_linear_cros
 
 
 @pytest.mark.slow
-def test_liger_computes_the_same() -> None:
+def test_liger_equals_the_plain_model() -> None:
     environment = os.environ | {"TRITON_INTERPRET": "1", "PYTHONPATH": str(Path.cwd())}
     done = subprocess.run(
         [sys.executable, "-c", COMPARE], env=environment, capture_output=True, text=True
@@ -52,7 +52,7 @@ def test_liger_computes_the_same() -> None:
     assert done.returncode == 0, done.stderr
 
 
-def test_without_a_gpu_it_is_refused(monkeypatch) -> None:
+def test_liger_without_a_gpu(monkeypatch) -> None:
     monkeypatch.delenv("TRITON_INTERPRET", raising=False)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     with pytest.raises(MGMError, match="needs a GPU"):

@@ -1,4 +1,4 @@
-"""Linear layers through oneDNN: the numbers of torch's own, which run where it does not apply."""
+"""Linear layers through oneDNN equal torch's, which run where oneDNN does not apply."""
 
 from copy import deepcopy
 
@@ -34,7 +34,7 @@ def fast(module: nn.Module) -> nn.Module:
 
 
 @pytest.mark.parametrize("shape", [(2, 3), (1, 512), (2, 8, 8, 64)])
-def test_equals_torchs_own(layers, shape):
+def test_equals_torch(layers, shape):
     ours = fast(layers)
     assert isinstance(ours[0], OneDNNLinear)
     assert isinstance(ours[1], nn.Identity)
@@ -44,13 +44,13 @@ def test_equals_torchs_own(layers, shape):
         torch.testing.assert_close(ours(images), layers(images), rtol=1e-5, atol=1e-6)
 
 
-def test_input_that_is_no_whole_block_of_memory(layers):
+def test_non_contiguous_input(layers):
     hidden = torch.randn(64, 1024).T
     with torch.inference_mode():
         torch.testing.assert_close(fast(layers)(hidden), layers(hidden), rtol=1e-5, atol=1e-6)
 
 
-def test_large_products_go_to_onednn_and_small_ones_do_not(layers):
+def test_size_decides(layers):
     ours = fast(layers)
     for rows, expected in ((8, 0), (1024, 2)):
         with torch.inference_mode(), torch.profiler.profile() as profile:
@@ -59,7 +59,7 @@ def test_large_products_go_to_onednn_and_small_ones_do_not(layers):
         assert names.count("mkldnn::_linear_pointwise") == expected
 
 
-def test_has_gradients_where_they_are_asked_for(layers):
+def test_gradients(layers):
     ours = fast(layers)
     hidden = torch.randn(512, 64)
     for module in (ours, layers):
@@ -67,14 +67,14 @@ def test_has_gradients_where_they_are_asked_for(layers):
     torch.testing.assert_close(ours[0].weight.grad, layers[0].weight.grad)
 
 
-def test_other_precisions_are_torchs_own(layers):
+def test_other_dtypes_use_torch(layers):
     ours, theirs = fast(layers).double(), layers.double()
     hidden = torch.randn(512, 64, dtype=torch.float64)
     with torch.inference_mode():
         assert torch.equal(ours(hidden), theirs(hidden))
 
 
-def test_names_of_weights_stay(layers):
+def test_weight_names_are_unchanged(layers):
     block = nn.Module()
     block.mlp = Mlp(32, 128)
     block.layers = layers
@@ -86,6 +86,6 @@ def test_names_of_weights_stay(layers):
         torch.testing.assert_close(ours.mlp(hidden), block.mlp(hidden), rtol=1e-5, atol=1e-6)
 
 
-def test_other_processors_keep_torchs_own(layers, monkeypatch):
+def test_other_processors_use_torch(layers, monkeypatch):
     monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "AVX2")
     assert type(fast(layers)[0]) is nn.Linear

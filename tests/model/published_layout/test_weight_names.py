@@ -10,14 +10,14 @@ from tests.model.tiny import tiny_model
 
 
 @pytest.mark.parametrize("name", ["mgm_llama", "mgm_gemma", "mgm_mixtral"])
-def test_names_go_both_ways(name: str) -> None:
+def test_names_round_trip(name: str) -> None:
     for published in golden_json(f"models/{name}_state_dict.json"):
         native = to_native_key(published)
         assert not native.startswith(("model.", "lm_head."))
         assert to_published(native) == published
 
 
-def test_every_weight_of_ours_has_a_published_name() -> None:
+def test_every_weight_has_a_published_name() -> None:
     published = golden_json("models/mgm_llama_state_dict.json").keys()
     names = [to_published(name) for name in tiny_model().state_dict()]
     assert len(set(names)) == len(names)
@@ -27,12 +27,12 @@ def test_every_weight_of_ours_has_a_published_name() -> None:
         assert "".join(filter(lambda letter: not letter.isdigit(), name)) in kinds, name
 
 
-def test_other_names_are_left_alone() -> None:
+def test_other_names_are_unchanged() -> None:
     assert to_native_key("language_model.model.norm.weight") == "language_model.model.norm.weight"
     assert to_published("something.else") == "something.else"
 
 
-def test_family_is_known_by_type_and_tokens() -> None:
+def test_family_by_model_type_and_tokens() -> None:
     assert [family_of(kind).name for kind in ("gemma", "mixtral", "mistral")] == [
         "gemma",
         "mixtral",

@@ -1,4 +1,4 @@
-"""Language models in fewer bits: every family, towers untouched, errors of the known size."""
+"""Quantised language models: every family, unchanged towers, expected errors."""
 
 from importlib.util import find_spec
 
@@ -52,7 +52,7 @@ def saved(request, tmp_path):
 
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("kind", KIND)
-def test_every_family_in_fewer_bits(saved, kind) -> None:
+def test_every_family(saved, kind) -> None:
     model, folder = saved
     small = load_model(folder, dtype="float32", quantize=kind)
     inputs = batch_of(model.config, ["abIcd"]) | random_images(model.config, 1)
@@ -71,7 +71,7 @@ def test_every_family_in_fewer_bits(saved, kind) -> None:
 
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.skipif(find_spec("bitsandbytes") is None, reason="needs bitsandbytes")
-def test_plain_transformers_leaves_the_towers_alone_too(saved) -> None:
+def test_plain_transformers_keeps_the_towers(saved) -> None:
     model, folder = saved
     bits = BitsAndBytesConfig(load_in_4bit=True)
     small = MGMForConditionalGeneration.from_pretrained(folder, quantization_config=bits)
@@ -80,7 +80,7 @@ def test_plain_transformers_leaves_the_towers_alone_too(saved) -> None:
             assert torch.equal(small.state_dict()[name], value), name
 
 
-def test_linear_experts_compute_the_same(tmp_path) -> None:
+def test_linear_experts_equal_fused_ones(tmp_path) -> None:
     from mgm.model.checkpoint.checkpoint import read_checkpoint
     from mgm.model.quantization.moe_experts import with_linear_expert_names
 
@@ -106,7 +106,7 @@ def test_unknown_kinds_and_missing_packages(tmp_path, monkeypatch) -> None:
         load_model(tmp_path / "saved", quantize="int4")
 
 
-def test_whole_numbers_times_a_scale() -> None:
+def test_int8_weights_times_scale() -> None:
     weight = torch.randn(5, 40)
     weight[2] = 0
     whole, scale = quantize_rows(weight)
@@ -117,7 +117,7 @@ def test_whole_numbers_times_a_scale() -> None:
     assert (off <= scale.unsqueeze(1) / 2 + 1e-7).all()
 
 
-def test_int8_takes_a_quarter_of_float32(tmp_path) -> None:
+def test_int8_takes_a_quarter_of_float32_memory(tmp_path) -> None:
     save_model(tiny_model(text_config=WIDE), tmp_path / "saved")
     full = load_model(tmp_path / "saved").language_model.model.layers
     small = load_model(tmp_path / "saved", quantize="int8").language_model.model.layers

@@ -1,6 +1,5 @@
-"""What towers see, made of bytes.
-
-tests/data/test_image_processing_mgm.py compares with golden data.
+"""Views of the towers from uint8 images. tests/data/test_image_processing_mgm.py compares with
+golden data.
 """
 
 import numpy as np
@@ -30,7 +29,7 @@ def test_bilinear_equals_torch():
 
 
 @pytest.mark.parametrize("layout", [torch.channels_last, torch.contiguous_format])
-def test_bytes_are_normalised_as_published(layout):
+def test_normalisation_equals_published(layout):
     pixels = some_bytes(3, 31).contiguous(memory_format=layout)
     mean, std = (np.array(values, dtype=np.float32) for values in MEANS)
     channels_last = pixels.permute(0, 2, 3, 1).numpy()
@@ -58,7 +57,7 @@ def test_crops_of_several_images(grid, whole, exact):
         torch.testing.assert_close(crops[:, -1], expected, rtol=0, atol=1e-5)
 
 
-def test_another_normalisation_for_the_low_resolution():
+def test_low_resolution_normalisation():
     other = SAME | {"image_mean": [0.5] * 3, "image_std": [0.5] * 3}
     views = ImageViews(14, 2, True, **other)
     pixels = some_bytes(1, 28)
@@ -69,7 +68,7 @@ def test_another_normalisation_for_the_low_resolution():
 
 
 @pytest.mark.parametrize("side", [16, 28, 42])
-def test_a_blur_keeps_what_its_pixels_can_show_and_nothing_finer(side):
+def test_blur_removes_frequencies_above_its_resolution(side):
     steps = torch.arange(64) / 64
     slow = torch.sin(2 * torch.pi * 2 * steps).expand(1, 3, 64, 64)
     fine = torch.sin(torch.pi * (torch.arange(64) + 0.5)).expand(1, 3, 64, 64)  # each other pixel
@@ -81,7 +80,7 @@ def test_a_blur_keeps_what_its_pixels_can_show_and_nothing_finer(side):
     )
 
 
-def test_a_blurred_image_is_hardly_blurred_again():
+def test_blur_is_nearly_idempotent():
     noise = torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
     once = blurred(noise, 28)
     twice = blurred(once, 28)

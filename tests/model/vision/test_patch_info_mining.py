@@ -45,7 +45,7 @@ def stages_of(side: int, factors: tuple[int, ...], dtype: torch.dtype) -> list[t
 
 
 def compare(ours, theirs, mining, tokens, stages, tolerance: float) -> None:
-    """Both outputs, and both gradients of every input and parameter."""
+    """Compare outputs, and gradients of every input and parameter."""
     assert difference(ours, theirs) < tolerance
     names = ["tokens", *(f"stage {n}" for n in range(4)), *dict(mining.named_parameters())]
     inputs = [tokens, *stages, *mining.parameters()]
@@ -61,7 +61,7 @@ def compare(ours, theirs, mining, tokens, stages, tolerance: float) -> None:
 
 @pytest.mark.parametrize("layout", LAYOUTS)
 @torch.no_grad()
-def test_attention_is_that_of_the_published_form(layout: str) -> None:
+def test_attention_equals_published(layout: str) -> None:
     torch.manual_seed(0)
     grid, side, factors = LAYOUTS[layout]
     mining = stirred(24, torch.float32)
@@ -74,7 +74,7 @@ def test_attention_is_that_of_the_published_form(layout: str) -> None:
 
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-5), (torch.float64, 1e-9)])
 @pytest.mark.parametrize("layout", LAYOUTS)
-def test_equals_the_published_form(layout: str, dtype: torch.dtype, tolerance: float) -> None:
+def test_equals_published(layout: str, dtype: torch.dtype, tolerance: float) -> None:
     torch.manual_seed(0)
     grid, side, factors = LAYOUTS[layout]
     mining, stages = stirred(16, dtype), stages_of(side, factors, dtype)
@@ -86,7 +86,7 @@ def test_equals_the_published_form(layout: str, dtype: torch.dtype, tolerance: f
 
 @pytest.mark.parametrize("rows", [1, 3])
 @pytest.mark.parametrize("layout", LAYOUTS)
-def test_in_bands_of_window_rows_too(layout: str, rows: int, monkeypatch) -> None:
+def test_tiles_of_window_rows(layout: str, rows: int, monkeypatch) -> None:
     torch.manual_seed(0)
     grid, side, factors = LAYOUTS[layout]
     mining, stages = stirred(16, torch.float64), stages_of(side, factors, torch.float64)
@@ -124,7 +124,7 @@ def test_global_view_equals_the_downscaled_map(factor, factors, dtype, tolerance
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("band", [1, TILE_ELEMENTS])
 @torch.no_grad()
-def test_what_is_no_number_stays_in_its_windows(layout, band, value, monkeypatch) -> None:
+def test_nan_stays_in_its_windows(layout, band, value, monkeypatch) -> None:
     monkeypatch.setattr("mgm.model.vision.patch_info_mining.TILE_ELEMENTS", band)
     torch.manual_seed(0)
     grid, side, factors = LAYOUTS[layout]
@@ -148,7 +148,7 @@ def test_what_is_no_number_stays_in_its_windows(layout, band, value, monkeypatch
 
 @pytest.mark.parametrize(("factor", "factors"), [(2, POWERS), (3, (1, 2, 6, 12)), (4, POWERS)])
 @torch.no_grad()
-def test_what_is_no_number_stays_in_its_windows_of_the_global_view(factor, factors) -> None:
+def test_nan_stays_in_its_windows_of_the_global_view(factor, factors) -> None:
     torch.manual_seed(0)
     side = 48
     mining, tokens = stirred(16, torch.float32), torch.randn(2, 16, 16)
@@ -171,7 +171,7 @@ def test_what_is_no_number_stays_in_its_windows_of_the_global_view(factor, facto
 )
 @pytest.mark.parametrize("layout", ["nano", "odd factors"])
 def test_extreme_values(layout: str, scale: float, offset: float) -> None:
-    """In float64 equal; in float32 as near to that as the published form itself."""
+    """Equal in float64; in float32 with an error no larger than published."""
     torch.manual_seed(0)
     grid, side, factors = LAYOUTS[layout]
     mining = stirred(16, torch.float64)
@@ -188,7 +188,7 @@ def test_extreme_values(layout: str, scale: float, offset: float) -> None:
 
 
 @pytest.mark.slow
-def test_gradients_are_those_of_finite_differences() -> None:
+def test_gradcheck() -> None:
     torch.manual_seed(0)
     mining = stirred(6, torch.float64)
     stages = [stage.detach()[:1].requires_grad_() for stage in stages_of(8, POWERS, torch.float64)]
@@ -203,7 +203,7 @@ def test_gradients_are_those_of_finite_differences() -> None:
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 @torch.no_grad()
-def test_half_precision_is_no_further_off_than_the_published_form(dtype: torch.dtype) -> None:
+def test_half_precision_error_is_at_most_published(dtype: torch.dtype) -> None:
     torch.manual_seed(0)
     mining, stages = stirred(16, torch.float32), stages_of(64, POWERS, torch.float32)
     tokens = torch.randn(2, 64, 16)
@@ -260,7 +260,7 @@ def test_window_must_divide_the_map() -> None:
 @pytest.mark.parametrize("band", [1, TILE_ELEMENTS])
 @pytest.mark.parametrize("layout", LAYOUTS)
 @torch.no_grad()
-def test_a_pool_is_the_mean_of_the_windows_projected_positions(layout, band, monkeypatch) -> None:
+def test_pool_is_the_mean_of_the_projected_window(layout, band, monkeypatch) -> None:
     monkeypatch.setattr("mgm.model.vision.patch_info_mining.TILE_ELEMENTS", band)
     torch.manual_seed(0)
     grid, side, factors = LAYOUTS[layout]
@@ -277,7 +277,7 @@ def test_a_pool_is_the_mean_of_the_windows_projected_positions(layout, band, mon
 @pytest.mark.parametrize("band", [1, TILE_ELEMENTS])
 @pytest.mark.parametrize("layout", LAYOUTS)
 @torch.no_grad()
-def test_a_shift_equals_the_published_form_on_rolled_maps(layout, band, monkeypatch) -> None:
+def test_shift_equals_published_on_rolled_maps(layout, band, monkeypatch) -> None:
     monkeypatch.setattr("mgm.model.vision.patch_info_mining.TILE_ELEMENTS", band)
     torch.manual_seed(0)
     grid, side, factors = LAYOUTS[layout]
@@ -294,7 +294,7 @@ def test_a_shift_equals_the_published_form_on_rolled_maps(layout, band, monkeypa
 
 @pytest.mark.parametrize("layout", LAYOUTS)
 @torch.no_grad()
-def test_one_query_equals_the_published_form_with_that_query(layout, monkeypatch) -> None:
+def test_one_query_equals_published_with_that_query(layout, monkeypatch) -> None:
     torch.manual_seed(0)
     grid, side, factors = LAYOUTS[layout]
     mining, stages = stirred(16, torch.float64), stages_of(side, factors, torch.float64)

@@ -51,7 +51,7 @@ def write_clip(model: CLIPVisionModel, folder, prefix: str, extra: dict | None =
 @pytest.mark.parametrize("layer", [-2, -1, 1, 0])
 @pytest.mark.parametrize("prefix", ["", "vision_model."])
 @torch.no_grad()
-def test_clip_output_is_the_chosen_hidden_state(clip, tmp_path, prefix: str, layer: int) -> None:
+def test_clip_hidden_state(clip, tmp_path, prefix: str, layer: int) -> None:
     write_clip(clip, tmp_path, prefix)
     tower = load_vision_tower(tmp_path, feature_layer=layer)
     pixels = torch.randn(2, 3, 28, 28)
@@ -59,25 +59,25 @@ def test_clip_output_is_the_chosen_hidden_state(clip, tmp_path, prefix: str, lay
     assert difference(tower(pixels), expected) < 1e-6
 
 
-def test_clip_weights_of_the_whole_model(clip, tmp_path) -> None:
+def test_clip_from_the_whole_model(clip, tmp_path) -> None:
     extra = {"text_model.final_layer_norm.bias": torch.zeros(3), "logit_scale": torch.zeros(())}
     write_clip(clip, tmp_path, "vision_model.", extra)
     assert load_vision_tower(tmp_path).config.hidden_size == 16
 
 
-def test_clip_runs_no_layer_that_is_not_used(clip) -> None:
+def test_clip_skips_unused_layers(clip) -> None:
     tower = ClipTower(clip.config, -2)
     tower.encoder.layers[-1] = None
     assert tower(torch.randn(1, 3, 28, 28)).shape == (1, 16, 16)
 
 
-def test_clip_weights_are_complete_or_refused(clip, tmp_path) -> None:
+def test_missing_clip_weights(clip, tmp_path) -> None:
     write_clip(clip, tmp_path, "", {"text_model.x": torch.zeros(1), "surplus": torch.zeros(1)})
     with pytest.raises(MGMError, match="1 unexpected \\(surplus\\)"):
         load_vision_tower(tmp_path)
 
 
-def test_foreign_folder_is_no_vision_transformer(tmp_path) -> None:
+def test_unsupported_vision_transformer(tmp_path) -> None:
     with pytest.raises(MGMError, match=r"config.json: not found"):
         load_vision_tower(tmp_path)
     (tmp_path / "config.json").write_text(json.dumps({"model_type": "llama"}))
@@ -93,7 +93,7 @@ def siglip() -> SiglipVisionModel:
 
 @pytest.mark.parametrize("layer", [-2, -1, 1, 0])
 @torch.no_grad()
-def test_siglip_output_is_the_chosen_hidden_state(siglip, tmp_path, layer: int) -> None:
+def test_siglip_hidden_state(siglip, tmp_path, layer: int) -> None:
     siglip.save_pretrained(tmp_path)
     tower = load_vision_tower(tmp_path, feature_layer=layer)
     assert not any(name.startswith("head.") for name in tower.state_dict())
@@ -103,7 +103,7 @@ def test_siglip_output_is_the_chosen_hidden_state(siglip, tmp_path, layer: int) 
     assert difference(tower(pixels), expected) < 1e-6
 
 
-def test_siglip_may_be_part_of_a_whole_model(tmp_path) -> None:
+def test_siglip_from_the_whole_model(tmp_path) -> None:
     text = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "vocab_size": 9}
     config = SiglipConfig(vision_config=VISION, text_config=text | {"num_attention_heads": 2})
     whole = SiglipModel(config)
@@ -114,7 +114,7 @@ def test_siglip_may_be_part_of_a_whole_model(tmp_path) -> None:
     assert torch.equal(tower.get_submodule("embeddings.patch_embedding").weight, weight)
 
 
-def test_siglip_without_a_fixed_grid_is_refused(tmp_path) -> None:
+def test_siglip_without_a_fixed_grid(tmp_path) -> None:
     sizes = {name: VISION[name] for name in VISION if name not in ("image_size", "projection_dim")}
     Siglip2VisionModel(Siglip2VisionConfig(**sizes, num_patches=16)).save_pretrained(tmp_path)
     with pytest.raises(MGMError) as fault:
@@ -126,7 +126,7 @@ def test_siglip_without_a_fixed_grid_is_refused(tmp_path) -> None:
     )
 
 
-def test_folder_of_images_knows_their_normalisation(clip, tmp_path) -> None:
+def test_normalisation_of_a_tower_folder(clip, tmp_path) -> None:
     write_clip(clip, tmp_path, "")
     assert not hasattr(load_vision_tower(tmp_path).config, "image_mean")
     CLIPImageProcessor(image_mean=[0.1, 0.2, 0.3], image_std=[0.5] * 3).save_pretrained(tmp_path)
@@ -135,7 +135,7 @@ def test_folder_of_images_knows_their_normalisation(clip, tmp_path) -> None:
 
 
 @torch.no_grad()
-def test_convnext_stages_are_timms_own() -> None:
+def test_convnext_stages_equal_timm() -> None:
     torch.manual_seed(0)
     config = ConvNextTowerConfig(depths=[1, 2, 1, 1], dims=[4, 8, 12, 16])
     tower = ConvNextTower(config).eval()
@@ -205,7 +205,7 @@ def test_convnext_from_a_timm_folder(tmp_path, architecture: str) -> None:
     assert tower.config.image_mean == settings["pretrained_cfg"]["mean"]
 
 
-def test_convnext_in_both_layouts_at_once(tmp_path) -> None:
+def test_convnext_folder_with_two_layouts(tmp_path) -> None:
     network = timm.create_model("convnext_tiny", depths=(1, 1, 1, 1), dims=(4, 8, 12, 16))
     save_for_hf(network, tmp_path, safe_serialization=True)
     preprocess = {"preprocess_cfg": {"mean": [0.1] * 3, "std": [0.2] * 3}}
@@ -215,14 +215,14 @@ def test_convnext_in_both_layouts_at_once(tmp_path) -> None:
     assert (tower.config.image_mean, tower.config.image_std) == ([0.1] * 3, [0.2] * 3)
 
 
-def test_stem_of_another_stride_is_refused(tmp_path) -> None:
+def test_stem_of_another_stride(tmp_path) -> None:
     network = timm.create_model("convnext_tiny", depths=(1, 1, 1, 1), patch_size=2)
     save_for_hf(network, tmp_path, safe_serialization=True)
     with pytest.raises(MGMError, match=r"stem.0.weight has a kernel of 2 pixels; expected 4"):
         load_convnext_tower(tmp_path)
 
 
-def test_largest_convnext_has_its_own_epsilon() -> None:
+def test_epsilon_of_the_largest_convnext() -> None:
     def shapes(dims: list[int]) -> dict[str, tuple[int, ...]]:
         return {f"stages.{n}.blocks.0.conv_dw.weight": (dim, 1, 7, 7) for n, dim in enumerate(dims)}
 
@@ -232,14 +232,14 @@ def test_largest_convnext_has_its_own_epsilon() -> None:
         convnext_geometry(shapes([192, 384, 768]), "x")
 
 
-def test_a_block_that_lost_a_part_still_counts() -> None:
-    """So that what is missing is asked for by name, and no shallower network is made instead."""
+def test_incomplete_block_counts() -> None:
+    """So that its missing weights are reported, instead of building a shallower network."""
     shapes = {f"stages.{n}.blocks.0.conv_dw.weight": (8, 1, 7, 7) for n in range(4)}
     shapes["stages.2.blocks.1.gamma"] = (8,)
     assert convnext_geometry(shapes, "x")["depths"] == [1, 1, 2, 1]
 
 
-def test_foreign_folder_is_no_convnext(tmp_path) -> None:
+def test_unsupported_convnext(tmp_path) -> None:
     with pytest.raises(MGMError, match=r"open_clip_config.json: not found"):
         load_convnext_tower(tmp_path)
     other = {"model_cfg": {"vision_cfg": {"timm_model_name": "vit_base"}}}
@@ -248,7 +248,7 @@ def test_foreign_folder_is_no_convnext(tmp_path) -> None:
         load_convnext_tower(tmp_path)
 
 
-def test_foreign_folder_is_no_convnext_of_timm(tmp_path) -> None:
+def test_unsupported_timm_model(tmp_path) -> None:
     (tmp_path / "config.json").write_text(json.dumps({"architecture": "vit_base_patch16_224"}))
     with pytest.raises(MGMError) as fault:
         load_convnext_tower(tmp_path)
@@ -285,7 +285,7 @@ def tower_fault(load, path, content: str) -> str:
         ({"model_type": "clip_vision_model", **VISION, "hidden_act": "magic"}, "'magic'"),
     ],
 )
-def test_broken_clip_config(clip, tmp_path, content, message) -> None:
+def test_invalid_clip_config(clip, tmp_path, content, message) -> None:
     write_clip(clip, tmp_path, "")
     content = content if isinstance(content, str) else json.dumps(content)
     assert message in tower_fault(load_vision_tower, tmp_path / "config.json", content)
@@ -301,12 +301,12 @@ def test_broken_clip_config(clip, tmp_path, content, message) -> None:
         ('{"preprocess_cfg": 1}', "timm_model_name is None"),
     ],
 )
-def test_broken_openclip_config(tmp_path, content, message) -> None:
+def test_invalid_openclip_config(tmp_path, content, message) -> None:
     path = tmp_path / "open_clip_config.json"
     assert message in tower_fault(load_convnext_tower, path, content)
 
 
-def test_names_of_openclip_lead_to_its_repository(monkeypatch) -> None:
+def test_openclip_names(monkeypatch) -> None:
     pytest.importorskip("open_clip")
     names: list[str] = []
     monkeypatch.setattr(
@@ -323,7 +323,7 @@ def test_names_of_openclip_lead_to_its_repository(monkeypatch) -> None:
     assert part_folder("work_dirs/missing/model") == Path("work_dirs/missing/model")
 
 
-def test_names_of_openclip_without_it(monkeypatch) -> None:
+def test_openclip_names_without_the_package(monkeypatch) -> None:
     monkeypatch.setitem(sys.modules, "open_clip", None)
     with pytest.raises(
         MGMError, match=r"install the extra: pip install 'mgm\[openclip\]', or give"

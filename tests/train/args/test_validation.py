@@ -1,4 +1,4 @@
-"""The command line: published flags, their old names, and refusals with reasons."""
+"""The command line: published flags, their former names, and errors."""
 
 import pytest
 import torch
@@ -27,7 +27,7 @@ def test_published_names_of_renamed_flags(monkeypatch) -> None:
     assert training.get_warmup_steps(1000) == 7
 
 
-def test_booleans_are_read_as_the_published_scripts_write_them() -> None:
+def test_booleans_of_published_scripts() -> None:
     model, data, training = parsed(
         *("--tune_mm_mlp_adapter", "True", "--mm_use_im_start_end", "False"),
         *("--image_global", "False", "--group_by_modality_length", "False", "--drop_path", "False"),
@@ -40,20 +40,20 @@ def test_booleans_are_read_as_the_published_scripts_write_them() -> None:
     assert parsed("--image_global")[1].image_global is True
 
 
-def test_published_flags_for_a_gpu_do_not_stop_a_cpu(monkeypatch) -> None:
+def test_published_gpu_flags_on_a_cpu(monkeypatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     assert parsed("--tf32", "True", "--bf16", "True")[2].tf32 is None
 
 
 @pytest.mark.parametrize("instruction", [None, "amx_bf16", "avx512_bf16"])
-def test_bf16_on_a_cpu_needs_instructions_for_it(instruction, monkeypatch, caplog) -> None:
+def test_bf16_on_a_cpu(instruction, monkeypatch, caplog) -> None:
     monkeypatch.setattr(torch.accelerator, "is_available", lambda: False)
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {instruction: True, "avx2": True})
     assert parsed("--bf16", "True")[2].bf16 is (instruction is not None)
     assert ("no instructions for it" in caplog.text) is (instruction is None)
 
 
-def test_only_one_device_trains(monkeypatch) -> None:
+def test_one_device_per_process(monkeypatch) -> None:
     several = property(lambda arguments: 4)
     monkeypatch.setattr(transformers.TrainingArguments, "n_gpu", several)
     assert parsed()[2].n_gpu == 1
@@ -90,20 +90,20 @@ def test_only_one_device_trains(monkeypatch) -> None:
         (["--group_by_modality_length", "maybe"], "got maybe but expected one of"),
     ],
 )
-def test_what_cannot_be_done_is_refused(words, message) -> None:
+def test_unsupported_flags(words, message) -> None:
     with pytest.raises(MGMError, match=message) as caught:
         parsed(*words)
     assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize("missing", ["model_name_or_path", "data_path", "output_dir"])
-def test_missing_flags_are_named(missing) -> None:
+def test_missing_flags(missing) -> None:
     index = NEEDED.index(f"--{missing}")
     with pytest.raises(MGMError, match=f"--{missing} is missing"):
         parse_arguments(NEEDED[:index] + NEEDED[index + 2 :])
 
 
-def test_an_older_trainer_shards_no_model(monkeypatch) -> None:
+def test_fsdp_with_an_old_transformers(monkeypatch) -> None:
     monkeypatch.setattr("mgm.train.distributed.fsdp.MIN_TRANSFORMERS", "99")
     message = "^--fsdp: transformers .* is installed, and 99 or later is needed; pip install"
     with pytest.raises(MGMError, match=message):
@@ -111,7 +111,7 @@ def test_an_older_trainer_shards_no_model(monkeypatch) -> None:
     assert parsed()[2].use_fsdp is False
 
 
-def test_help_shows_both_stages_and_our_flags_first(capsys) -> None:
+def test_help_starts_with_our_flags(capsys) -> None:
     with pytest.raises(SystemExit):
         parse_arguments(["--help"])
     shown = capsys.readouterr().out
@@ -121,7 +121,7 @@ def test_help_shows_both_stages_and_our_flags_first(capsys) -> None:
 
 
 @pytest.mark.parametrize("name", _PATHS)
-def test_a_path_that_is_too_long_is_named_with_its_flag(name):
+def test_too_long_path(name):
     given = {"model_name_or_path": "a", "data_path": "b", "output_dir": "c"} | {name: "x" * 5000}
     flags = [word for flag, value in given.items() for word in (f"--{flag}", value)]
     with pytest.raises(MGMError, match=f"^--{name} xxx.*cannot be used as a path") as caught:

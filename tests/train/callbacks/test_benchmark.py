@@ -1,4 +1,4 @@
-"""Benchmarks that the checkpoints of a run answer."""
+"""Evaluation of checkpoints on benchmarks."""
 
 import json
 import shutil
@@ -45,7 +45,7 @@ def measured(folder) -> dict[int, float]:
 
 
 @pytest.mark.process
-def test_every_checkpoint_is_measured(flags, tmp_path):
+def test_every_checkpoint_is_evaluated(flags, tmp_path):
     run_training(words(flags))
     assert measured(tmp_path / "run") == {2: 0.0, 4: 0.0}
     answers = tmp_path / "run" / "eval" / "checkpoint-2" / "gqa" / "testdev" / "paper"
@@ -59,12 +59,12 @@ def test_every_checkpoint_is_measured(flags, tmp_path):
 
 @pytest.mark.slow
 def test_in_several_processes(flags, tmp_path):
-    """One of them asks, and the process that answers does not take itself for one of theirs."""
+    """One of them evaluates; its subprocess is not taken for a rank of the run."""
     train_in_processes(flags | {"max_steps": 2, "per_device_train_batch_size": 2})
     assert measured(tmp_path / "run") == {2: 0.0}
 
 
-def test_what_is_missing_shows_before_the_first_step(flags, benchmarks, tmp_path):
+def test_missing_data_is_an_error_before_training(flags, benchmarks, tmp_path):
     with pytest.raises(MGMError, match=r"--eval_benchmarks: unknown benchmark 'gqq'"):
         run_training(words(flags | {"eval_benchmarks": "gqq"}))
     with pytest.raises(MGMError, match=r"--eval_benchmarks: .*is missing.*; python -m mgm\.eval"):
@@ -75,10 +75,8 @@ def test_what_is_missing_shows_before_the_first_step(flags, benchmarks, tmp_path
         run_training(words(flags | {"eval_benchmark_limit": -1}))
 
 
-def test_a_checkpoint_that_cannot_be_measured_does_not_end_the_run(
-    flags, tmp_path, monkeypatch, caplog
-):
-    """Its questions are gone when the first one is written, and here again for the second."""
+def test_failed_evaluation_does_not_end_the_run(flags, tmp_path, monkeypatch, caplog):
+    """The questions are missing for the first checkpoint, and back for the second."""
     make_all(tmp_path)
     kept = BenchmarkCallback.on_save
 

@@ -1,4 +1,4 @@
-"""The curves of a run are drawn whatever its data sets are called, and never end it."""
+"""Loss plots: names of data sets, and errors that do not end a run."""
 
 import logging
 from typing import Any
@@ -20,7 +20,7 @@ def history(*names: str) -> list[dict[str, Any]]:
     ]
 
 
-def test_names_are_written_as_they_are(tmp_path, caplog):
+def test_names_are_not_interpreted(tmp_path, caplog):
     figure = loss_plot._figure(history(*NAMES))
     legend = figure.axes[0].get_legend()
     assert legend is not None
@@ -32,7 +32,7 @@ def test_names_are_written_as_they_are(tmp_path, caplog):
 
 
 @pytest.mark.parametrize("fault", [ValueError("no\nfont"), RuntimeError("x"), MemoryError("x")])
-def test_a_fault_is_a_warning(tmp_path, caplog, monkeypatch, fault):
+def test_error_is_a_warning(tmp_path, caplog, monkeypatch, fault):
     from matplotlib.figure import Figure
 
     def savefig(*_: Any, **__: Any) -> None:
@@ -46,7 +46,7 @@ def test_a_fault_is_a_warning(tmp_path, caplog, monkeypatch, fault):
     assert not list(tmp_path.iterdir())
 
 
-def test_a_folder_that_cannot_be_written_is_one_too(tmp_path, caplog):
+def test_unwritable_folder_is_a_warning(tmp_path, caplog):
     plot_losses(history("a"), tmp_path / "gone" / "file")
     (tmp_path / "file").touch()
     plot_losses(history("a"), tmp_path / "file")

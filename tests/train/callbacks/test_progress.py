@@ -1,4 +1,4 @@
-"""What is shown while training: a bar in a terminal, lines elsewhere."""
+"""Progress: a bar in a terminal, lines elsewhere."""
 
 import io
 import logging
@@ -18,7 +18,7 @@ class Terminal(io.StringIO):
 
 @pytest.fixture
 def shown(monkeypatch, caplog):
-    """Goes through four steps, of which the second and the fourth report a loss."""
+    """Run four steps, of which the second and the fourth log a loss."""
     caplog.set_level(logging.INFO, logger="mgm")
 
     def go(stream: io.StringIO, disable_tqdm: bool = False) -> tuple[str, list[str]]:
@@ -40,7 +40,7 @@ def shown(monkeypatch, caplog):
     return go
 
 
-def test_a_terminal_shows_one_bar_with_the_loss(shown) -> None:
+def test_progress_bar_in_a_terminal(shown) -> None:
     text, lines = shown(Terminal())
     assert "4/4" in text
     assert "loss 0.250, 1,234 tokens/s, 6.8 samples/s" in text
@@ -49,7 +49,7 @@ def test_a_terminal_shows_one_bar_with_the_loss(shown) -> None:
 
 
 @pytest.mark.parametrize(("stream", "disabled"), [(io.StringIO(), False), (Terminal(), True)])
-def test_elsewhere_a_line_for_each_report(shown, stream, disabled) -> None:
+def test_lines_without_a_terminal(shown, stream, disabled) -> None:
     text, lines = shown(stream, disabled)
     assert text == ""
     assert lines == [

@@ -1,4 +1,4 @@
-"""What a run is measured on while it trains."""
+"""Validation during training."""
 
 import json
 
@@ -19,7 +19,7 @@ from tests.train.test_processes import ROOT, losses, train_in_processes
 
 @pytest.fixture(scope="module")
 def validation_set(data, tmp_path_factory):
-    """Five samples, of one image, of two, and of none: no number of processes divides them."""
+    """Five samples, with one image, two, or none; not divisible by two processes."""
     samples = json.loads(data.read_text())
     path = tmp_path_factory.mktemp("hold_out") / "held.json"
     path.write_text(json.dumps([samples[index] for index in (1, 8, 9, 10, 4)]))
@@ -39,7 +39,7 @@ def flags(stage2_flags, data, validation_set, tmp_path):
     }
 
 
-def test_the_loss_is_that_of_all_tokens(flags, validation_set, data):
+def test_loss_is_the_mean_over_all_tokens(flags, validation_set, data):
     trainer = run_training(words(flags))
     logged = [entry for entry in trainer.state.log_history if "eval_loss" in entry]
     assert [entry["step"] for entry in logged] == [2, 4, 6]
@@ -58,7 +58,7 @@ def test_the_loss_is_that_of_all_tokens(flags, validation_set, data):
     assert logged[-1]["eval_loss"] < logged[0]["eval_loss"]
 
 
-def test_the_run_goes_on_as_if_it_had_not_been(flags, tmp_path):
+def test_validation_does_not_change_training(flags, tmp_path):
     more = {"eval_num_generations": 3, "eval_on_start": True}
     measured = run_training(words(flags | more)).model.state_dict()
     names = ("eval_strategy", "eval_data_path", "eval_image_folder")
@@ -68,8 +68,8 @@ def test_the_run_goes_on_as_if_it_had_not_been(flags, tmp_path):
 
 
 @pytest.mark.heavy
-def test_answers(flags, validation_set, data, tmp_path):
-    """Of a model that knows some: those that the engine gives of the saved model."""
+def test_exact_match(flags, validation_set, data, tmp_path):
+    """Equal to the engine's answers with the saved model."""
     samples = json.loads(validation_set.read_text())
     questions = [sample["conversations"][0]["value"] for sample in samples]
     learned = flags | {"num_train_epochs": 80, "eval_num_generations": 9, "eval_steps": 240}
@@ -90,7 +90,7 @@ def test_answers(flags, validation_set, data, tmp_path):
     assert right > 0
 
 
-def test_sources_and_curves(flags, validation_set, data, tmp_path, capsys):
+def test_losses_of_data_sets_and_plots(flags, validation_set, data, tmp_path, capsys):
     mixture = tmp_path / "mixture.json"
     texts = [sample for sample in json.loads(data.read_text()) if "image" not in sample]
     (tmp_path / "texts.json").write_text(json.dumps(texts))
@@ -119,21 +119,21 @@ def test_sources_and_curves(flags, validation_set, data, tmp_path, capsys):
         ({"load_best_model_at_end": True}, "--load_best_model_at_end"),
     ],
 )
-def test_faults(flags, change, words_of_fault):
+def test_errors(flags, change, words_of_fault):
     with pytest.raises(MGMError) as caught:
         run_training(words(flags | change))
     assert words_of_fault in str(caught.value)
 
 
-def test_the_old_name(flags):
+def test_former_flag_name(flags):
     trainer = run_training(words(flags | {"eval_strategy": None, "evaluation_strategy": "epoch"}))
     assert [e["step"] for e in trainer.state.log_history if "eval_loss" in e] == [6]
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("form", ["ddp", "zero3", "fsdp"])
-def test_several_processes_measure_the_same(flags, tmp_path, form):
-    """Of five samples one process has three and the other two, some without image."""
+def test_several_processes_compute_the_same(flags, tmp_path, form):
+    """One of two processes has three of five samples, some without an image."""
     flags = flags | {"group_by_modality_length": False, "per_device_eval_batch_size": 1}
     run_training(words(flags | {"output_dir": tmp_path / "alone"}))
     flags |= {"per_device_train_batch_size": 1, "output_dir": tmp_path / "two"}

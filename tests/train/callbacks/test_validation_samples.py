@@ -1,4 +1,4 @@
-"""Which samples of a validation set are evaluated, and which images a question gets."""
+"""Which samples of a validation set are evaluated, and how questions are prompted."""
 
 import json
 from itertools import takewhile
@@ -44,7 +44,7 @@ def good(data):
 
 @pytest.fixture
 def bad(data):
-    """A broken image, a missing one, a malformed record, and a text without words."""
+    """A damaged image, a missing one, a malformed record, and an empty conversation."""
     (data.parent / "cut.png").write_bytes((data.parent / "0.png").read_bytes()[:60])
     question = turns("<image>\nWhich?", "it")
     return [
@@ -60,7 +60,7 @@ def evaluations(trainer):
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_the_figures_are_those_of_the_good_samples(flags, good, bad, tmp_path, workers):
+def test_metrics_of_the_good_samples(flags, good, bad, tmp_path, workers):
     clean, mixed = tmp_path / "clean.json", tmp_path / "mixed.json"
     clean.write_text(json.dumps(good))
     mixed.write_text(json.dumps([bad[0], good[0], *bad[1:], *good[1:]]))
@@ -86,8 +86,8 @@ def test_the_figures_are_those_of_the_good_samples(flags, good, bad, tmp_path, w
         assert "samples" not in describe_metrics(theirs)
 
 
-def test_the_same_samples_every_time(flags, good, bad, data, tmp_path):
-    """An image that was broken at the first evaluation and is whole at the second."""
+def test_same_samples_at_every_evaluation(flags, good, bad, data, tmp_path):
+    """With an image that is damaged at the first evaluation and valid at the second."""
     path, mended = tmp_path / "mixed.json", data.parent / "mended.png"
     mended.write_bytes(b"")
     path.write_text(json.dumps([bad[0] | {"image": "mended.png"}, *good]))
@@ -99,14 +99,14 @@ def test_the_same_samples_every_time(flags, good, bad, data, tmp_path):
 
 
 @pytest.mark.parametrize("index", range(4))
-def test_strict_names_file_and_sample(flags, good, bad, tmp_path, index):
+def test_raise_names_file_and_sample(flags, good, bad, tmp_path, index):
     path = tmp_path / "mixed.json"
     path.write_text(json.dumps([*good, bad[index]]))
     with pytest.raises(MGMError, match=rf"mixed\.json: sample {len(good)}"):
         run_training(words(flags | {"eval_data_path": path}))
 
 
-def test_nothing_to_measure(flags, bad, tmp_path):
+def test_empty_validation_set(flags, bad, tmp_path):
     path = tmp_path / "bad.json"
     for samples, kinds in (
         (bad, "1 broken image, 1 malformed, 1 no answer, 1 missing image"),
@@ -152,7 +152,7 @@ QUESTIONS = {
 
 
 class RecordingEngine:
-    """Answers with the question, and keeps what it was asked."""
+    """Answers with the question, and records requests."""
 
     requests: list[Request]
 
@@ -165,9 +165,7 @@ class RecordingEngine:
 
 
 @pytest.mark.parametrize("greeting", [False, True])
-def test_questions_are_asked_with_the_images_before_them(
-    flags, data, tmp_path, monkeypatch, greeting
-):
+def test_images_come_before_the_question(flags, data, tmp_path, monkeypatch, greeting):
     monkeypatch.setattr(RecordingEngine, "asked", [], raising=False)
     monkeypatch.setattr(validation, "Engine", RecordingEngine)
     samples = []
@@ -188,7 +186,7 @@ def test_questions_are_asked_with_the_images_before_them(
         assert request.images == tuple(data.parent / image for image in images[:count]), name
 
 
-def test_images_in_bytes_are_given_as_they_are():
+def test_images_as_bytes():
     sample = Sample((("<image> A?", "a"),), (b"one", "two"))
     request = first_question(sample, Path("x"), get_template("nano"), "stored")
     assert request.images == (b"one",)
@@ -203,7 +201,7 @@ SAME_TEXT = [name for name, one in TEMPLATES.items() if one.training is None and
 @pytest.mark.parametrize("images", [(), ("a.png",)])
 @pytest.mark.parametrize("question", ["Which?", "Which? <image> And?"])
 @pytest.mark.parametrize("keeps_order", [False, True])
-def test_what_is_asked_is_what_training_writes(name, system, images, question, keeps_order):
+def test_prompt_equals_the_training_text(name, system, images, question, keeps_order):
     template = get_template(name)
     question = question if images else question.replace("<image>", "")
     sample = Sample(((question, "It."),), images, system=system, keeps_order=keeps_order)
@@ -215,7 +213,7 @@ def test_what_is_asked_is_what_training_writes(name, system, images, question, k
 
 
 @pytest.mark.parametrize("name", sorted(TEMPLATES.keys() - set(SAME_TEXT)))
-def test_system_texts_of_templates_that_train_on_another_text(name):
+def test_system_prompts_of_templates_with_a_training_layout(name):
     sample = Sample((("<image>", "A cat."),), ("a.png",), system="Be brief.")
     template = get_template(name)
     request = first_question(sample, Path(), template, "stored")
@@ -224,8 +222,8 @@ def test_system_texts_of_templates_that_train_on_another_text(name):
     assert prompt.count("Be brief.") == learned.count("Be brief.")
 
 
-def test_system_texts_in_a_run(flags, tmp_path):
-    """The model's template has no place for one."""
+def test_system_prompts_in_a_run(flags, tmp_path):
+    """The model's template has no system prompt."""
     path = tmp_path / "held.json"
     path.write_text(json.dumps([{"system": "Be brief.", "conversations": turns("Hi", "Yes")}]))
     more = flags | {"eval_data_path": path, "eval_num_generations": 4, "max_steps": 1}
@@ -236,7 +234,7 @@ def test_system_texts_in_a_run(flags, tmp_path):
 
 
 def test_no_label_within_the_limit(flags, good, tmp_path):
-    """No label, no loss; of some samples, they are not among those that were measured."""
+    """Samples without labels after truncation have no loss and are not counted."""
     path = tmp_path / "held.json"
     long = {"conversations": turns("word " * 100, "b")}
     path.write_text(json.dumps([long, long]))
@@ -249,7 +247,7 @@ def test_no_label_within_the_limit(flags, good, tmp_path):
 
 @pytest.mark.parametrize("path", ["a.tar", "https://example.org/a.json"])
 @pytest.mark.parametrize("mixed", [False, True])
-def test_a_validation_set_is_no_stream(flags, tmp_path, path, mixed):
+def test_streamed_validation_set(flags, tmp_path, path, mixed):
     mixture = tmp_path / "mixture.json"
     mixture.write_text(json.dumps({"datasets": [{"path": path}]}))
     with pytest.raises(
@@ -258,7 +256,7 @@ def test_a_validation_set_is_no_stream(flags, tmp_path, path, mixed):
         run_training(words(flags | {"eval_data_path": mixture if mixed else path}))
 
 
-def test_the_first_samples_that_can_be_used_are_asked(flags, good, bad, tmp_path):
+def test_first_usable_samples_are_generated(flags, good, bad, tmp_path):
     path = tmp_path / "held.json"
     path.write_text(json.dumps([*bad, bad[0], *good]))
     more = {"on_bad_sample": "skip", "eval_data_path": path, "max_steps": 1}
@@ -269,8 +267,8 @@ def test_the_first_samples_that_can_be_used_are_asked(flags, good, bad, tmp_path
     assert "fewer" not in describe_metrics(figures)
 
 
-def test_a_question_that_cannot_be_asked(flags, good, tmp_path, caplog):
-    """For instance since it is longer than the model's context: an error, or one less."""
+def test_question_longer_than_the_context(flags, good, tmp_path, caplog):
+    """An error, or skipped."""
     path = tmp_path / "held.json"
     path.write_text(json.dumps([*good, {"conversations": turns("a" * 9000, "b")}]))
     more = flags | {"eval_data_path": path, "eval_num_generations": 9, "max_steps": 1}

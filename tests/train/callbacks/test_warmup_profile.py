@@ -1,4 +1,4 @@
-"""The forecast before the first step: it is there, and changes nothing."""
+"""The estimate before the first step: it is logged, and does not change training."""
 
 import logging
 
@@ -9,9 +9,7 @@ from mgm.train.callbacks import warmup_profile as trial
 from tests.train.conftest import words
 
 
-def test_it_is_made_of_the_runs_own_batches_and_changes_no_bit(
-    stage2_flags, tmp_path, monkeypatch, caplog
-):
+def test_estimate_uses_real_batches_and_changes_no_bit(stage2_flags, tmp_path, monkeypatch, caplog):
     caplog.set_level(logging.INFO, logger="mgm")
     flags = stage2_flags | {"save_strategy": "no", "max_steps": 12, "drop_path": True}
     plain = run_training(words(flags | {"output_dir": tmp_path / "plain"}))

@@ -1,4 +1,4 @@
-"""Checkpoints in an output folder: which are the run's own, and which are damaged."""
+"""Checkpoints in an output folder: those of the run, of earlier runs, and damaged ones."""
 
 from pathlib import Path
 
@@ -13,7 +13,7 @@ from mgm.train.checkpointing.checkpoints import (
 
 
 @pytest.mark.parametrize("flag", [None, "true", "checkpoint-10"])
-def test_the_last_complete_checkpoint_is_found(tmp_path, monkeypatch, flag) -> None:
+def test_last_complete_checkpoint(tmp_path, monkeypatch, flag) -> None:
     monkeypatch.chdir(tmp_path)
     for name in ("checkpoint-9", "checkpoint-10"):
         Path(name).mkdir()
@@ -27,7 +27,7 @@ def test_the_last_complete_checkpoint_is_found(tmp_path, monkeypatch, flag) -> N
 
 @pytest.fixture
 def output(tmp_path) -> Path:
-    """Holds checkpoints of three steps, what the last answered, and a list of bad samples."""
+    """An output folder with three checkpoints, benchmark answers and a list of bad samples."""
     for step in (10, 100, 20):
         folder = tmp_path / f"checkpoint-{step}"
         folder.mkdir()
@@ -51,7 +51,7 @@ def files(folder: Path) -> set[str]:
         ("checkpoint-100", set()),
     ],
 )
-def test_checkpoints_of_other_runs_are_set_aside(output, resumed, moved, caplog) -> None:
+def test_checkpoints_of_earlier_runs_are_moved(output, resumed, moved, caplog) -> None:
     before = files(output)
     checkpoint = None if resumed is None else output / resumed
     if resumed is not None and "elsewhere" in resumed:
@@ -66,7 +66,7 @@ def test_checkpoints_of_other_runs_are_set_aside(output, resumed, moved, caplog)
     assert all(name in caplog.text for name in moved)
 
 
-def test_every_run_has_a_folder_of_its_own_there(output) -> None:
+def test_each_earlier_run_has_its_folder(output) -> None:
     set_aside_earlier_runs(output, None)
     (output / "checkpoint-7").mkdir()
     set_aside_earlier_runs(output, None)
@@ -74,14 +74,14 @@ def test_every_run_has_a_folder_of_its_own_there(output) -> None:
     assert (output / "earlier_run_2/checkpoint-7").is_dir()
 
 
-def test_a_checkpoint_is_no_output_folder(tmp_path) -> None:
+def test_checkpoint_as_output_folder(tmp_path) -> None:
     (tmp_path / "rng_state_0.pth").touch()
     with pytest.raises(MGMError, match=r"is a checkpoint of a run, with its rng_state_0.pth"):
         prepare_output_dir(tmp_path)
 
 
 @pytest.mark.parametrize("state", ["part", "complete", "moving"])
-def test_what_a_killed_run_left_is_finished_when_it_is_complete(tmp_path, state) -> None:
+def test_interrupted_replacement_is_finished(tmp_path, state) -> None:
     left = tmp_path / f".model.0123abcd.{state}"
     left.mkdir()
     for name in ("config.json", "model.safetensors"):
@@ -97,7 +97,7 @@ def test_what_a_killed_run_left_is_finished_when_it_is_complete(tmp_path, state)
     assert names == expected[state]
 
 
-def test_a_folder_in_place_of_a_file_is_named(tmp_path) -> None:
+def test_folder_instead_of_a_file(tmp_path) -> None:
     (tmp_path / "config.json").mkdir()
     with pytest.raises(MGMError, match=r"config\.json: is a folder, but the model has a file"):
         prepare_output_dir(tmp_path)

@@ -19,7 +19,7 @@ def test_every_flag_has_a_policy():
     assert FLAGS - FLAG_POLICIES.keys() == set()
 
 
-def test_no_flag_has_two():
+def test_no_flag_has_two_policies():
     lists = (flag_policy._REFUSE, flag_policy._CONTENT, flag_policy._LENGTH, flag_policy._LOG)
     names = [name for text in (*lists, flag_policy._IGNORE) for name in text.split()]
     assert {
@@ -29,6 +29,6 @@ def test_no_flag_has_two():
     } == set()
 
 
-def test_what_decides_the_result_is_refused():
+def test_flags_that_affect_weights_cannot_change():
     for name in ("learning_rate", "lr_scheduler_type", "weight_decay", "bf16", "lora_r", "seed"):
         assert FLAG_POLICIES[name] is Policy.REFUSE

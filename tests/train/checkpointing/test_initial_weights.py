@@ -1,4 +1,4 @@
-"""What a run starts from: files that count, kinds of start, and starts that it would write over."""
+"""What a run starts from: relevant files, kinds of starts, and starts that it would overwrite."""
 
 import json
 from pathlib import Path
@@ -50,13 +50,13 @@ def test_files_of_models_and_processors_count(folder, name):
         *("rng_state_1.pth", "scheduler.pt", "run.json", "all_results.json", "curves.png"),
     ],
 )
-def test_what_a_training_and_its_user_leave_does_not_count(folder, name):
+def test_other_files_are_ignored(folder, name):
     before = digest(folder)
     (folder / name).write_bytes(b"2" * 100)
     assert digest(folder) == before
 
 
-def test_folders_on_the_hub_and_the_output_itself_are_no_content(folder, tmp_path, monkeypatch):
+def test_hub_names_and_the_output_folder(folder, tmp_path, monkeypatch):
     assert initial_weights_digest("owner/name", ELSEWHERE) == {"path": "owner/name", "sha256": None}
     own = {"path": "--output_dir", "sha256": None}
     monkeypatch.chdir(tmp_path)
@@ -71,7 +71,7 @@ def arguments(base: Path, output: Path, *more: str):
 
 @pytest.mark.parametrize("value", [None, "none", "None", "tower"])
 @pytest.mark.parametrize("kind", ["llama", "mgm", "gone"])
-def test_a_high_resolution_tower_that_is_taken_out_is_a_value(folder, kind, value):
+def test_tower_none_is_a_value(folder, kind, value):
     (folder / "config.json").write_text(json.dumps({"model_type": kind}))
     base = folder.parent / "gone" if kind == "gone" else folder
     flags = () if value is None else ("--vision_tower_aux", value)
@@ -97,7 +97,7 @@ def test_a_high_resolution_tower_that_is_taken_out_is_a_value(folder, kind, valu
         ("vision_tower_aux", "."),
     ],
 )
-def test_a_start_from_a_checkpoint_of_the_output_is_refused(folder, tmp_path, flag, inner):
+def test_start_from_a_checkpoint_of_the_output(folder, tmp_path, flag, inner):
     output = tmp_path / "out"
     more = ("--lora_enable", "True") if flag == "lora_weight_path" else ()
     with pytest.raises(MGMError, match=rf"--{flag} .*: lies in a checkpoint of --output_dir"):

@@ -1,4 +1,4 @@
-"""Every file that a run resumes from: missing, empty, cut short, or of another kind."""
+"""Files of a checkpoint: missing, empty, truncated, or of another type."""
 
 import json
 import shutil
@@ -20,7 +20,9 @@ OPTIM_STATES = "global_step4/zero_pp_rank_0_mp_rank_00_optim_states.pt"
 
 
 def write_checkpoint(folder: Path) -> Path:
-    """With the files of every kind of run: one process, FSDP, DeepSpeed, and a stream."""
+    """Write a checkpoint with the files of all kinds of runs: one process, FSDP, DeepSpeed,
+    streaming.
+    """
     folder.mkdir()
     (folder / "trainer_state.json").write_text(json.dumps(STATE))
     (folder / "stream-0.json").write_text('{"workers": 1, "next": 0, "cursors": {}}')
@@ -89,7 +91,7 @@ def spoil(file: Path, how: str) -> None:
 
 @pytest.mark.parametrize("how", ["missing", "empty", "half", "foreign"])
 @pytest.mark.parametrize("role", ROLES)
-def test_a_spoiled_file_is_named(checkpoint, role, how):
+def test_damaged_file(checkpoint, role, how):
     flags = ROLES[role]
     check_resume_files(checkpoint, flags, streaming=True)
     spoil(checkpoint / role, how)
@@ -105,8 +107,8 @@ def test_a_spoiled_file_is_named(checkpoint, role, how):
 
 
 @pytest.mark.parametrize("role", ROLES)
-def test_a_file_that_was_replaced_is_named(checkpoint, role):
-    """By one of the same kind, which nothing but the digests tells from the checkpoint's."""
+def test_replaced_file(checkpoint, role):
+    """By a valid file, which only the digest distinguishes."""
     digests = file_digests(checkpoint)
     (checkpoint / "run.json").write_text(json.dumps({"processes": 1, "files": digests}))
     check_resume_files(checkpoint, ROLES[role], streaming=True)
@@ -122,7 +124,7 @@ def test_a_file_that_was_replaced_is_named(checkpoint, role):
     assert str(caught.value).startswith(f"{file}: changed since the checkpoint was made")
 
 
-def test_all_replaced_files_are_in_one_line(checkpoint):
+def test_several_replaced_files(checkpoint):
     files = [checkpoint / name for name in ("optimizer.pt", "scheduler.pt")]
     digests = dict.fromkeys((file.name for file in files), "0" * 64)
     (checkpoint / "run.json").write_text(json.dumps({"processes": 1, "files": digests}))
@@ -147,7 +149,7 @@ NEEDED = [
 
 
 @pytest.mark.parametrize(("adapter", "finished", "needed"), NEEDED)
-def test_a_listed_file_that_lacks_is_named(checkpoint, adapter, finished, needed):
+def test_missing_file(checkpoint, adapter, finished, needed):
     for name in EVERY - {*OF_STEPS} | {"scaler.pt"}:
         (checkpoint / name).parent.mkdir(exist_ok=True)
         (checkpoint / name).write_text("content")
@@ -167,7 +169,7 @@ def test_a_listed_file_that_lacks_is_named(checkpoint, adapter, finished, needed
 
 
 @pytest.mark.parametrize("how", ["folder", "link"])
-def test_the_list_of_files_is_a_file(checkpoint, how):
+def test_missing_list_of_files(checkpoint, how):
     file = checkpoint / "run.json"
     if how == "folder":
         file.mkdir()
@@ -182,13 +184,13 @@ def test_the_list_of_files_is_a_file(checkpoint, how):
             check()
 
 
-def test_the_base_of_an_adapter_may_be_named_anew(checkpoint):
+def test_base_of_an_adapter_may_move(checkpoint):
     (checkpoint / "adapter_config.json").write_text("{}")
     assert "adapter_config.json" not in file_digests(checkpoint)
 
 
 @pytest.mark.parametrize("step", [1, 3, 5])
-def test_without_digests_the_schedule_is_of_the_step(checkpoint, step):
+def test_scheduler_step_without_digests(checkpoint, step):
     file = checkpoint / "scheduler.pt"
     torch.save(torch.load(file, weights_only=True) | {"last_epoch": step}, file)
     with pytest.raises(MGMError, match=f"scheduler.pt: is of step {step}, in a .* of step 4"):
@@ -197,7 +199,7 @@ def test_without_digests_the_schedule_is_of_the_step(checkpoint, step):
         check_resume_files(checkpoint, training(fp16=True), streaming=False)
 
 
-def test_without_digests_the_moments_are_of_no_later_step(checkpoint, caplog):
+def test_optimizer_step_without_digests(checkpoint, caplog):
     for step in (4, 3, 5):
         state = {"state": {0: {"step": torch.tensor(float(step))}}, "param_groups": []}
         torch.save(state, checkpoint / "optimizer.pt")
@@ -208,7 +210,7 @@ def test_without_digests_the_moments_are_of_no_later_step(checkpoint, caplog):
         check_resume_files(checkpoint, training(), streaming=False)
 
 
-def test_the_files_of_deepspeed_go_by_stage_and_process(checkpoint):
+def test_deepspeed_files_by_stage_and_rank(checkpoint):
     inside = checkpoint / "global_step4"
     without_zero = training(deepspeed={"zero_optimization": {"stage": 0}})
     (checkpoint / OPTIM_STATES).rename(inside / f"bf16_{Path(OPTIM_STATES).name}")
@@ -223,7 +225,7 @@ def test_the_files_of_deepspeed_go_by_stage_and_process(checkpoint):
 
 
 @pytest.mark.parametrize("content", ["[]", "null", "{}"])
-def test_a_state_without_its_numbers_is_named(checkpoint, content):
+def test_incomplete_trainer_state(checkpoint, content):
     (checkpoint / "trainer_state.json").write_text(content)
     with pytest.raises(MGMError, match=r"trainer_state.json: .*copy it again"):
         check_resume_files(checkpoint, training(), streaming=False)
@@ -247,7 +249,7 @@ def test_a_state_without_its_numbers_is_named(checkpoint, content):
     ],
     ids=str,
 )
-def test_a_state_of_other_types_is_named(checkpoint, changed):
+def test_trainer_state_of_wrong_types(checkpoint, changed):
     (checkpoint / "trainer_state.json").write_text(json.dumps(STATE | changed))
     with pytest.raises(MGMError) as caught:
         read_trainer_state(checkpoint)
@@ -255,15 +257,15 @@ def test_a_state_of_other_types_is_named(checkpoint, changed):
     assert f"copy it again, or delete {checkpoint} to resume" in str(caught.value)
 
 
-def test_a_log_may_hold_what_is_no_number(checkpoint):
-    """Gradients that overflow are logged as such."""
+def test_nan_in_the_log(checkpoint):
+    """Overflowing gradients are logged as NaN."""
     entry = '{"step": 1, "loss": 2, "grad_norm": NaN, "eval_loss": Infinity, "note": "x"}'
     content = json.dumps(STATE)[:-2] + f"{entry}]}}"
     (checkpoint / "trainer_state.json").write_text(content)
     assert read_trainer_state(checkpoint).log_history[0]["loss"] == 2
 
 
-def test_a_state_of_another_step_is_named(checkpoint):
+def test_trainer_state_of_another_step(checkpoint):
     (checkpoint / "trainer_state.json").write_text(json.dumps(STATE | {"global_step": 2}))
     with pytest.raises(MGMError, match="is of step 2, in a checkpoint of step 4"):
         check_resume_files(checkpoint, training(), streaming=False)
@@ -273,6 +275,6 @@ def test_a_state_of_another_step_is_named(checkpoint):
     check_resume_files(renamed, training(), streaming=False)
 
 
-def test_random_numbers_of_another_process_are_not_taken(checkpoint):
+def test_rng_state_of_another_rank(checkpoint):
     with pytest.raises(MGMError, match=r"rng_state_0.pth: is missing.*--save_only_model"):
         check_resume_files(checkpoint, training(world_size=2), streaming=False)

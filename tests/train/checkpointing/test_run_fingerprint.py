@@ -1,4 +1,4 @@
-"""What a resumed run has in common with the one before: flag by flag, and data by content."""
+"""Comparison of a resumed run with the earlier one: flag by flag, and data by content."""
 
 import json
 import logging
@@ -94,38 +94,38 @@ def flags(*words: str) -> dict:
 
 @pytest.fixture(scope="module")
 def before(tmp_path_factory) -> Path:
-    """A checkpoint whose run left every flag out; its model said what the folder had."""
+    """The checkpoint of a run with default flags."""
     folder = tmp_path_factory.mktemp("checkpoint-4")
     of_config = {f"--{n}": "folder's" for n, p in FLAG_POLICIES.items() if p is Policy.CONFIG}
     write_fingerprint({"format": FINGERPRINT_FORMAT} | flags() | of_config, folder)
     return folder
 
 
-def test_all_flags_that_decide_are_tried():
+def test_every_fixed_flag_is_tested():
     deciding = {n for n, p in FLAG_POLICIES.items() if p in (Policy.REFUSE, Policy.CONFIG)}
     assert deciding - CHANGED.keys() - BEYOND == set()
 
 
 @pytest.mark.parametrize("name", CHANGED)
-def test_a_flag_that_decides_the_result_is_refused_by_name(before, name):
+def test_changed_flags_are_errors(before, name):
     with pytest.raises(MGMError, match="was made by another run") as caught:
         check_flags(flags(f"--{name}", *CHANGED[name].split(" ")), before)
     assert re.search(rf"--{name}(/--\w+)? was ", str(caught.value))
 
 
-def test_the_same_flags_are_taken(before, caplog):
+def test_equal_flags(before, caplog):
     caplog.set_level(logging.INFO)
     check_flags(flags(), before)
     check_fingerprint(json.loads((before / "run.json").read_text()), before)
     assert caplog.text == ""
 
 
-def test_old_and_new_value_are_said(before):
+def test_error_has_old_and_new_value(before):
     with pytest.raises(MGMError, match=r"\(--learning_rate was 5e-05, is 0.5\); repeat its flags"):
         check_flags(flags("--learning_rate", "0.5"), before)
 
 
-def test_the_seed_of_data_left_out_is_the_seed(before):
+def test_default_of_data_seed(before):
     check_flags(flags("--data_seed", "42"), before)
 
 
@@ -140,7 +140,7 @@ def test_the_seed_of_data_left_out_is_the_seed(before):
         ("torch_compile", "True"),
     ],
 )
-def test_what_does_not_decide_is_taken_and_logged(before, caplog, name, value):
+def test_harmless_changes_are_logged(before, caplog, name, value):
     caplog.set_level(logging.INFO)
     now = json.loads((before / "run.json").read_text()) | flags(f"--{name}", value)
     check_flags(now, before)
@@ -148,7 +148,7 @@ def test_what_does_not_decide_is_taken_and_logged(before, caplog, name, value):
     assert f"--{name} was " in caplog.text
 
 
-def test_length_and_what_has_no_part_are_taken(before):
+def test_ignored_flags(before):
     check_flags(flags("--max_steps", "9", "--dataloader_num_workers", "3"), before)
     check_flags(flags("--num_train_epochs", "9", "--output_dir", "d"), before)
 
@@ -162,7 +162,7 @@ def changed(tmp_path: Path, old: dict, new: dict) -> None:
     check_fingerprint({"format": FINGERPRINT_FORMAT, "processes": 1} | new, tmp_path)
 
 
-def test_data_is_compared_by_content(tmp_path, caplog):
+def test_data_content(tmp_path, caplog):
     caplog.set_level(logging.INFO)
     name = "--data_path"
     changed(tmp_path, {name: entry("1" * 64)}, {name: entry("1" * 64, "/moved/a.json")})
@@ -180,14 +180,14 @@ def test_data_is_compared_by_content(tmp_path, caplog):
         check_flags({"processes": 2}, tmp_path)
 
 
-def test_other_eval_data_is_taken_and_logged(tmp_path, caplog):
+def test_changed_eval_data_is_logged(tmp_path, caplog):
     caplog.set_level(logging.INFO)
     name = "--eval_data_path"
     changed(tmp_path, {name: entry("1" * 64)}, {name: entry("2" * 64, "b.json")})
     assert "--eval_data_path was a.json (sha256 11111111), is b.json" in caplog.text
 
 
-def test_eval_data_that_is_added_or_left_out_is_logged(tmp_path, caplog):
+def test_added_or_removed_eval_data_is_logged(tmp_path, caplog):
     caplog.set_level(logging.INFO)
     changed(tmp_path, {}, {"--eval_data_path": entry("2" * 64, "b.json")})
     assert "--eval_data_path was left out, is b.json" in caplog.text
@@ -195,8 +195,8 @@ def test_eval_data_that_is_added_or_left_out_is_logged(tmp_path, caplog):
     assert "--eval_data_path was b.json (sha256 22222222), is left out" in caplog.text
 
 
-def test_digests_of_an_earlier_format_are_not_compared(tmp_path, caplog):
-    """They are of other files: what is the same would seem to be another."""
+def test_digests_of_an_older_version(tmp_path, caplog):
+    """They cover other files, so that equal weights would seem to differ."""
     write_fingerprint({"format": 2, "processes": 1, "--data_path": entry("1" * 64)}, tmp_path)
     check_fingerprint(
         {"format": FINGERPRINT_FORMAT, "processes": 1, "--data_path": entry("2" * 64)}, tmp_path
@@ -204,7 +204,7 @@ def test_digests_of_an_earlier_format_are_not_compared(tmp_path, caplog):
     assert "cannot be compared with this run in --data_path" in caplog.text
 
 
-def test_weights_that_are_gone_cannot_be_compared(tmp_path, caplog):
+def test_missing_initial_weights(tmp_path, caplog):
     name = "--model_name_or_path"
     changed(tmp_path, {name: entry("1" * 64, "base")}, {name: entry(None, "base")})
     assert "cannot be compared with this run in base" in caplog.text
@@ -212,7 +212,7 @@ def test_weights_that_are_gone_cannot_be_compared(tmp_path, caplog):
         changed(tmp_path, {name: entry(None, "base")}, {name: entry(None, "other")})
 
 
-def test_a_checkpoint_of_before_is_compared_in_what_it_has(tmp_path, caplog):
+def test_older_fingerprint(tmp_path, caplog):
     old = {"--seed": 42, "--data_seed": None, "--fsdp": False, "processes": 1, "items": 12}
     (tmp_path / "run.json").write_text(json.dumps(old))
     now = {"format": FINGERPRINT_FORMAT} | flags() | {"items": 12, "--data_path": entry("1" * 64)}
@@ -230,7 +230,7 @@ def test_a_checkpoint_of_before_is_compared_in_what_it_has(tmp_path, caplog):
 
 
 @pytest.mark.parametrize("content", ["", "{", "[1]", '{"a": 1}', "null"])
-def test_a_damaged_fingerprint_is_named(tmp_path, content):
+def test_damaged_fingerprint(tmp_path, content):
     (tmp_path / "run.json").write_text(content)
     with pytest.raises(MGMError, match=r"run\.json: .*copy it again") as caught:
         check_flags(flags(), tmp_path)
@@ -252,7 +252,7 @@ def test_a_damaged_fingerprint_is_named(tmp_path, content):
         ),
     ],
 )
-def test_settings_of_deepspeed_are_compared(tmp_path, settings, name):
+def test_deepspeed_settings(tmp_path, settings, name):
     def divided(given: dict | None) -> dict:
         arguments = parse_arguments([*NEEDED, "--report_to", "none"])
         arguments[2].deepspeed = given

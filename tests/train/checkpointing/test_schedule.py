@@ -1,4 +1,4 @@
-"""A resumed run with another number of steps, and the optimizer that it takes."""
+"""Resuming with another number of steps: schedule and optimizer state."""
 
 import pytest
 import torch
@@ -20,7 +20,7 @@ def described(tmp_path, schedule: str, **more: object) -> str:
     return describe_schedule_change(arguments, TrainerState(global_step=4, max_steps=4), 8)
 
 
-def test_a_falling_schedule_is_computed_anew_and_says_so(tmp_path):
+def test_decaying_schedule_is_recomputed_with_a_warning(tmp_path):
     assert described(tmp_path, "linear") == (
         "the run has 8 steps now, and had 4 before: the schedule 'linear' is recomputed "
         "for 8 steps; at step 5 the learning rate is 0.5, and would have been 0"
@@ -29,7 +29,7 @@ def test_a_falling_schedule_is_computed_anew_and_says_so(tmp_path):
     assert "is 0.667, and would have been 0" in described(tmp_path, "linear", warmup_ratio=0.25)
 
 
-def test_a_constant_one_stays(tmp_path):
+def test_constant_schedule(tmp_path):
     assert described(tmp_path, "constant").endswith("is 1, as it would have been")
 
 
@@ -38,7 +38,7 @@ def scheduled(steps: int) -> torch.optim.lr_scheduler.LRScheduler:
     return get_scheduler("linear", optimizer, 0, steps)
 
 
-def test_the_next_step_has_the_new_rate():
+def test_learning_rate_of_the_next_step():
     before, now = scheduled(4), scheduled(8)
     for _ in range(4):
         before.optimizer.step()
@@ -57,7 +57,7 @@ def test_the_next_step_has_the_new_rate():
     assert rates == [0.375, 0.25, 0.125, 0.0]
 
 
-def test_moments_of_other_parameters_are_named(tmp_path):
+def test_optimizer_state_of_other_parameters(tmp_path):
     def trained(size: int) -> torch.optim.Optimizer:
         parameter = torch.nn.Parameter(torch.zeros(size))
         parameter.grad = torch.ones(size)

@@ -1,4 +1,4 @@
-"""Faults of one process that others wait for."""
+"""Errors in one of several processes that wait for one another."""
 
 from functools import partial
 
@@ -18,14 +18,14 @@ def fail() -> None:
     raise MGMError("nothing there")
 
 
-def test_one_process_checks_alone():
+def test_single_process():
     assert check_on_all_ranks(lambda: 3) == 3
     with pytest.raises(MGMError, match="nothing there"):
         check_on_all_ranks(fail)
 
 
 def raised_in(rank: int, store: str) -> None:
-    """In one of three processes: who raises what."""
+    """Exceptions of three processes, of which one fails."""
     dist.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=3)
     expected = MGMError if rank == 0 else ReportedByRank0Error
     faults = (
@@ -42,5 +42,5 @@ def raised_in(rank: int, store: str) -> None:
 
 
 @pytest.mark.slow
-def test_the_first_process_reports_what_all_have_learned(tmp_path):
+def test_rank_0_reports_the_error(tmp_path):
     multiprocessing.spawn(raised_in, (str(tmp_path / "store"),), nprocs=3)

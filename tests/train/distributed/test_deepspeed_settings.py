@@ -1,4 +1,4 @@
-"""DeepSpeed's settings: completed, compared with the flags, and refused in one line."""
+"""DeepSpeed settings: completion, comparison with flags, one-line errors."""
 
 import json
 import logging
@@ -21,7 +21,7 @@ VARIABLES = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 
 @pytest.fixture(autouse=True)
 def alone(monkeypatch, tmp_path):
-    """One process on a CPU that bf16 runs on, whose environment is its own."""
+    """One process on a CPU with bf16, in a clean environment."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("mgm.train.args.arguments.cpu_has_bfloat16", lambda: True)
     monkeypatch.setattr("mgm.train.args.arguments.set_single_process_env", lambda: None)
@@ -45,14 +45,14 @@ def fault(settings: object, *words: str) -> str:
 
 
 @pytest.mark.parametrize("name", ["zero2", "zero2_offload", "zero3"])
-def test_the_projects_settings_are_taken(name):
+def test_settings_of_the_scripts(name):
     settings = parsed((ROOT / "scripts" / f"{name}.json").read_text(), "--bf16", "True")
     assert settings["bf16"]["enabled"] is True
     assert settings["train_micro_batch_size_per_gpu"] == 8
 
 
-def test_a_field_that_is_left_out_is_the_flags():
-    """DeepSpeed's own default would have the flag ignored: no clipping, and float32."""
+def test_missing_fields_take_flags():
+    """DeepSpeed's defaults would ignore the flags: no clipping, and float32."""
     settings = parsed(STAGE2, "--bf16", "True", "--max_grad_norm", "0.5")
     assert settings["gradient_clipping"] == 0.5
     assert settings["bf16"]["enabled"] is True
@@ -63,8 +63,8 @@ def test_a_field_that_is_left_out_is_the_flags():
     assert settings["optimizer"]["params"]["weight_decay"] == 0.25
 
 
-def test_zero_3_gathers_the_weights_that_are_saved():
-    """Or it would write checkpoints that no run resumes from, and a result without weights."""
+def test_zero_3_gathers_weights_for_saving():
+    """Otherwise checkpoints could not be resumed, and the result would have no weights."""
     gathered = "stage3_gather_16bit_weights_on_model_save"
     old = "stage3_gather_fp16_weights_on_model_save"
     for value in ({}, {gathered: "auto"}, {gathered: True}, {old: True}):
@@ -94,7 +94,7 @@ FIXED = [
 
 
 @pytest.mark.parametrize(("field", "value", "flag"), FIXED)
-def test_a_fixed_number_that_disagrees_is_named(field, value, flag):
+def test_conflicting_number(field, value, flag):
     message = fault(STAGE2 | {field: value})
     assert message.startswith("--deepspeed settings.json: settings disagree with flags: ")
     assert f"{field}" in message
@@ -102,7 +102,7 @@ def test_a_fixed_number_that_disagrees_is_named(field, value, flag):
     assert 'write "auto" for them' in message
 
 
-def test_all_disagreements_are_named_at_once():
+def test_several_conflicts():
     message = fault(
         {"train_micro_batch_size_per_gpu": 16, "gradient_accumulation_steps": 8} | STAGE2
     )
@@ -110,7 +110,7 @@ def test_all_disagreements_are_named_at_once():
     assert "gradient_accumulation_steps is 8" in message
 
 
-def test_fixed_numbers_that_agree_are_taken():
+def test_equal_numbers():
     fixed = {"train_micro_batch_size_per_gpu": 2, "gradient_accumulation_steps": 3}
     words = ("--per_device_train_batch_size", "2", "--gradient_accumulation_steps", "3")
     parsed(STAGE2 | fixed | {"train_batch_size": 6}, *words)
@@ -149,13 +149,13 @@ def test_fixed_numbers_that_agree_are_taken():
         ),
     ],
 )
-def test_settings_that_are_none(settings, message):
+def test_invalid_settings(settings, message):
     actual = fault(settings)
     assert actual.startswith("--deepspeed settings.json: ")
     assert message in actual
 
 
-def test_files_that_are_none(tmp_path):
+def test_unreadable_files(tmp_path):
     for name, message in (("nowhere.json", "No such file"), (str(tmp_path), "Is a directory")):
         with pytest.raises(MGMError, match=f"--deepspeed {name}: cannot be read .{message}"):
             parse_arguments([*NEEDED, "--output_dir", "c", "--deepspeed", name])
@@ -174,11 +174,11 @@ def test_files_that_are_none(tmp_path):
         ),
     ],
 )
-def test_a_section_that_would_leave_a_flag_without_effect(section, words, message):
+def test_sections_that_override_flags(section, words, message):
     assert message in fault(STAGE2 | section, *words)
 
 
-def test_a_schedule_in_place_of_the_default_is_logged(caplog):
+def test_custom_scheduler_is_logged(caplog):
     parsed(STAGE2 | {"scheduler": {"type": "WarmupLR"}})
     assert "used instead of --lr_scheduler_type linear" in caplog.text
     caplog.clear()
@@ -195,7 +195,7 @@ def test_fp16_on_a_cpu(monkeypatch, settings):
         parse_arguments([*NEEDED, "--output_dir", "c", "--fp16", "True", *words])
 
 
-def test_without_a_launcher_a_process_is_alone(monkeypatch, caplog):
+def test_single_process_without_a_launcher(monkeypatch, caplog):
     caplog.set_level(logging.INFO)
     for name in VARIABLES:
         monkeypatch.delenv(name, raising=False)
@@ -211,7 +211,7 @@ def test_without_a_launcher_a_process_is_alone(monkeypatch, caplog):
     assert os.environ is environment
 
 
-def test_what_deepspeed_refuses_later_is_one_line():
+def test_later_errors_of_deepspeed_are_one_line():
     expected = r"^--deepspeed: DeepSpeed could not start \(ValueError: a b\); change its settings$"
     with pytest.raises(MGMError, match=expected), deepspeed_errors(lambda: True):
         raise ValueError("a\nb")

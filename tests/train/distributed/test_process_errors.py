@@ -1,4 +1,4 @@
-"""What a process says of others that are gone."""
+"""Errors of a process whose peers have ended."""
 
 import pytest
 
@@ -6,7 +6,7 @@ from mgm.errors import MGMError
 from mgm.train.distributed.process_errors import data_loader_errors, lost_process_errors
 
 
-def test_a_process_that_is_gone_is_one_line():
+def test_ended_peer_is_one_line():
     lost = "[gloo/pair.cc:534] Connection closed by peer\n[127.0.0.1]:5"
     ended = r"^another process of this run has ended.*by peer"
     with pytest.raises(MGMError, match=ended) as caught, lost_process_errors():
@@ -16,7 +16,7 @@ def test_a_process_that_is_gone_is_one_line():
         raise RuntimeError("out of memory")
 
 
-def test_an_error_of_a_loader_worker_is_its_own_line():
+def test_error_of_a_loader_worker():
     wrapped = (
         "Caught BadSampleError in DataLoader worker process 0.\nOriginal Traceback (most recent "
         'call last):\n  File "x.py", line 1\nmgm.data.errors.BadSampleError: a.json, sample 3: bad'

@@ -1,4 +1,4 @@
-"""Operations of a run against those that torch counts, and the MFU that is shown."""
+"""FLOPs of a run compared with torch's counter, and the displayed MFU."""
 
 import pytest
 import torch
@@ -12,7 +12,7 @@ from tests.train.conftest import words
 
 
 @pytest.mark.parametrize("trains", [True, False])
-def test_operations_are_those_counted(trains):
+def test_flops_equal_the_counter(trains):
     model = tiny_model().train()
     model.requires_grad_(False)
     model.projector.requires_grad_(True)
@@ -31,7 +31,7 @@ def test_operations_are_those_counted(trains):
     assert ours + 4 * half == pytest.approx(counter.get_total_flops(), rel=0.02)
 
 
-def test_mfu_is_shown_where_the_peak_is_known(stage2_flags, tmp_path, monkeypatch, caplog):
+def test_mfu_of_known_gpus(stage2_flags, tmp_path, monkeypatch, caplog):
     caplog.set_level("INFO", "mgm")
     monkeypatch.setattr(module, "device_peak_flops", lambda: ("some device", 1e12))
     trainer = run_training(words(stage2_flags | {"output_dir": tmp_path, "save_strategy": "no"}))
@@ -43,7 +43,7 @@ def test_mfu_is_shown_where_the_peak_is_known(stage2_flags, tmp_path, monkeypatc
     assert any("MFU 0%" in line for line in caplog.messages)
 
 
-def test_it_is_not_where_it_is_not(stage2_flags, tmp_path):
+def test_no_mfu_of_unknown_devices(stage2_flags, tmp_path):
     if torch.cuda.is_available():
         pytest.skip("this device's peak may be known")
     flags = stage2_flags | {"output_dir": tmp_path, "save_strategy": "no", "max_steps": 1}

@@ -1,4 +1,4 @@
-"""Forecasts against the released models' sizes and against counted operations."""
+"""Estimates compared with released models and counted FLOPs."""
 
 import json
 from pathlib import Path
@@ -55,7 +55,7 @@ def test_parameters_of_the_released_models(name):
     assert sum(p.numel() for p in tower.parameters()) == released["convnext_params"]
 
 
-def test_operations_of_a_language_model_are_those_counted():
+def test_flops_of_a_language_model():
     model = tiny_model()
     text, tokens = model.config.text_config, 50
     with FlopCounterMode(display=False) as counter, torch.no_grad():
@@ -65,7 +65,7 @@ def test_operations_of_a_language_model_are_those_counted():
     assert counter.get_total_flops() == sum(forward_flops(model, text, tokens)) + attention
 
 
-def test_memory_by_what_zero_divides():
+def test_memory_by_zero_stage():
     model = model_of("MGM-7B")
     total = sum(parameter.numel() for parameter in model.parameters())
     batches = BatchPlan(8, 1, 1)
@@ -81,7 +81,7 @@ def test_memory_by_what_zero_divides():
     assert held(2) - held(2, optimizer_on_cpu=True) == pytest.approx(12 * total / 8)
 
 
-def test_what_people_read():
+def test_report_text():
     config = SCRIPTS / RELEASED["MGM-7B"]
     text = estimate_run(FLAGS, BatchPlan(8, 16, 2), config)
     assert "7.27 G" in text
@@ -91,7 +91,7 @@ def test_what_people_read():
     assert without == "forecast: not possible, nowhere is missing"
 
 
-def test_samples_of_a_mixture_count_by_their_weights(tmp_path):
+def test_mixture_weights(tmp_path):
     turns = [{"from": "human", "value": "say"}, {"from": "gpt", "value": "yes"}]
     (tmp_path / "a.json").write_text(json.dumps([{"conversations": turns}] * 40))
     mixture = {"datasets": [{"path": "a.json", "weight": 2.5}, {"path": "a.json", "name": "b"}]}
@@ -102,7 +102,7 @@ def test_samples_of_a_mixture_count_by_their_weights(tmp_path):
         assert f"{samples // 20 * 3} steps for {samples} samples" in text
 
 
-def test_a_stream_takes_as_long_as_its_steps():
+def test_duration_of_a_stream():
     flags = FLAGS | {"data_path": ["s3://a/{0..9}.tar"], "streaming": ["True"]}
     flags |= {"max_steps": ["1000"], "fsdp": ["full_shard"]}
     text = estimate_run(flags, BatchPlan(8, 16, 2), SCRIPTS / RELEASED["MGM-7B"])

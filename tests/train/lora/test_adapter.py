@@ -1,4 +1,4 @@
-"""Adapters that training leaves: loaded merged and unmerged, by plain peft, continued, merged."""
+"""Trained adapters: loading merged and unmerged, with plain peft, continued training, merging."""
 
 import json
 import shutil
@@ -28,7 +28,7 @@ VARIANTS = {
 
 @pytest.fixture(scope="module")
 def flags(stage1_flags, stage2_flags, stage1):
-    """As the published script says: the language model, the towers, and what stage 1 left."""
+    """As in the published script: language model, towers, and the result of stage 1."""
     names = ("model_name_or_path", "vision_tower", "vision_tower_aux", "mm_projector_type")
     names += ("mm_vision_select_layer", "image_size_aux")
     return (
@@ -46,7 +46,7 @@ def flags(stage1_flags, stage2_flags, stage1):
 
 @pytest.fixture(scope="module", params=VARIANTS)
 def trained(request, flags, tmp_path_factory):
-    """The folder that a run left, and its model."""
+    """The output folder of a run, and its model."""
     folder = tmp_path_factory.mktemp(request.param)
     trainer = run_training(words(flags | VARIANTS[request.param] | {"output_dir": folder}))
     return folder, trainer.model.eval()
@@ -68,7 +68,7 @@ def logits(model, **inputs) -> torch.Tensor:
     return model(**inputs).logits
 
 
-def test_only_the_adapter_and_what_sees_images_is_trained(trained, parts):
+def test_adapter_mining_and_projector_are_trained(trained, parts):
     folder, model = trained
     learned = {name for name, part in model.named_parameters() if part.requires_grad}
     assert {name.split(".")[0] for name in learned} == {"language_model", "mining", "projector"}
@@ -82,7 +82,7 @@ def test_only_the_adapter_and_what_sees_images_is_trained(trained, parts):
 
 
 @pytest.mark.parametrize("merge", [True, False])
-def test_loads_merged_and_beside_the_weights(trained, merge):
+def test_load_merged_and_unmerged(trained, merge):
     folder, model = trained
     if not merge and json.loads((folder / "adapter_config.json").read_text())["bias"] != "none":
         pytest.skip("biases are part of the weights")
@@ -93,7 +93,7 @@ def test_loads_merged_and_beside_the_weights(trained, merge):
     )
 
 
-def test_plain_peft_loads_it_on_the_language_model(trained, parts):
+def test_plain_peft_loads_the_adapter(trained, parts):
     folder, model = trained
     plain = LlamaForCausalLM.from_pretrained(parts["language"])
     before = logits(plain, input_ids=torch.arange(5, 25).unsqueeze(0))
@@ -104,7 +104,7 @@ def test_plain_peft_loads_it_on_the_language_model(trained, parts):
     assert not torch.allclose(before, ours, atol=1e-3)  # it says something
 
 
-def test_goes_on_from_an_adapter(trained, flags, tmp_path):
+def test_lora_weight_path(trained, flags, tmp_path):
     folder, model = trained
     settings = json.loads((folder / "adapter_config.json").read_text())
     again = flags | {
@@ -121,7 +121,7 @@ def test_goes_on_from_an_adapter(trained, flags, tmp_path):
 
 
 @pytest.mark.process
-def test_merges_into_a_model_of_its_own(trained, tmp_path):
+def test_merge_command(trained, tmp_path):
     folder, model = trained
     target = tmp_path / "merged"
     done = subprocess.run(
@@ -138,7 +138,7 @@ def test_merges_into_a_model_of_its_own(trained, tmp_path):
 
 
 @pytest.mark.slow
-def test_resumes_to_the_same_weights(flags, tmp_path):
+def test_resume_is_exact(flags, tmp_path):
     straight, stopped = tmp_path / "straight", tmp_path / "stopped"
     saving = flags | {"save_steps": 2, "save_strategy": "steps"}
     run_training(words(saving | {"output_dir": straight}))
@@ -157,7 +157,7 @@ def test_resumes_to_the_same_weights(flags, tmp_path):
 
 
 @pytest.mark.slow
-def test_experts_of_a_mixtral_are_adapted_too(flags, parts, tmp_path):
+def test_mixtral_experts(flags, parts, tmp_path):
     language = tmp_path / "mixtral"
     torch.manual_seed(0)
     text = {name: value for name, value in TEXT.items() if name != "model_type"}
@@ -194,14 +194,14 @@ def test_experts_of_a_mixtral_are_adapted_too(flags, parts, tmp_path):
         ({"bits": 5}, "choose one of 4, 8, 16"),
     ],
 )
-def test_faults(flags, change, fault, tmp_path):
+def test_errors(flags, change, fault, tmp_path):
     with pytest.raises(MGMError, match=fault):
         run_training(words(flags | change | {"output_dir": tmp_path}))
 
 
 @pytest.mark.heavy
 @pytest.mark.parametrize("bits", [4, pytest.param(8, marks=pytest.mark.slow)])
-def test_beside_rounded_weights(flags, parts, tmp_path, bits):
+def test_qlora(flags, parts, tmp_path, bits):
     pytest.importorskip("bitsandbytes")
     trainer = run_training(
         words(flags | {"bits": bits, "output_dir": tmp_path, "num_train_epochs": 3})
@@ -231,7 +231,7 @@ def adapter(made, tmp_path):
 
 
 def refused(flags, adapter, **changes) -> str:
-    """What is said when a run is to go on from an adapter."""
+    """The error message of continuing from an adapter."""
     output = adapter.parent / "out"
     more = {"lora_weight_path": adapter, "output_dir": output, "save_strategy": "no"}
     with pytest.raises(MGMError) as caught:
@@ -242,7 +242,7 @@ def refused(flags, adapter, **changes) -> str:
 
 @pytest.mark.parametrize("how", ["empty", "half", "foreign"])
 @pytest.mark.parametrize("name", ["adapter_model.safetensors", "non_lora_trainables.bin"])
-def test_a_damaged_file_of_an_adapter_is_named(flags, adapter, name, how):
+def test_damaged_adapter(flags, adapter, name, how):
     file = adapter / name
     content = file.read_bytes()
     spoiled = {"empty": b"", "half": content[: len(content) // 2], "foreign": b"what is this"}
@@ -250,8 +250,8 @@ def test_a_damaged_file_of_an_adapter_is_named(flags, adapter, name, how):
     assert refused(flags, adapter).startswith(f"{file}: ")
 
 
-def test_weights_in_the_older_format_go_on(flags, adapter):
-    """As peft wrote them before safetensors, and as published adapters have them."""
+def test_adapter_in_bin_format(flags, adapter):
+    """As older versions of peft wrote them, and published adapters are."""
     weights = load_file(adapter / "adapter_model.safetensors")
     torch.save(weights, adapter / "adapter_model.bin")
     (adapter / "adapter_model.safetensors").unlink()
@@ -271,7 +271,7 @@ def test_weights_in_the_older_format_go_on(flags, adapter):
         ({"lora_bias": "all"}, "--lora_bias all: bias is none in "),
     ],
 )
-def test_other_flags_than_the_adapter_was_made_with_are_refused(flags, adapter, changes, fault):
+def test_conflicting_flags(flags, adapter, changes, fault):
     message = refused(flags, adapter, **changes)
     assert message.startswith(f"{fault}{adapter / 'adapter_config.json'}; repeat the flags")
 
@@ -286,7 +286,7 @@ def test_other_flags_than_the_adapter_was_made_with_are_refused(flags, adapter, 
         ("lora_alpha", 32),
     ],
 )
-def test_settings_of_a_foreign_adapter_are_not_ignored(flags, adapter, field, value):
+def test_unsupported_settings_of_other_adapters(flags, adapter, field, value):
     file = adapter / "adapter_config.json"
     file.write_text(json.dumps(json.loads(file.read_text()) | {field: value}))
     message = refused(flags, adapter)
@@ -294,7 +294,7 @@ def test_settings_of_a_foreign_adapter_are_not_ignored(flags, adapter, field, va
     assert f"{field} is " in message
 
 
-def test_settings_that_a_foreign_adapter_leaves_out_are_those_of_peft(flags, adapter):
+def test_default_settings_of_peft(flags, adapter):
     file = adapter / "adapter_config.json"
     values = json.loads(file.read_text())
     kept = ("peft_type", "r", "lora_alpha", "target_modules", "base_model_name_or_path")
@@ -304,7 +304,7 @@ def test_settings_that_a_foreign_adapter_leaves_out_are_those_of_peft(flags, ada
 
 
 @pytest.mark.parametrize("how", ["missing", "no weights"])
-def test_an_adapter_of_ours_without_what_was_trained_beside_it(flags, adapter, how):
+def test_adapter_without_its_non_lora_weights(flags, adapter, how):
     file = adapter / "non_lora_trainables.bin"
     file.unlink()
     if how == "no weights":
@@ -317,8 +317,8 @@ def test_an_adapter_of_ours_without_what_was_trained_beside_it(flags, adapter, h
         assert message.startswith(f"{file}: ")
 
 
-def test_a_plain_adapter_without_it_has_that_of_its_base(stage2_flags, stage1, tmp_path, caplog):
-    """As peft writes it: no metadata of ours, and nothing but the adapter."""
+def test_plain_adapter_uses_the_mining_of_its_base(stage2_flags, stage1, tmp_path, caplog):
+    """As peft writes it, without our metadata and files."""
     folder = tmp_path / "adapter"
     lora = {"lora_enable": True, "lora_r": 4, "max_steps": 1, "save_strategy": "no"}
     run_training(words(stage2_flags | lora | {"output_dir": folder}))

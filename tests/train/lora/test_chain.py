@@ -1,4 +1,4 @@
-"""Adapters that were trained on adapters: loading, merging and serving give the trained model."""
+"""Adapters trained on adapters: loading, merging and serving give the trained model."""
 
 import json
 import shutil
@@ -29,6 +29,8 @@ HEAVY = pytest.mark.heavy
 
 @pytest.fixture(scope="module")
 def train(stage2_flags) -> Callable[..., torch.nn.Module]:
+    """Train an adapter of a kind on `base`; returns the model in memory."""
+
     def train(kind: str, base: Path, output: Path, **more: object) -> torch.nn.Module:
         """The model in memory, after an adapter of a kind was trained on `base`."""
         flags = stage2_flags | {"model_name_or_path": base, "output_dir": output, "max_steps": 1}
@@ -43,7 +45,7 @@ def train(stage2_flags) -> Callable[..., torch.nn.Module]:
 
 @pytest.fixture(scope="module")
 def chain(train, stage1, tmp_path_factory) -> tuple[list[Path], torch.nn.Module]:
-    """The folders of a whole model and of three adapters on top of one another; and the model."""
+    """Folders of a whole model and of three adapters, each on the one before; and the model."""
     root = tmp_path_factory.mktemp("chain")
     shutil.copytree(stage1, root / "whole")
     folders = [root / "whole"]
@@ -55,7 +57,7 @@ def chain(train, stage1, tmp_path_factory) -> tuple[list[Path], torch.nn.Module]
 
 @pytest.fixture
 def copied(chain, tmp_path) -> list[Path]:
-    """The same folders elsewhere, whose adapters name one another there."""
+    """A copy of the chain, with paths of bases updated."""
     folders = [tmp_path / folder.name for folder in chain[0]]
     for source, folder in zip(chain[0], folders, strict=True):
         shutil.copytree(source, folder)
@@ -79,7 +81,7 @@ def assert_is(model: torch.nn.Module, loaded: torch.nn.Module) -> None:
 @pytest.mark.parametrize("second", [*KINDS[:2], "biases", pytest.param("qlora", marks=HEAVY)])
 @pytest.mark.parametrize("first", [*KINDS[:2], "biases", pytest.param("qlora", marks=HEAVY)])
 @pytest.mark.slow
-def test_two_adapters_of_any_kind(train, stage1, tmp_path, first, second) -> None:
+def test_two_adapters(train, stage1, tmp_path, first, second) -> None:
     if "qlora" in (first, second):
         pytest.importorskip("bitsandbytes")
     train(first, stage1, tmp_path / "first")
@@ -95,26 +97,26 @@ def test_two_adapters_of_any_kind(train, stage1, tmp_path, first, second) -> Non
 
 @pytest.mark.parametrize("base", [None, 0, 1, 2])
 def test_three_adapters_load_as_the_trained_model(chain, base) -> None:
-    """Whichever model below is named, as for `--model-base`."""
+    """With each model of the chain as `--model-base`."""
     folders, model = chain
     assert_is(model, load_model(folders[-1], base=None if base is None else folders[base]))
 
 
-def test_an_adapter_stays_beside_merged_ones(chain) -> None:
+def test_last_adapter_unmerged(chain) -> None:
     folders, model = chain
     loaded = load_model(folders[-1], merge_lora=False)
     assert any("lora_A" in name for name, _ in loaded.named_parameters())
     assert_is(model, loaded)
 
 
-def test_serving_takes_it(chain) -> None:
+def test_serving(chain) -> None:
     folders, model = chain
     engine = mgm.load(folders[-1], device="cpu", base=folders[0])
     assert_is(model, engine.model)
     assert engine.answer([mgm.Request("hi", max_new_tokens=2)])
 
 
-def test_its_tokenizer_may_lie_below(copied) -> None:
+def test_tokenizer_of_the_base(copied) -> None:
     for folder in copied[1:]:
         for file in folder.glob("token*"):
             file.unlink()
@@ -126,14 +128,14 @@ def merge(monkeypatch, *values: object) -> None:
     main()
 
 
-def test_merging_takes_all_of_them(chain, tmp_path, monkeypatch) -> None:
+def test_merge_of_the_chain(chain, tmp_path, monkeypatch) -> None:
     folders, model = chain
     merge(monkeypatch, folders[-1], tmp_path / "merged")
     assert_is(model, load_model(tmp_path / "merged"))
 
 
 @pytest.mark.parametrize("gone", [0, 1, 2])
-def test_a_base_that_moved(chain, copied, tmp_path, monkeypatch, gone) -> None:
+def test_moved_base(chain, copied, tmp_path, monkeypatch, gone) -> None:
     moved = tmp_path / "elsewhere" / "moved"
     moved.parent.mkdir()
     copied[gone].rename(moved)
@@ -152,8 +154,8 @@ def test_a_base_that_moved(chain, copied, tmp_path, monkeypatch, gone) -> None:
 
 
 @pytest.mark.parametrize("name", [None, ""])
-def test_an_adapter_that_names_no_base(tmp_path, name) -> None:
-    """Plain peft may name none; the base that is given is taken."""
+def test_adapter_without_a_base_name(tmp_path, name) -> None:
+    """Plain peft may omit it; a given base is used."""
     adapter, base = tmp_path / "adapter", tmp_path / "base"
     for folder in (adapter, base):
         folder.mkdir()
@@ -165,7 +167,7 @@ def test_an_adapter_that_names_no_base(tmp_path, name) -> None:
         base_folders(adapter)
 
 
-def test_a_base_that_would_leave_out_an_adapter(copied, tmp_path) -> None:
+def test_base_that_would_skip_an_adapter(copied, tmp_path) -> None:
     shutil.copytree(copied[0], tmp_path / "copy")
     with pytest.raises(MGMError, match="is neither of them; leave out the base model"):
         load_model(copied[-1], base=tmp_path / "copy")
@@ -173,7 +175,7 @@ def test_a_base_that_would_leave_out_an_adapter(copied, tmp_path) -> None:
 
 @pytest.fixture
 def retrained(copied, tmp_path) -> tuple[Path, Path, Path]:
-    """An adapter, its base, which was trained anew since, and a copy of that as it was."""
+    """An adapter, its retrained base, and a copy of the base as it was."""
     adapter, base = copied[-1], copied[-2]
     kept = shutil.copytree(base, tmp_path / "kept")
     weights = load_file(base / "adapter_model.safetensors")
@@ -184,7 +186,7 @@ def retrained(copied, tmp_path) -> tuple[Path, Path, Path]:
     return adapter, base, kept
 
 
-def test_a_base_that_was_trained_anew_is_refused(retrained, chain, train, tmp_path, monkeypatch):
+def test_retrained_base(retrained, chain, train, tmp_path, monkeypatch):
     adapter, base, kept = retrained
     fault = f"^{adapter}: was trained on other weights than those in {base}, its base"
     with pytest.raises(
@@ -200,7 +202,7 @@ def test_a_base_that_was_trained_anew_is_refused(retrained, chain, train, tmp_pa
     assert_is(chain[1], load_model(adapter, base=kept))
 
 
-def test_a_given_base_of_other_weights_is_said(retrained, caplog):
+def test_given_base_with_other_weights(retrained, caplog):
     adapter, base, kept = retrained
     load_model(adapter, base=kept)
     assert not caplog.messages
@@ -209,8 +211,8 @@ def test_a_given_base_of_other_weights_is_said(retrained, caplog):
     assert f"was trained on other weights than those in {base}" in line
 
 
-def test_a_whole_base_that_was_trained_anew_is_refused(copied, tmp_path):
-    """Below one adapter or several; the config of a base does not count."""
+def test_retrained_whole_base(copied, tmp_path):
+    """Below one adapter or several; the base's config is not compared."""
     file = copied[0] / "model.safetensors"
     settings = json.loads((copied[0] / "config.json").read_text())
     (copied[0] / "config.json").write_text(json.dumps(settings | {"_name_or_path": "x"}))
@@ -223,8 +225,8 @@ def test_a_whole_base_that_was_trained_anew_is_refused(copied, tmp_path):
             load_model(adapter)
 
 
-def test_an_adapter_without_a_digest_loads_as_before(retrained):
-    """As published ones, and those of earlier versions; one on it has a digest of both."""
+def test_adapter_without_a_digest(retrained):
+    """As published ones, and those of older versions; an adapter on it has digests of both."""
     adapter, base, _ = retrained
     file = adapter / "adapter_model.safetensors"
     save_file(load_file(file), file, metadata={"format": "pt"})
@@ -235,14 +237,14 @@ def test_an_adapter_without_a_digest_loads_as_before(retrained):
     assert weights_digest(layers) != before
 
 
-def test_the_same_training_is_the_same_base(train, stage1, tmp_path):
+def test_identical_retraining(train, stage1, tmp_path):
     for name in ("one", "two"):
         train("lora", stage1, tmp_path / name)
     first, second = (weights_digest([tmp_path / name, stage1]) for name in ("one", "two"))
     assert first == second
 
 
-def test_adapters_in_a_loop(copied, tmp_path) -> None:
+def test_cyclic_bases(copied, tmp_path) -> None:
     name_base(copied[1], copied[3])
     with pytest.raises(
         MGMError, match=r"its base models form a loop \(.* on .*\); correct"
@@ -251,8 +253,8 @@ def test_adapters_in_a_loop(copied, tmp_path) -> None:
     assert "\n" not in str(error.value)
 
 
-def test_a_whole_base_of_an_adapter_on_an_adapter(chain, tmp_path, monkeypatch) -> None:
-    """The adapter between is gone, and what is given may or may not have it in it."""
+def test_whole_base_for_an_adapter_on_an_adapter(chain, tmp_path, monkeypatch) -> None:
+    """The adapter between is missing; a given base may or may not include it."""
     top = tmp_path / "top"
     shutil.copytree(chain[0][-1], top)
     between = chain[0][-2]
@@ -282,7 +284,7 @@ def test_a_whole_base_of_an_adapter_on_an_adapter(chain, tmp_path, monkeypatch) 
         (["{adapter}", "new", "--model-path", "x"], "unrecognized arguments"),
     ],
 )
-def test_faults_of_merging(chain, tmp_path, monkeypatch, values, fault) -> None:
+def test_errors_of_merging(chain, tmp_path, monkeypatch, values, fault) -> None:
     monkeypatch.chdir(tmp_path)
     folders = chain[0]
     names = {"whole": folders[0], "adapter": folders[1], "file": folders[0] / "config.json"}
@@ -292,7 +294,7 @@ def test_faults_of_merging(chain, tmp_path, monkeypatch, values, fault) -> None:
     assert not (tmp_path / "new").exists()
 
 
-def test_faults_of_training_on_adapters(chain, train, copied, tmp_path) -> None:
+def test_errors_of_training_on_adapters(chain, train, copied, tmp_path) -> None:
     for output in (copied[1], copied[0]):
         with pytest.raises(MGMError, match=r"--output_dir .* the run would overwrite; choose"):
             train("lora", copied[1], output)
@@ -307,7 +309,7 @@ def test_faults_of_training_on_adapters(chain, train, copied, tmp_path) -> None:
         train("lora", copied[1], tmp_path / "new")
 
 
-def test_going_on_from_an_adapter_on_an_adapter(chain, train, tmp_path) -> None:
+def test_continue_training_an_adapter_on_an_adapter(chain, train, tmp_path) -> None:
     folders, model = chain
     more = {"lora_weight_path": folders[3], "learning_rate": 0.0}
     assert_is(model, train("lora", folders[2], tmp_path, **more))

@@ -1,4 +1,4 @@
-"""Layers that keep their matrix products: same gradients, hardly anything computed again."""
+"""Selective activation checkpointing: equal gradients, without recomputing matrix products."""
 
 import pytest
 import torch
@@ -15,7 +15,7 @@ from tests.train.conftest import words
 
 
 def gradients(options) -> tuple[list[torch.Tensor], int]:
-    """Of a model, and the operations of its forward and backward pass."""
+    """Gradients of a model, and the operations of its forward and backward pass."""
     model = tiny_model().train()
     if options is not None:
         enable_activation_checkpointing(model, options)
@@ -26,7 +26,7 @@ def gradients(options) -> tuple[list[torch.Tensor], int]:
     return [p.grad for p in model.parameters() if p.grad is not None], counter.get_total_flops()
 
 
-def test_gradients_are_the_same_and_products_are_not_computed_again():
+def test_gradients_equal_and_products_are_not_recomputed():
     plain, once = gradients(None)
     whole, twice = gradients({"use_reentrant": False})
     selective, again = gradients(selective_checkpoint_kwargs())
@@ -37,7 +37,7 @@ def test_gradients_are_the_same_and_products_are_not_computed_again():
     assert again < 1.02 * once
 
 
-def test_a_run_learns_the_same(stage2_flags, tmp_path):
+def test_run_gives_the_same_weights(stage2_flags, tmp_path):
     flags = stage2_flags | {"save_strategy": "no", "output_dir": tmp_path / "plain"}
     plain = run_training(words(flags)).model.state_dict()
     more = {"gradient_checkpointing": True, "selective_checkpointing": True}
@@ -46,7 +46,7 @@ def test_a_run_learns_the_same(stage2_flags, tmp_path):
         assert torch.equal(tensor, plain[name]), name
 
 
-def test_alone_it_is_refused(stage2_flags, tmp_path):
+def test_needs_gradient_checkpointing(stage2_flags, tmp_path):
     with pytest.raises(MGMError, match="does nothing without --gradient_checkpointing"):
         run_training(
             words(stage2_flags | {"output_dir": tmp_path, "selective_checkpointing": True})

@@ -1,4 +1,4 @@
-"""What is trained and in which groups, compared with the published lists."""
+"""Trainable parameters and optimizer groups equal the published ones."""
 
 import pytest
 
@@ -38,7 +38,7 @@ def trained(model) -> set[str]:
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_trained_parameters_and_groups_are_the_published_ones(model, case, tmp_path) -> None:
+def test_parameters_and_groups_equal_published(model, case, tmp_path) -> None:
     expected = golden_json("quirks.json")[f"optimizer_{case}"]["result"]
     model_flags, flags = CASES[case]
     set_trainable(model, ModelArguments(**model_flags))
@@ -57,14 +57,14 @@ def test_trained_parameters_and_groups_are_the_published_ones(model, case, tmp_p
             assert ours[setting] == pytest.approx(theirs[setting])
 
 
-def test_the_backbone_can_stay_frozen() -> None:
+def test_frozen_backbone() -> None:
     model = tiny_model()
     set_trainable(model, ModelArguments(freeze_backbone=True))
     of_language_model = {name for name in trained(model) if "vlm" not in name and "mm_" not in name}
     assert of_language_model == {"lm_head.weight"}
 
 
-def test_a_head_that_is_the_embedding_belongs_to_the_backbone() -> None:
+def test_tied_head_belongs_to_the_backbone() -> None:
     text = {"tie_word_embeddings": True, "model_type": "llama", "vocab_size": 40, "hidden_size": 16}
     text |= {"num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
     model = tiny_model(text_config=text)
@@ -72,14 +72,14 @@ def test_a_head_that_is_the_embedding_belongs_to_the_backbone() -> None:
     assert not any(p.requires_grad for p in model.language_model.parameters())
 
 
-def test_the_projector_can_stay_frozen_while_mining_is_trained() -> None:
+def test_frozen_projector() -> None:
     model = tiny_model()
     set_trainable(model, ModelArguments(tune_mm_mlp_adapter=True, freeze_mm_mlp_adapter=True))
     assert trained(model)
     assert all(name.startswith("model.vlm_uni_") for name in trained(model))
 
 
-def test_drop_path_acts_only_when_it_is_asked_for() -> None:
+def test_drop_path_is_off_by_default() -> None:
     model = tiny_model()
     tower = model.vision_tower_aux
     set_trainable(model, ModelArguments())
@@ -100,7 +100,7 @@ def test_drop_path_acts_only_when_it_is_asked_for() -> None:
         ({"drop_path": True}, "--drop_path: the model has no"),
     ],
 )
-def test_flags_about_a_missing_encoder_are_refused(flags, message) -> None:
+def test_flags_of_a_missing_encoder(flags, message) -> None:
     with pytest.raises(MGMError, match=message):
         set_trainable(tiny_model(vision_aux_config=None), ModelArguments(**flags))
 
@@ -111,7 +111,7 @@ def test_nothing_to_train_is_an_error() -> None:
         set_trainable(tiny_model(vision_aux_config=None), flags)
 
 
-def test_the_table_names_every_part() -> None:
+def test_table_of_parts() -> None:
     model = tiny_model()
     set_trainable(model, ModelArguments(tune_mm_mlp_adapter=True))
     rows = {row.split()[0]: row.split()[1:] for row in describe_trainable(model).splitlines()}
@@ -143,13 +143,13 @@ def test_the_table_names_every_part() -> None:
         ("model.mm_projectr:2", "no trained parameter has 'model.mm_projectr'"),
     ],
 )
-def test_unreadable_factors_are_refused(lr_multi, message, tmp_path) -> None:
+def test_invalid_factors(lr_multi, message, tmp_path) -> None:
     training = TrainingArguments(output_dir=str(tmp_path), lr_multi=lr_multi, use_cpu=True)
     with pytest.raises(MGMError, match=message):
         parameter_groups(tiny_model(), set(), training)
 
 
-def test_a_number_that_the_optimizer_does_not_take_is_refused(tmp_path) -> None:
+def test_invalid_optimizer_values(tmp_path) -> None:
     training = TrainingArguments(output_dir=str(tmp_path), adam_beta1=2.0, use_cpu=True)
     with pytest.raises(MGMError, match=r"--optim .*: Invalid beta parameter"):
         MGMTrainer(model=tiny_model(), args=training).create_optimizer()

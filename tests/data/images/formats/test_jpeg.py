@@ -15,7 +15,7 @@ LIMITS = 10**6, 2000
 
 
 def picture(size=(61, 47), mode="RGB"):
-    """Noise over a gradient: details and smooth places."""
+    """Noise over a gradient."""
     width, height = size
     noise = np.random.default_rng(7).integers(0, 120, (height, width, 3))
     slope = np.linspace(0, 135, width)[None, :, None]
@@ -37,7 +37,7 @@ def as_pillow(content):
 )
 @pytest.mark.parametrize("subsampling", ["4:4:4", "4:2:2", "4:2:0", "4:1:1"])
 @pytest.mark.parametrize("quality", [15, 75, 98])
-def test_every_bit_is_pillows(options, subsampling, quality):
+def test_bits_equal_pillow(options, subsampling, quality):
     for size in ((61, 47), (8, 8), (1, 1), (17, 3)):
         content = encoded(picture(size), quality=quality, subsampling=subsampling, **options)
         decoded = decode_jpeg(content, *LIMITS)
@@ -46,7 +46,7 @@ def test_every_bit_is_pillows(options, subsampling, quality):
         assert np.array_equal(decoded, as_pillow(content))
 
 
-def test_grey_and_turned_images():
+def test_grey_and_rotated_images():
     grey = encoded(picture(mode="L"))
     assert np.array_equal(decode_jpeg(grey, *LIMITS), as_pillow(grey))
     exif = Image.Exif()
@@ -57,7 +57,7 @@ def test_grey_and_turned_images():
     assert np.array_equal(decode_jpeg(unconverted, *LIMITS), as_pillow(unconverted))
 
 
-def test_what_is_left_to_pillow():
+def test_fallback_to_pillow():
     whole = encoded(picture())
     for content in (
         encoded(picture(mode="CMYK")),
@@ -74,7 +74,7 @@ def test_what_is_left_to_pillow():
         open_image(whole[: len(whole) // 2])
 
 
-def test_faults_of_the_library_are_left_to_pillow(monkeypatch):
+def test_errors_fall_back_to_pillow(monkeypatch):
     def fault(*_, **__):
         raise KeyError(6)  # as of a 4:4:1 image, which Pillow decodes
 
@@ -87,7 +87,7 @@ def test_faults_of_the_library_are_left_to_pillow(monkeypatch):
     assert np.array_equal(open_image(content), expected)
 
 
-def test_sampling_4_4_1_opens():
+def test_chroma_subsampling_4_4_1():
     # As many blocks as 4:2:0 has, in units of 8 x 32 pixels where that has 16 x 16.
     content = bytearray(encoded(picture((32, 32)), subsampling="4:2:0"))
     sampling = content.index(b"\xff\xc0") + 11
@@ -96,7 +96,7 @@ def test_sampling_4_4_1_opens():
     assert np.array_equal(open_image(bytes(content)), as_pillow(bytes(content)))
 
 
-def test_without_the_library_pillow_decodes(monkeypatch):
+def test_pillow_without_simplejpeg(monkeypatch):
     content = encoded(picture())
     fast = open_image(content)
     monkeypatch.setattr(decoding, "decode_jpeg", lambda *_: None)

@@ -1,4 +1,4 @@
-"""Kinds of TIFF, written tag by tag: Pillow writes few of them."""
+"""TIFF variants that Pillow cannot write, composed tag by tag."""
 
 import struct
 import warnings
@@ -76,18 +76,18 @@ def test_12_bits():
         ({"compression": 34712}, "compression 34712"),
     ],
 )
-def test_kinds_that_pillow_lacks_are_not_called_damaged(order, settings, reason):
+def test_unsupported_variants_are_not_reported_as_damaged(order, settings, reason):
     with pytest.raises(MGMError, match=rf"a kind of TIFF that Pillow cannot .* \({reason}\); save"):
         open_image(tiff(bytes(40), order=order, **settings))
 
 
-def test_signed_levels():
+def test_signed_samples():
     content = tiff(np.array([-9, 0, 9], "<i2").tobytes(), 16, sample_format=SIGNED)
     with pytest.raises(MGMError, match=r"signed numbers, .* do not say what is black"):
         open_image(content)
 
 
-def test_damaged_ones_are_called_so():
+def test_damaged_files():
     content = tiff(bytes(3))
     with warnings.catch_warnings():
         warnings.simplefilter("error")

@@ -1,4 +1,4 @@
-"""Images in every form; an error names which one it is and tells nothing of its content."""
+"""Image references in every form; errors name the image, and do not quote its content."""
 
 import base64
 import io
@@ -46,7 +46,7 @@ def test_base64_of_every_kind_of_image(form):
     ["a.png", "x/y z.jpg", "/abs/a.png", "a" * 200 + ".jpg", "9j/4AAQ", "coco/" + "0" * 60,
      "a/" * 200 + "b", "http://a.b/c.jpg?d=e", "HTTPS://a.b/c", "Ünï.png"],
 )  # fmt: skip
-def test_names_stay(name):
+def test_file_names(name):
     assert read(name) == name
     assert not looks_like_base64(name)
 
@@ -57,7 +57,7 @@ def test_file_urls_are_paths():
 
 
 @pytest.mark.parametrize("blanks", [" ", "\n", "\t "])
-def test_blanks_around_a_url_are_no_part_of_it(blanks):
+def test_whitespace_around_urls(blanks):
     url = f"data:image/png;base64,{base64.b64encode(encoded('PNG')).decode()}"
     assert read(f"{blanks}{url}{blanks}") == encoded("PNG")
     assert read(f"{blanks}https://a.b/c.png{blanks}") == "https://a.b/c.png"
@@ -93,21 +93,21 @@ PNG = base64.b64encode(encoded("PNG") * 40).decode()
         (3, "a number as 'image'"),
     ],
 )
-def test_faults(image, words):
+def test_errors(image, words):
     with pytest.raises(SampleError, match=r"^f: sample 1: has ") as caught:
         read(image)
     assert words in str(caught.value)
     assert len(str(caught.value)) < 300
 
 
-def test_two_fields():
+def test_image_and_images():
     same = {"image": "a.png", "images": ["a.png"], "conversations": TALK}
     assert parse_sample(same, "").images == ("a.png",)
     with pytest.raises(SampleError, match="'image' and 'images' differ"):
         parse_sample(same | {"images": ["b.png"]}, "")
 
 
-def test_members_of_tars_of_every_kind_of_image():
+def test_tar_members_of_every_image_format():
     for ending in ("jpg", "JPEG", "0.image.png", "avif", "jp2", "ico", "tiff", "ppm", "heic"):
         record = {"conversations": TALK, ending: b"content"}
         assert parse_sample(record, "").images == (b"content",)
@@ -115,7 +115,7 @@ def test_members_of_tars_of_every_kind_of_image():
     assert not {"json", "txt", "cls", "mp4", "npy"} & set(IMAGE_EXTENSIONS)
 
 
-def test_parts_and_lists_that_disagree():
+def test_conflicting_parts_and_lists():
     def sample(*parts, **more):
         content = [*parts, {"type": "text", "text": "what?"}]
         talk = [{"role": "user", "content": content}, {"role": "assistant", "content": "a"}]

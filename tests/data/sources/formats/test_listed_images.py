@@ -1,4 +1,4 @@
-"""Images that a record names in another order than that in which they are held."""
+"""Order of images that a record names in another order than it stores them."""
 
 from pathlib import Path
 
@@ -37,14 +37,14 @@ NAMING = {
         (("png", "depth.png"), ("k.depth.png", "k.png")),
     ],
 )
-def test_members_that_are_named_in_another_order(naming, members, names):
+def test_members_in_the_order_of_their_names(naming, members, names):
     held = dict(zip(members, (b"A", b"B"), strict=True))
     assert parse_sample(naming(*names) | held, "").images == (b"B", b"A")
     assert parse_sample(naming(*names[::-1]) | held, "").images == (b"A", b"B")
 
 
 @pytest.mark.parametrize("naming", NAMING.values(), ids=NAMING.keys())
-def test_members_that_are_not_named_keep_their_position(naming):
+def test_unnamed_members_keep_their_order(naming):
     held = {"0.png": b"A", "1.png": b"B"}
     assert parse_sample(naming("coco/7.png", "coco/3.png") | held, "").images == (b"A", b"B")
     for names in (("k.0.png", "7.png"), ("k.0.png", "j.0.png")):
@@ -52,7 +52,7 @@ def test_members_that_are_not_named_keep_their_position(naming):
             parse_sample(naming(*names) | held, "")
 
 
-def test_numbered_members_are_in_the_order_of_their_numbers():
+def test_numbered_members():
     record = {"images": ["a", "b", "c"], "conversations": ASKS}
     record["conversations"] = [{"from": "human", "value": "<image>" * 3}, ASKS[1]]
     held = {"0.png": b"0", "10.png": b"10", "2.png": b"2"}
@@ -62,7 +62,7 @@ def test_numbered_members_are_in_the_order_of_their_numbers():
 @pytest.mark.parametrize(
     "form", ["img{}.png", "image_{}.jpg", "{}.image.PNG", "x.{}.png", "{:03d}.png", "p1_i{}.png"]
 )
-def test_numbers_behind_a_common_prefix(form):
+def test_numbers_after_a_common_prefix(form):
     record = {"conversations": [{"from": "human", "value": "<image>" * 3}, ASKS[1]]}
     held = {form.format(n): b"%d" % n for n in (0, 10, 2)}
     assert parse_sample(record | held, "").images == (b"0", b"2", b"10")
@@ -74,7 +74,7 @@ def test_numbers_behind_a_common_prefix(form):
     [("img_1.png", "image_0.png"), ("a.png", "b.png"), ("jpg", "1.jpg"), ("1.png", "1.jpg"),
      ("1.png", "01.png"), ("png", "depth.png")],
 )  # fmt: skip
-def test_an_order_by_luck_is_none(members):
+def test_undefined_order_is_an_error(members):
     held = dict(zip(members, (b"A", b"B"), strict=True))
     talk = {"conversations": ASKS}
     for record in (talk, talk | {"image": ["7.bmp", "3.bmp"]}, {"txt": "Two."}, parts("7", "3")):
@@ -84,14 +84,14 @@ def test_an_order_by_luck_is_none(members):
     assert parse_sample(alone | {members[0]: b"A"}, "").images == (b"A",)
 
 
-def test_a_member_and_the_same_image_in_its_json():
+def test_member_and_the_same_image_in_json():
     record = {"conversations": [{"from": "human", "value": "<image>"}, ASKS[1]], "png": b"A"}
     assert parse_sample(record | {"image": b"A"}, "").images == (b"A",)
     with pytest.raises(SampleError, match="the images in 'image' and in the members png differ"):
         parse_sample(record | {"image": b"B"}, "")
 
 
-def test_rows_of_tables_whose_parts_name_their_images():
+def test_table_rows_with_image_names():
     held = [{"bytes": b"B", "path": "x/b.png"}, {"bytes": b"A", "path": "a.png"}]
     for names in (("a.png", "b.png"), ("a.png", "x/b.png"), ("y/a.png", "b.png")):
         assert parse_sample(parts(*names) | {"images": held}, "").images == (b"A", b"B")
@@ -104,7 +104,7 @@ def test_rows_of_tables_whose_parts_name_their_images():
         parse_sample(parts("a.png", None) | {"images": held[1:]}, "")
 
 
-def test_a_tar_through_its_reader(tmp_path: Path):
+def test_tar_reader(tmp_path: Path):
     json = b'{"image": ["k.1.png", "k.0.png"], "conversations": [{"from": "human", "value": "'
     json += QUESTION.encode() + b'"}, {"from": "gpt", "value": "a"}]}'
     path = write_tar(tmp_path / "a.tar", [("k.0.png", b"A"), ("k.1.png", b"B"), ("k.json", json)])

@@ -1,4 +1,4 @@
-"""Rows in the ways that others write conversations."""
+"""Records in the formats of other projects."""
 
 import contextlib
 import json
@@ -75,7 +75,7 @@ def test_layouts(row, turns, images):
     assert sample.images == images
 
 
-def test_empty_columns_are_no_second_conversation():
+def test_empty_columns_are_ignored():
     talk = {"conversations": [HUMAN, MODEL]}
     for empty in ([], None, "", "[]"):
         assert parse_sample(talk | {"messages": empty, "texts": empty}, "").turns[0][0] == "what?"
@@ -95,7 +95,7 @@ def test_empty_columns_are_no_second_conversation():
         ({"caption": "A cat."}, "'caption' and 'text' are two captions that differ"),
     ],
 )  # fmt: skip
-def test_texts_that_are_no_captions(more, words):
+def test_texts_that_are_not_captions(more, words):
     row = {"image": "a.png", "text": "A dog."}
     assert parse_sample(row | {"caption": "A dog. ", "question": None}, "").turns[0][1] == "A dog. "
     with pytest.raises(SampleError, match=words) as caught:
@@ -137,13 +137,13 @@ def test_system_fields(name):
                        {"role": "assistant", "content": "b"}]}, "1 <image> marker but 0"),
     ],
 )  # fmt: skip
-def test_faults(row, words):
+def test_errors(row, words):
     with pytest.raises(SampleError, match=r"^here: ") as caught:
         parse_sample(row, "here")
     assert words in str(caught.value)
 
 
-def test_turns_images_and_greeting():
+def test_turns_images_and_initial_assistant_message():
     assert parse_sample({"conversations": [HUMAN, MODEL]}, "") == Sample((("what?", "a cat"),))
     sample = parse_sample(
         {
@@ -201,7 +201,7 @@ def test_turns_images_and_greeting():
         ({"image": ["a", ""], "conversations": [ASKS, MODEL]}, "an empty text as image 2 of 2"),
     ],
 )
-def test_faults_of_a_sample(raw, message):
+def test_errors_of_samples(raw, message):
     with pytest.raises(SampleError) as caught:
         parse_sample(raw, "data.json: sample 3")
     assert str(caught.value).startswith("data.json: sample 3: ")
@@ -223,7 +223,7 @@ NESTED_FIELDS = ("system", "image", "images", "tools", "video", "file", "objects
 @pytest.mark.parametrize(
     "make", [lambda inner: [inner], lambda inner: {"path": inner}], ids=["lists", "objects"]
 )
-def test_what_is_nested_too_deeply_is_a_fault_of_its_sample(name, make):
+def test_deep_nesting(name, make):
     talk = [HUMAN, MODEL]
     for value in (nested("a.png", make=make), nested(None, make=make), [nested("a", make=make)]):
         with contextlib.suppress(SampleError):  # some are refused without a look inside
@@ -239,7 +239,7 @@ def test_what_is_nested_too_deeply_is_a_fault_of_its_sample(name, make):
 
 
 @pytest.mark.parametrize("ending", ["json", "jsonl", "tar"])
-def test_nested_records_of_files(tmp_path, capsys, ending):
+def test_record_in_a_json_field(tmp_path, capsys, ending):
     good = json.dumps({"conversations": [HUMAN, MODEL]})
     bad = f'{good[:-1]}, "tools": {"[" * 700}{"]" * 700}}}'
     file = tmp_path / f"a.{ending}"

@@ -1,4 +1,4 @@
-"""Placeholders of other frameworks are refused; texts that speak of such tags are not."""
+"""Placeholders of other frameworks are errors; texts about such tags are not."""
 
 import time
 
@@ -135,13 +135,13 @@ def test_numbered_tags_may_refer_to_markers():
         assert parse_sample(record, "").images == ("a.png",)
 
 
-def test_placeholders_behind_markers():
+def test_placeholders_after_markers():
     for text in ("<image>\n<|image|>What?", "<image><video>What?", "<image>\nWhat?\n<video>"):
         with pytest.raises(SampleError, match="a placeholder of"):
             parse_sample(asks(text) | {"image": "a.png"}, "")
 
 
-def test_what_the_model_says_may_hold_tags():
+def test_answers_may_contain_tags():
     for text in ("Write <|image|> or <video>.", "<video>\n", "![](data:image/png;base64,abcd)"):
         record = {"conversations": [asks("what?")["conversations"][0], ANSWER | {"value": text}]}
         assert parse_sample(record, "").turns[0][1] == text
@@ -166,7 +166,7 @@ def test_data_urls_in_texts(text):
 
 
 @pytest.mark.parametrize("tag", ["<bbox>", "<ref-object>"])
-def test_grounding_that_is_not_filled_in(tag):
+def test_grounding_placeholders(tag):
     objects = {"objects": {"ref": ["dog"], "bbox": [[1, 2, 3, 4]]}}
     in_question, in_answer = (
         asks(f"Find {tag}."),
@@ -186,7 +186,7 @@ def test_grounding_that_is_not_filled_in(tag):
      " " * 200000, "".join(f"<image{n % 1000}>\n</image{n % 1000}>\n" for n in range(10000)),
      "![" * 100000, "data:image/" * 30000],
 )  # fmt: skip
-def test_long_texts_are_read_in_linear_time(text):
+def test_long_texts_in_linear_time(text):
     start = time.process_time()
     parse_sample(asks(f"<x> {text} <x>"), "")
     assert time.process_time() - start < 2

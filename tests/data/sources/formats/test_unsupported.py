@@ -1,4 +1,4 @@
-"""What changes a sample's meaning is refused by name; what does not is no fault."""
+"""Unsupported fields are errors that name them; irrelevant ones are ignored."""
 
 import pytest
 
@@ -137,5 +137,5 @@ def test_records(record, words):
         messages(("weight", 1), weight=1.0),
     ],
 )
-def test_what_changes_nothing(record):
+def test_ignored_fields(record):
     assert parse_sample(record, "").turns[0][1] in ("a", "a cat")

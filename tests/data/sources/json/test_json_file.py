@@ -1,4 +1,4 @@
-"""Files of JSON: what is read, whatever the name says, and what is said of all others."""
+"""JSON files: detection by content, and errors for other files."""
 
 import gzip
 import json
@@ -39,7 +39,7 @@ def test_lists_and_lines(write_samples):
         ('[{"conversations": 1}]', "data.json: sample 0: has a number as conversations"),
     ],
 )
-def test_faults_of_a_file(write_samples, content, message):
+def test_errors_of_files(write_samples, content, message):
     path = write_samples(content)
     with pytest.raises(MGMError) as caught:
         read_samples(path)
@@ -48,7 +48,7 @@ def test_faults_of_a_file(write_samples, content, message):
     assert "\n" not in str(caught.value)
 
 
-def test_files_that_cannot_be_read(tmp_path, write_samples):
+def test_unreadable_files(tmp_path, write_samples):
     with pytest.raises(MGMError, match=r"none.json: cannot be read \(No such file"):
         read_samples(tmp_path / "none.json")
     with pytest.raises(MGMError, match="cannot be read"):
@@ -74,7 +74,7 @@ def samples_of(dataset):
 
 
 def readings(path):
-    """What each of those who read such a file gives, or its fault in one line."""
+    """Results or one-line errors of every reader of data files."""
     for read in (
         lambda: list(read_samples(path).values()),
         lambda: samples_of(SampleFile(path)),
@@ -105,7 +105,7 @@ def readings(path):
         ("long line.json", f'{LINE[:-1]}, "id": "{"x" * 2**20}"}}\n{LINE}', 2),
     ],
 )
-def test_json_under_another_name_is_read(tmp_path, name, content, count):
+def test_json_with_another_extension(tmp_path, name, content, count):
     path = tmp_path / name
     path.write_bytes(content.encode())
     for reading in readings(path):
@@ -113,7 +113,7 @@ def test_json_under_another_name_is_read(tmp_path, name, content, count):
         assert [sample.turns for sample in reading] == [(("what?", "a cat"),)] * count
 
 
-def test_it_is_said(tmp_path, caplog):
+def test_other_form_is_logged(tmp_path, caplog):
     for name, content in (("lines.json", f"{LINE}\n{LINE}"), ("list.jsonl", LISTED)):
         (tmp_path / name).write_text(content)
         read_samples(tmp_path / name)
@@ -160,7 +160,7 @@ def test_it_is_said(tmp_path, caplog):
     ],
     ids=lambda value: None if isinstance(value, bytes) else value[:30],
 )
-def test_what_is_no_json_is_named(tmp_path, name, content, words):
+def test_other_files_are_named(tmp_path, name, content, words):
     path = tmp_path / name
     path.write_bytes(content)
     if name == "data.jsonl" and content == b"{}":
@@ -191,7 +191,7 @@ def test_yaml(tmp_path):
     "bad", [LATIN, b"{", b"\0" * 9, b"nonsense", LINE[:40].encode(), b'{"a": NaN'], ids=repr
 )
 @pytest.mark.parametrize("name", ["data.jsonl", "data.json"])
-def test_a_broken_line_is_one_bad_sample(tmp_path, bad, name):
+def test_malformed_line_is_one_bad_sample(tmp_path, bad, name):
     path = tmp_path / name
     path.write_bytes(LINE.encode() + b"\n" + bad + b"\n" + LINE.encode())
     faults = {}
@@ -205,7 +205,7 @@ def test_a_broken_line_is_one_bad_sample(tmp_path, bad, name):
     assert len(list(records_of(JSONShard(str(path)), 0))) == 3
 
 
-def test_memory_is_that_of_a_chunk(tmp_path, monkeypatch):
+def test_memory_is_limited_by_the_chunk_size(tmp_path, monkeypatch):
     monkeypatch.setattr(json_text, "JSON_CHUNK_BYTES", 2**16)
     path = tmp_path / "data.json"
     path.write_text(json.dumps([GOOD | {"id": "x" * 1000}] * 4000)[:-1] + ', {"a": tru}]')

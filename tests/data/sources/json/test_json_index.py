@@ -1,4 +1,4 @@
-"""Samples of an index are those of the whole file, wherever a piece of it ends."""
+"""The samples of an index equal those of the whole file, for every chunk size."""
 
 import json
 import pickle
@@ -43,7 +43,7 @@ def written(tmp_path, style: str):
 
 
 @pytest.mark.parametrize("style", ["dense", "wide", "lines"])
-def test_as_when_all_is_read_at_once(tmp_path, chunk_size, style):
+def test_index_equals_the_whole_file(tmp_path, chunk_size, style):
     path = written(tmp_path, style)
     faults = []
     whole = read_samples(
@@ -64,7 +64,7 @@ def test_as_when_all_is_read_at_once(tmp_path, chunk_size, style):
     "content",
     ["", "{}", "[]", "[{}", '[{"a": 1},]', "[1 2]", '[{"a": tru}]', "[] x", '["a"', "[" * 9999],
 )
-def test_a_file_that_is_no_list_is_refused_as_when_read_at_once(tmp_path, chunk_size, content):
+def test_errors_equal_those_of_the_whole_file(tmp_path, chunk_size, content):
     path = tmp_path / "data.json"
     path.write_text(content)
     with pytest.raises(MGMError) as expected:
@@ -74,7 +74,7 @@ def test_a_file_that_is_no_list_is_refused_as_when_read_at_once(tmp_path, chunk_
     assert str(caught.value) == str(expected.value)
 
 
-def test_a_file_that_cannot_be_read(tmp_path):
+def test_unreadable_file(tmp_path):
     for path in (tmp_path / "none.json", tmp_path):
         with pytest.raises(MGMError, match="cannot be read"):
             SampleFile(path)
@@ -83,9 +83,7 @@ def test_a_file_that_cannot_be_read(tmp_path):
         SampleFile(tmp_path / "bytes.json")
 
 
-def test_the_index_of_a_large_file_is_saved_and_made_anew_when_the_file_changes(
-    tmp_path, monkeypatch
-):
+def test_index_is_saved_and_rebuilt_after_changes(tmp_path, monkeypatch):
     monkeypatch.setattr(json_index, "SAVED_FROM", 0)
     path = written(tmp_path, "dense")
     first = SampleFile(path)
@@ -98,7 +96,7 @@ def test_the_index_of_a_large_file_is_saved_and_made_anew_when_the_file_changes(
     assert len(SampleFile(path)) == 2
 
 
-def test_a_damaged_index_is_made_anew(tmp_path, monkeypatch):
+def test_damaged_index_is_rebuilt(tmp_path, monkeypatch):
     monkeypatch.setattr(json_index, "SAVED_FROM", 0)
     path = written(tmp_path, "lines")
     SampleFile(path)
@@ -109,7 +107,7 @@ def test_a_damaged_index_is_made_anew(tmp_path, monkeypatch):
         assert len(arrays["indices"]) == 5
 
 
-def test_beside_a_file_that_may_not_be_written_the_cache_holds_it(tmp_path, monkeypatch):
+def test_index_in_the_cache_folder(tmp_path, monkeypatch):
     monkeypatch.setattr(json_index, "SAVED_FROM", 0)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     path = written(tmp_path, "dense")

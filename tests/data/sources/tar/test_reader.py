@@ -1,4 +1,4 @@
-"""Tars that are cut off, damaged or joined are refused, wherever they are read."""
+"""Truncated, damaged and concatenated tars are errors for every reader."""
 
 import bz2
 import gzip
@@ -46,8 +46,8 @@ PACKING = pytest.mark.parametrize("packed", [plain, gzip.compress, bz2.compress,
 
 @PACKING
 @pytest.mark.parametrize("cut", [4096, 8192, 10240, 10440, 10751, 11264, END, END + 511])
-def test_a_tar_that_is_cut_off(content, tmp_path, capsys, packed, cut):
-    """Between members, within a header, and before the mark of the end is whole."""
+def test_truncated_tar(content, tmp_path, capsys, packed, cut):
+    """Between members, within a header, and within the end-of-archive block."""
     file = tmp_path / "a.tar"
     file.write_bytes(packed(content[:cut]))
     with pytest.raises(MGMError, match=r"a\.tar: is truncated after '\d\."):
@@ -59,8 +59,8 @@ def test_a_tar_that_is_cut_off(content, tmp_path, capsys, packed, cut):
 
 @pytest.mark.parametrize("name", ["0", "{0}", "[0]"])
 @pytest.mark.parametrize("mark", [True, False])
-def test_any_member_may_be_the_first(tmp_path, name, mark):
-    """Tars of before POSIX have no mark in their headers; a name may begin as JSON does."""
+def test_any_first_member(tmp_path, name, mark):
+    """Pre-POSIX headers have no magic bytes; a file name may start like JSON."""
     file = write_tar(tmp_path / "a.tar", [(f"{name}.json", "[]"), (f"{name}.png", b"a")])
     content = bytearray(file.read_bytes())
     if not mark:
@@ -74,7 +74,7 @@ def test_any_member_may_be_the_first(tmp_path, name, mark):
     assert rows(file) == [{"conversations": [], "png": b"a"}]
 
 
-def test_no_partial_sample_comes_of_one(content, tmp_path):
+def test_truncated_tar_yields_no_partial_sample(content, tmp_path):
     (tmp_path / "a.tar").write_bytes(content[:11264])  # the sixth JSON without its image
     records = records_of(TarShard(str(tmp_path / "a.tar")), 0)
     for _ in range(5):
@@ -85,19 +85,19 @@ def test_no_partial_sample_comes_of_one(content, tmp_path):
 
 @PACKING
 @pytest.mark.parametrize("zeros", [BLOCK, 2 * BLOCK, 100 * BLOCK, 2 * BLOCK + 7])
-def test_any_number_of_blocks_ends_one(content, tmp_path, packed, zeros):
+def test_any_number_of_end_blocks(content, tmp_path, packed, zeros):
     (tmp_path / "a.tar").write_bytes(packed(content[:END] + bytes(zeros)))
     assert len(rows(tmp_path / "a.tar")) == 8
 
 
 @PACKING
-def test_tars_that_were_joined(content, tmp_path, packed):
+def test_concatenated_tars(content, tmp_path, packed):
     (tmp_path / "a.tar").write_bytes(packed(content) + packed(content))
     with pytest.raises(MGMError, match=r"has data after its end-of-archive block \(byte 16,384\)"):
         rows(tmp_path / "a.tar")
 
 
-def test_a_header_that_is_none(content, tmp_path):
+def test_damaged_header(content, tmp_path):
     damaged = content[:4096] + b"x" * BLOCK + content[4096 + BLOCK :]
     (tmp_path / "a.tar").write_bytes(damaged)
     with pytest.raises(
@@ -107,7 +107,7 @@ def test_a_header_that_is_none(content, tmp_path):
 
 
 @pytest.mark.parametrize("members", [[], [("README", "of no sample")]])
-def test_a_tar_without_samples(tmp_path, members):
+def test_tar_without_samples(tmp_path, members):
     file = write_tar(tmp_path / "a.tar", members)
     for read in (rows, lambda name: main([str(name)])):
         with pytest.raises(
@@ -116,13 +116,13 @@ def test_a_tar_without_samples(tmp_path, members):
             read(file)
 
 
-def test_an_empty_file(tmp_path):
+def test_empty_file(tmp_path):
     (tmp_path / "a.tar").touch()
     with pytest.raises(MGMError, match=r"a\.tar: is empty; download or copy it again$"):
         rows(tmp_path / "a.tar")
 
 
-def test_of_a_server(content, tmp_path, monkeypatch):
+def test_remote_tar(content, tmp_path, monkeypatch):
     pytest.importorskip("aiohttp", reason="fsspec reads http with it")
     monkeypatch.setattr(module, "SHARD_RETRY_DELAY", 0.01)
     (tmp_path / "a.tar").write_bytes(content[:10240])
@@ -133,14 +133,14 @@ def test_of_a_server(content, tmp_path, monkeypatch):
             rows(f"{address}/a.tar")
 
 
-def test_the_doctor_reads_and_copies_any(content, tmp_path):
+def test_doctor_reads_and_copies_tars(content, tmp_path):
     for name, packed in (("a.tar", plain), ("b.tar.gz", gzip.compress), ("c.tar", lzma.compress)):
         (tmp_path / name).write_bytes(packed(content))
         assert main([str(tmp_path / name), "--fix", str(tmp_path / "fixed.tar")]) == 1
         assert rows(tmp_path / name)[3] == {"conversations": TALK, "png": b"a" * 30}
 
 
-def test_texts_in_files_of_their_own(tmp_path):
+def test_text_members(tmp_path):
     talk = json.dumps({"conversations": [TALK[0] | {"value": "q"}, TALK[1]]})
     file = write_tar(tmp_path / "a.tar", [("0.json", talk), ("0.system.txt", "Be kind.")])
     assert parse_sample(rows(file)[0], "").system == "Be kind."
@@ -153,7 +153,7 @@ def test_texts_in_files_of_their_own(tmp_path):
             parse_sample(rows(file)[0], "")
 
 
-def test_arrays_beside_an_image_change_nothing(tmp_path):
+def test_arrays_beside_an_image_are_ignored(tmp_path):
     members = [("0.npy", b"array"), ("0.png", b"i"), ("0.txt", "A dog.")]
     (row,) = rows(write_tar(tmp_path / "a.tar", members))
     assert parse_sample(row, "").images == (b"i",)
