@@ -1,4 +1,4 @@
-"""One question or more of every benchmark, split and protocol whose answers are public."""
+"""At least one question of every benchmark, split and protocol with public targets."""
 
 from collections.abc import Iterator
 from functools import cache
@@ -78,7 +78,7 @@ def protocols() -> list[tuple[str, str, str]]:
 
 
 def questions_of(data: Path, name: str, split: str, protocol: str) -> list[Question]:
-    """Of a harness's rows, or of the published files in `data`, which `fixtures` has made."""
+    """Questions of a harness's rows, or of the published files in `data`, from `fixtures`."""
     kind = BENCHMARKS[name]
     if (split, protocol) not in kind.sources:
         if name == "nano":
@@ -97,5 +97,5 @@ def _of_rows(name: str, split: str, protocol: str) -> Iterator[Question]:
 
 
 def kind_split(name: str, split: str) -> str:
-    """What a table calls a split."""
+    """The split name in a table."""
     return {"val": "validation"}.get(split, split) if name == "mmmu" else "human"

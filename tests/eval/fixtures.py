@@ -1,4 +1,4 @@
-"""Small benchmarks in the formats as published: a few records each, and images for them."""
+"""Small benchmarks in published formats: a few records each, with images."""
 
 import base64
 import csv

@@ -1,4 +1,4 @@
-"""A disk that is full, as the system tells it: files may grow to some size, and no further."""
+"""Simulates a full disk by a limit on file sizes."""
 
 import resource
 from collections.abc import Iterator
@@ -7,7 +7,7 @@ from contextlib import contextmanager
 
 @contextmanager
 def full_after(size: int) -> Iterator[None]:
-    """Let no file of this process grow beyond `size` bytes: writing fails with an OSError."""
+    """Limit files of this process to `size` bytes; writing more fails with an OSError."""
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
     try:

@@ -1,4 +1,4 @@
-"""The benchmark of one's own in docs/evaluation.md works as it stands there."""
+"""The example benchmark in docs/evaluation.md works as written."""
 
 import base64
 import re
@@ -14,7 +14,7 @@ from tests.eval.tasks.test_dataset_source import table
 PAGE = (Path(__file__).parents[2] / "docs" / "evaluation.md").read_text(encoding="utf-8")
 
 
-def test_the_example(tmp_path):
+def test_example(tmp_path):
     blocks = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
     (code,) = [block for block in blocks if "(Benchmark)" in block]
     names: dict = {}
@@ -31,7 +31,7 @@ def test_the_example(tmp_path):
     assert (score.value, score.complete, score.parts) == (50, True, {"road": (50, 2)})
 
 
-def test_every_benchmark_is_named():
+def test_every_benchmark_is_listed():
     groups = dict(re.findall(r"^\| `(\w+)` \|(.*)\|$", PAGE, re.MULTILINE))
     for group in ("paper", "highres"):
         (names,) = re.findall(r"`([^`]+)`", groups[group])

@@ -1,4 +1,4 @@
-"""What runs leave: a report that grows, results for programs, comparisons in files."""
+"""Outputs of runs: accumulated reports, results.json, comparisons."""
 
 import json
 from pathlib import Path
@@ -37,7 +37,7 @@ def results(output):
     return {one["benchmark"]: one for one in content["results"]}
 
 
-def test_a_second_run_adds_to_the_report(data, model, tmp_path):
+def test_report_accumulates_runs(data, model, tmp_path):
     assert evaluate(data, model, tmp_path, "--benchmark", "mme") == 0
     first = results(tmp_path)["mme:test"]
     assert evaluate(data, model, tmp_path, "--benchmark", "textvqa", "--limit", "2") == 0
@@ -49,7 +49,7 @@ def test_a_second_run_adds_to_the_report(data, model, tmp_path):
     assert "TextVQA: accuracy" in page
 
 
-def test_results_say_how_they_came_about(data, model, tmp_path):
+def test_results_have_provenance(data, model, tmp_path):
     words = ("--benchmark", "mme", "--max-new-tokens", "2")
     assert evaluate(data, model, tmp_path, *words) == 0
     first = results(tmp_path)["mme:test"]
@@ -71,7 +71,7 @@ def test_results_say_how_they_came_about(data, model, tmp_path):
     assert again["run"]["usage"] == usage
 
 
-def test_answers_that_the_limit_cut_are_counted(data, tmp_path):
+def test_truncated_responses_are_counted(data, tmp_path):
     endless = build(tmp_path / "endless", positions=2048, endless=True)
     words = ("--benchmark", "gqa", "--max-new-tokens", "2")
     assert evaluate(data, endless, tmp_path / "out", *words) == 0
@@ -80,7 +80,7 @@ def test_answers_that_the_limit_cut_are_counted(data, tmp_path):
     assert json.loads(sample.read_text())["finish_reason"] == "length"
 
 
-def test_models_are_compared_into_a_file(data, model, tmp_path, capfd):
+def test_compare(data, model, tmp_path, capfd):
     for name in ("one", "two"):
         assert evaluate(data, model, tmp_path / name, "--benchmark", "mme") == 0
     folders = ["--compare", str(tmp_path / "one"), str(tmp_path / "two"), str(tmp_path / "one")]
@@ -102,7 +102,7 @@ def test_models_are_compared_into_a_file(data, model, tmp_path, capfd):
         ("--compare . . --margin 0", "--margin 0.0"),
     ],
 )
-def test_wrong_options(words, text):
+def test_invalid_options(words, text):
     with pytest.raises(MGMError, match=text):
         main(words.split())
 
@@ -118,7 +118,7 @@ def test_wrong_options(words, text):
         ("org__m/20260101_101010_samples_pope.jsonl", "pope", "org__m"),
     ],
 )
-def test_the_model_of_a_file_of_answers(tmp_path, file, benchmark, name):
+def test_model_of_a_prediction_file(tmp_path, file, benchmark, name):
     words = ["--predictions", str(tmp_path / file), "--benchmark", benchmark]
     assert model_settings(parse_args(words)) == (name, {})
     assert model_settings(parse_args([*words, "--model", "other"])) == ("other", {})

@@ -1,4 +1,4 @@
-"""Whatever a model says, every benchmark scores it by every protocol, and the rest with it."""
+"""Every benchmark scores any response with every protocol."""
 
 import json
 import math
@@ -48,8 +48,8 @@ def check(score, count: int) -> None:
 
 
 @pytest.mark.parametrize(("name", "split", "protocol"), protocols())
-def test_every_odd_answer_is_scored(data, tmp_path, name, split, protocol):
-    """And can be in the files that are written."""
+def test_unusual_responses_are_scored(data, tmp_path, name, split, protocol):
+    """And can be written to submission files."""
     kind, questions = BENCHMARKS[name], questions_of(data, name, split, protocol)
     assert questions
     for number, odd in enumerate(ODD.values()):
@@ -73,7 +73,7 @@ def test_every_odd_answer_is_scored(data, tmp_path, name, split, protocol):
     "odd", ["digits", *(pytest.param(n, marks=pytest.mark.slow) for n in HUGE if n != "digits")]
 )
 @pytest.mark.parametrize(("name", "split", "protocol"), protocols())
-def test_a_huge_answer_is_scored(data, name, split, protocol, odd):
+def test_huge_response_is_scored(data, name, split, protocol, odd):
     kind, questions = BENCHMARKS[name], questions_of(data, name, split, protocol)
     responses = [Response(one, HUGE[odd]) for one in questions]
     check(score_responses(kind, split, protocol, questions, responses, Judge()), len(questions))
@@ -83,7 +83,7 @@ def test_a_huge_answer_is_scored(data, name, split, protocol, odd):
     ("name", "split", "protocol"),
     [one for one in protocols() if one[2] in BENCHMARKS[one[0]].judged],
 )
-def test_every_odd_reply_of_a_judge(data, name, split, protocol):
+def test_unusual_replies_of_a_judge(data, name, split, protocol):
     kind, questions = BENCHMARKS[name], questions_of(data, name, split, protocol)[:2]
     responses = [Response(one, "It is hard to say.") for one in questions]
     for reply in REPLIES:

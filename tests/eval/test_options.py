@@ -1,4 +1,4 @@
-"""The options of evaluation: each has an effect, or is refused."""
+"""Options of evaluation: each has an effect, or is an error."""
 
 from pathlib import Path
 
@@ -39,7 +39,7 @@ FOLDER = "--model-path m --benchmark nano"
         (f"{FOLDER} --ablate hr", "--ablate hr: unknown ablation"),
     ],
 )  # fmt: skip
-def test_options_without_effect_are_refused(words: str, message: str) -> None:
+def test_options_without_effect_are_errors(words: str, message: str) -> None:
     with pytest.raises(MGMError) as error:
         parse_args(words.split())
     assert message in str(error.value)
@@ -57,5 +57,5 @@ def test_options_without_effect_are_refused(words: str, message: str) -> None:
         f"{FOLDERS} --margin 3 --output-file o.md",
     ],
 )
-def test_options_with_an_effect_are_taken(words: str) -> None:
+def test_options_with_an_effect(words: str) -> None:
     assert isinstance(parse_args(words.split()).data_dir, Path)

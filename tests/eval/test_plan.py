@@ -1,4 +1,4 @@
-"""What a run asks, and what it says of data that is missing."""
+"""Tasks of a run, and errors about missing data."""
 
 import shlex
 
@@ -19,7 +19,7 @@ def refusal(data, *words: str) -> str:
 
 
 @pytest.mark.parametrize("group", ["paper", "highres", "all"])
-def test_all_missing_benchmarks_are_named_with_what_prepares_them(tmp_path, group) -> None:
+def test_missing_benchmarks_are_listed_with_the_command(tmp_path, group) -> None:
     data = tmp_path / "the data"
     gqa(data)
     message = refusal(data, "gqa", group, "--protocol", "lmms-eval", "--dry-run")
@@ -29,12 +29,12 @@ def test_all_missing_benchmarks_are_named_with_what_prepares_them(tmp_path, grou
     assert (options.protocol, options.data_dir) == ("lmms-eval", data)
 
 
-def test_one_missing_benchmark_is_named(tmp_path) -> None:
+def test_one_missing_benchmark(tmp_path) -> None:
     message = refusal(tmp_path, "textvqa")
     assert message.startswith(str(tmp_path / "textvqa"))
     assert ": is missing; python -m mgm.eval.prepare textvqa --data-dir " in message
 
 
-def test_what_is_there_is_not_named(tmp_path) -> None:
+def test_existing_benchmarks_are_not_listed(tmp_path) -> None:
     gqa(tmp_path)
     assert "gqa" not in refusal(tmp_path, "gqa", "vizwiz").partition(";")[2].split()

@@ -1,4 +1,4 @@
-"""Files that are fetched, from a real server whose connections break."""
+"""Downloads from a real server whose connections break."""
 
 import hashlib
 import http.server
@@ -38,7 +38,7 @@ def archive(**files: bytes) -> bytes:
 
 @contextmanager
 def served(content: bytes, breaks_at: int | None = None):
-    """The address of a file; the first answer ends too early."""
+    """Serve a file; the first response ends too early."""
     starts: list[int] = []
 
     class Handler(http.server.BaseHTTPRequestHandler):
@@ -62,7 +62,7 @@ def served(content: bytes, breaks_at: int | None = None):
         server.shutdown()
 
 
-def test_a_fetch_goes_on_where_it_broke_off(tmp_path, caplog):
+def test_interrupted_download_resumes(tmp_path, caplog):
     content = b"x" * 50_000 + b"end"
     md5 = hashlib.md5(content).hexdigest()
     with served(content, breaks_at=20_000) as (address, starts):
@@ -79,7 +79,7 @@ def test_a_fetch_goes_on_where_it_broke_off(tmp_path, caplog):
             provide(needed, tmp_path)
 
 
-def test_archives_are_unpacked_to_their_place(tmp_path):
+def test_archives_are_extracted(tmp_path):
     with served(archive(outer__images__1="one")) as (address, _):
         assert provide(RequiredFile("images", "", f"{address}/a.zip"), tmp_path)
         assert (tmp_path / "images" / "1").read_text() == "one"
@@ -94,7 +94,7 @@ def test_archives_are_unpacked_to_their_place(tmp_path):
         provide(RequiredFile("c", "", f"{address}/c.zip"), tmp_path)
 
 
-def test_without_a_network_it_says_what_goes_where(tmp_path, caplog):
+def test_offline_lists_missing_files(tmp_path, caplog):
     with caplog.at_level("INFO", logger="mgm"):
         assert main(["textvqa", "mmmu", "--offline", "--data-dir", str(tmp_path)]) == 1
     log = caplog.text
@@ -118,8 +118,8 @@ print(all([provide(one, folder, others=files) for one in files]))
 
 @pytest.mark.slow
 @pytest.mark.process
-def test_kills_while_it_is_fetched_and_unpacked(tmp_path):
-    """SIGKILL at other times: nothing half-done is taken for the whole, and nothing begins anew."""
+def test_kills_during_download_and_extraction(tmp_path):
+    """SIGKILL at several times: partial results are not used, and nothing starts over."""
     images = {f"all/images/{n}.png": bytes([n % 256]) * 2000 for n in range(1500)}
     content = io.BytesIO()
     with zipfile.ZipFile(content, "w") as made:
@@ -168,7 +168,7 @@ def test_kills_while_it_is_fetched_and_unpacked(tmp_path):
     assert sorted(path.name for path in folder.iterdir()) == ["images", "list.json"]
 
 
-def test_one_fault_keeps_nothing_else_from_being_prepared(tmp_path, caplog):
+def test_error_of_one_file_does_not_stop_others(tmp_path, caplog):
     (tmp_path / "mmbench").mkdir()
     (tmp_path / "mmbench" / "MMBench_DEV_EN.tsv").write_bytes(b"other")
     words = [
@@ -186,7 +186,7 @@ def test_one_fault_keeps_nothing_else_from_being_prepared(tmp_path, caplog):
     assert "missing: put VLMEvalKit's table here" in caplog.text
 
 
-def test_a_file_that_is_another_is_not_put_in_place(tmp_path):
+def test_file_with_a_wrong_digest(tmp_path):
     file = File(b"other")
     with serving(file) as address:
         needed = RequiredFile("a.tsv", "", f"{address}/a.tsv", "0" * 32)
@@ -206,8 +206,8 @@ def test_published_names_of_folders(tmp_path):
 
 
 @pytest.mark.slow
-def test_data_sets_of_the_hub(tmp_path):
-    """By huggingface_hub itself, from a hub on this machine: what is needed, and nothing twice."""
+def test_hub_data_sets(tmp_path):
+    """With huggingface_hub and a local hub: only needed files, once each."""
     files = tmp_path / "hub" / "lmms-lab-encoder" / "POPE" / "main"
     for name in ("data/test-0.parquet", "data/other-0.parquet", "Full/random-0.parquet"):
         (files / name).parent.mkdir(parents=True, exist_ok=True)
@@ -243,8 +243,8 @@ def test_data_sets_of_the_hub(tmp_path):
 
 @pytest.mark.parametrize("protocol", PROTOCOLS)
 @pytest.mark.parametrize("group", BENCHMARK_GROUPS)
-def test_a_group_with_a_protocol(tmp_path, caplog, group, protocol):
-    """Benchmarks without it are prepared for their usual one, as they are asked."""
+def test_group_with_a_protocol(tmp_path, caplog, group, protocol):
+    """Benchmarks without the protocol fall back to their default."""
     words = [group, "--protocol", protocol, "--data-dir", str(tmp_path), "--offline"]
     assert main(words) == 1
     log = caplog.text
@@ -257,7 +257,7 @@ def test_a_group_with_a_protocol(tmp_path, caplog, group, protocol):
         assert resolved in kind.protocols_of(split)
 
 
-def test_the_split_that_has_a_protocol():
+def test_split_with_a_protocol():
     assert get_benchmark("seed")[1] == "test"
     assert get_benchmark("seed", "vlmevalkit")[1] == "test-img"
     assert get_benchmark("seed:test", "vlmevalkit")[1] == "test"
@@ -266,6 +266,6 @@ def test_the_split_that_has_a_protocol():
 
 
 @pytest.mark.parametrize("entry", [None, [], 1, {"files": []}, {"files": {"*": 1}}])
-def test_revisions_of_strange_types_are_no_revisions(tmp_path, entry):
+def test_invalid_revisions(tmp_path, entry):
     (tmp_path / "revisions.json").write_text(json.dumps({"owner/name": entry}))
     assert fetched_revision(tmp_path, "owner/name") is None

@@ -1,4 +1,4 @@
-"""Whole published scorers: from their files to what they printed."""
+"""Published scorers: from their files to their printed results."""
 
 import json
 import re

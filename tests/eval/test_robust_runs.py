@@ -1,4 +1,4 @@
-"""Whole runs in which something fails: the rest is reported, and what is missing has a name."""
+"""Runs with errors: the rest is reported, and what is missing is listed."""
 
 import json
 import os
@@ -40,7 +40,7 @@ def score_of(output: Path, benchmark: str, split: str, protocol: str = "paper") 
     return json.loads((output / benchmark / split / protocol / "score.json").read_text())
 
 
-def test_one_benchmark_that_cannot_be_scored(data, model, tmp_path, capfd, caplog):
+def test_error_of_one_benchmark(data, model, tmp_path, capfd, caplog):
     (data / "gqa" / "data" / "images" / "1.jpg").write_bytes(b"no image")
     out = tmp_path / "out"
     assert main(words(data, model, out, "--benchmark", "gqa", "mme")) == 2
@@ -52,8 +52,8 @@ def test_one_benchmark_that_cannot_be_scored(data, model, tmp_path, capfd, caplo
         main(words(data, model, out, "--benchmark", "gqa"))
 
 
-def test_broken_records_and_images_are_left_out_and_named(data, model, tmp_path, caplog):
-    """Each kind of a broken record once; the ids of the others stay."""
+def test_damaged_records_and_images_are_skipped(data, model, tmp_path, caplog):
+    """Every kind of damaged record; the ids of the others do not change."""
     folder = data / "textvqa"
     file = folder / "llava_textvqa_val_v051_ocr.jsonl"
     records = [json.loads(line) for line in file.read_text().splitlines()]
@@ -73,8 +73,8 @@ def test_broken_records_and_images_are_left_out_and_named(data, model, tmp_path,
     assert caplog.text.count(": skipping ") == 9  # which is known before the model loads
 
 
-def test_a_server_that_goes_away(data, tmp_path, capfd, caplog):
-    """What was answered before is scored; the next run goes on."""
+def test_server_that_stops(data, tmp_path, capfd, caplog):
+    """Earlier responses are scored; the next run continues."""
 
     def answer(body):
         seen.append(body)
@@ -102,8 +102,8 @@ def nano(data: Path, count: int) -> None:
 
 
 @pytest.mark.parametrize("name", ["nano:held_out", "qbench:dev", "vqav2:test-dev"])
-def test_a_limit_is_called_partial(data, model, tmp_path, capfd, name):
-    """Whether the number of all questions is known, or whoever knows the answers."""
+def test_limited_runs_are_partial(data, model, tmp_path, capfd, name):
+    """Also for unknown totals, and splits without public targets."""
     nano(data, 3)
     if name.startswith("qbench"):
         file = data / "qbench" / "llvisionqa_dev.json"
@@ -136,8 +136,8 @@ def whole(folder: Path) -> bool:
 
 
 @pytest.mark.parametrize("size", [500, 2500, 10_000])
-def test_a_full_disk_leaves_no_cut_file_and_is_named(data, model, tmp_path, size):
-    """While answers are kept, and while the score, files of answers and the report are written."""
+def test_full_disk_leaves_no_partial_files(data, model, tmp_path, size):
+    """While responses, score, submission files and report are written."""
     options = words(data, model, tmp_path / "out", "--benchmark", "mme", "textvqa")
     with full_after(size), pytest.raises(MGMError, match=r"out.* could not be written \(File too"):
         main(options)
@@ -150,8 +150,8 @@ def test_a_full_disk_leaves_no_cut_file_and_is_named(data, model, tmp_path, size
     assert set(before) == set((tmp_path / "out").rglob("*.*"))
 
 
-def test_files_of_answers_that_cannot_be_made(data, model, tmp_path, monkeypatch, caplog):
-    """The score is there; whoever wanted the files reads why there are none."""
+def test_failed_submission_files(data, model, tmp_path, monkeypatch, caplog):
+    """The score is written, and the report has the error."""
 
     def broken(*_):
         raise ValueError("no number: 'x'")
@@ -164,8 +164,8 @@ def test_files_of_answers_that_cannot_be_made(data, model, tmp_path, monkeypatch
     assert "no number: 'x'" in caplog.text
 
 
-def test_answers_of_others_with_a_limit(data, tmp_path, capfd, caplog):
-    """Those beyond it are known to the benchmark."""
+def test_predictions_with_a_limit(data, tmp_path, capfd, caplog):
+    """Predictions beyond the limit are not unknown."""
     records = [{"question_id": "10", "text": "A"}, {"question_id": "v_11", "text": "B"}]
     lines(tmp_path / "theirs.jsonl", records)
     options = ["--predictions", str(tmp_path / "theirs.jsonl"), "--data-dir", str(data)]
@@ -175,7 +175,7 @@ def test_answers_of_others_with_a_limit(data, tmp_path, capfd, caplog):
     assert "does not have" not in caplog.text
 
 
-def test_data_in_a_folder_of_the_published_name(data, model, tmp_path):
+def test_published_folder_names(data, model, tmp_path):
     shutil.move(data / "mmbench", data / "MMB")
     assert main(words(data, model, tmp_path / "out", "--benchmark", "mmbench")) == 0
     assert score_of(tmp_path / "out", "mmbench", "dev")["questions"] == 3
@@ -183,8 +183,8 @@ def test_data_in_a_folder_of_the_published_name(data, model, tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.process
-def test_kills_while_a_judge_is_asked(data, tmp_path):
-    """SIGKILL while it replies: what it said is known, but for the replies that were under way."""
+def test_kills_while_judging(data, tmp_path):
+    """SIGKILL: complete replies are cached."""
     folder, count = data / "mm-vet", 60
     truths = {f"v1_{n}": {"question": f"What is {n}?", "answer": f"{n}", "capability": ["ocr"]}
               for n in range(count)}  # fmt: skip

@@ -1,4 +1,4 @@
-"""Runs as people start them: kept answers, kills, servers, several processes, reports."""
+"""Whole runs: response cache, kills, endpoints, several processes, reports."""
 
 import json
 import os
@@ -56,7 +56,7 @@ def alone(model, questions: list[Question]) -> list[str]:
 
 
 @pytest.mark.parametrize("name", ["mme", "scienceqa", "mmmu"])
-def test_answers_are_those_of_each_question_alone(data, model, name, tmp_path):
+def test_responses_equal_single_questions(data, model, name, tmp_path):
     questions = questions_of(data, name)
     cache = ResponseCache(tmp_path, "tiny")
     generate_responses(questions, EngineModel(mgm.load(model, device="cpu"), 4), cache)
@@ -76,7 +76,7 @@ class Counting(EngineModel):
         yield from super().generate(counted())
 
 
-def test_nothing_is_asked_twice_and_protocols_share_what_is_equal(data, model, tmp_path):
+def test_responses_are_cached_and_shared_between_protocols(data, model, tmp_path):
     engine = mgm.load(model, device="cpu")
     counting = Counting(engine, 4)
     counting.question_ids.clear()
@@ -99,7 +99,7 @@ def test_nothing_is_asked_twice_and_protocols_share_what_is_equal(data, model, t
         image.write_bytes(before)
 
 
-def test_equal_questions_are_asked_once(data, model, tmp_path):
+def test_equal_questions_run_once(data, model, tmp_path):
     (question,) = questions_of(data, "gqa")
     twins = [replace(question, id=name) for name in ("1", "2", "3")]
     counting = Counting(mgm.load(model, device="cpu"), 4)
@@ -111,7 +111,7 @@ def test_equal_questions_are_asked_once(data, model, tmp_path):
     assert len(cached_responses(twins, cache)) == 3
 
 
-def test_what_a_kill_left_is_passed_over(tmp_path, caplog):
+def test_partial_cache_lines_are_ignored(tmp_path, caplog):
     question = Question("1", "what?")
     cache = ResponseCache(tmp_path, "tiny")
     cache.put(cache.key(question), "red")
@@ -126,7 +126,7 @@ def test_what_a_kill_left_is_passed_over(tmp_path, caplog):
     assert [again.get(again.key(one)) for one in (question, other)] == ["red", "me"]
 
 
-def test_images_are_divided_among_processes(data, model, tmp_path):
+def test_questions_are_distributed_by_image(data, model, tmp_path):
     questions = questions_of(data, "mme")
     groups = group_by_image(questions)
     assert [len(group) for group in groups] == [2, 2, 2, 2]
@@ -179,14 +179,14 @@ def test_the_command_line(data, model, tmp_path, capfd):
         ("--benchmark textvqa --model-path x --data-dir nowhere", "is missing"),
     ],
 )
-def test_wrong_options(words, text):
+def test_invalid_options(words, text):
     with pytest.raises(MGMError, match=text):
         main(words.split())
 
 
 @pytest.mark.slow
-def test_killed_runs_lose_nothing(data, tmp_path):
-    """SIGKILL in the middle, again and again; each answer is asked for once."""
+def test_killed_runs_keep_responses(data, tmp_path):
+    """Repeated SIGKILL; each question is generated once."""
     endless = build(tmp_path / "endless", positions=4096, endless=True)
     words = command(data, endless, tmp_path / "out", "--benchmark", "mmmu", "--batch-size", "1")
     answers = tmp_path / "out" / "answers" / "answers-0.jsonl"
@@ -231,8 +231,8 @@ def test_two_processes_by_torchrun(data, model, tmp_path):
 
 
 @pytest.mark.slow
-def test_machines_that_share_no_disk(data, model, tmp_path):
-    """Two launchers stand for two machines, each with its own copy of the model and its output."""
+def test_machines_without_a_shared_disk(data, model, tmp_path):
+    """Two launchers as two machines, each with its copy of the model and its output folder."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
@@ -262,7 +262,7 @@ def test_machines_that_share_no_disk(data, model, tmp_path):
     assert len(list((tmp_path / "out 1" / "answers").glob("*.jsonl"))) == 1
 
 
-def test_a_server_is_asked_as_well(data, model, tmp_path):
+def test_endpoint(data, model, tmp_path):
     questions = questions_of(data, "mme")
     worker = Worker(mgm.load(model, device="cpu"), ("tiny",))
     with running(build_worker_app(worker)) as address:
@@ -279,7 +279,7 @@ def test_a_server_is_asked_as_well(data, model, tmp_path):
 
 
 def judge_application(replies: list):
-    """A judge that says what it is told to; the texts that it was asked go into a list."""
+    """A judge with given replies; the prompts are recorded in a list."""
     from fastapi import FastAPI, Request
     from fastapi.responses import JSONResponse
 
@@ -299,7 +299,7 @@ def judge_application(replies: list):
     return app, bodies
 
 
-def test_a_judge(data, tmp_path):
+def test_judge(data, tmp_path):
     kind, split = get_benchmark("mmvet")
     questions = questions_of(data, "mmvet")[:1]
     responses = [Response(one, "x = -1") for one in questions]
@@ -329,7 +329,7 @@ def test_a_judge(data, tmp_path):
     assert score_responses(kind, split, "paper", questions, responses, Judge()).judge == "rules"
 
 
-def test_other_weights_are_another_model(tmp_path):
+def test_cache_key_depends_on_weights(tmp_path):
     for name in ("a", "b"):
         (tmp_path / name).mkdir()
         (tmp_path / name / "model.safetensors").write_bytes(name.encode() * 3)
@@ -347,8 +347,8 @@ def test_other_weights_are_another_model(tmp_path):
     assert len(names) == 6
 
 
-def test_times_and_other_files_make_no_other_model(tmp_path):
-    """Nor does the folder that the one of the model's name lies in."""
+def test_cache_key_ignores_times_and_other_files(tmp_path):
+    """And the path of the model's folder."""
     for parent in ("one", "two"):
         (tmp_path / parent / "m").mkdir(parents=True)
         (tmp_path / parent / "m" / "model.safetensors").write_bytes(b"weights")

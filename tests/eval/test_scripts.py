@@ -1,4 +1,4 @@
-"""The published commands, in a folder as their users have it."""
+"""The published commands, in a folder with their layout."""
 
 import subprocess
 from pathlib import Path
@@ -36,7 +36,7 @@ def work_folder(tmp_path_factory) -> Path:
     return folder
 
 
-def test_all_published_commands_are_there():
+def test_all_published_commands_exist():
     for family in ("gemma", "llama", "llama3", "mixtral", "yi"):
         names = {path.stem for path in (ROOT / "scripts" / family / "eval").glob("*.sh")}
         assert names == set(NAMES)
@@ -44,7 +44,7 @@ def test_all_published_commands_are_there():
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", LEFT)
-def test_a_command_leaves_what_the_published_one_did(work_folder, name):
+def test_commands_write_the_published_files(work_folder, name):
     ended = subprocess.run(
         ["bash", str(ROOT / "scripts" / "llama" / "eval" / f"{name}.sh"), "--device", "cpu"],
         cwd=work_folder,

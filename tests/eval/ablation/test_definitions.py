@@ -1,4 +1,4 @@
-"""Ablations by name, with keys of their own, run on a tiny model."""
+"""Ablations by name, with separate cache keys, on a tiny model."""
 
 import pytest
 
@@ -28,15 +28,15 @@ from tests.model.tiny import HD, tiny_config
         ("stage_mean:2", {"averaged_stages": (2,)}),
     ],
 )
-def test_each_is_one_setting_of_fusion(name, fusion) -> None:
+def test_each_changes_one_fusion_setting(name, fusion) -> None:
     (ablation,) = parse_ablations([name], tiny_config())
     assert ablation.fusion(tiny_config()) == FusionConfig(**fusion)
     assert parse_ablations([ablation.name], tiny_config()) == [ablation]
     assert "{}" not in ablation.description
 
 
-def test_a_blur_without_a_number_is_to_what_the_vit_sees() -> None:
-    """It is one ablation with that of the number, asked once."""
+def test_default_blur_is_the_low_resolution() -> None:
+    """It shares its responses with the blur of that number."""
     assert parse_ablations(["blur", "blur:28"], tiny_config()) == [Ablation("blur", 28)]
     (blur,) = parse_ablations(["blur"], tiny_config(**HD))
     assert blur.name == "blur:56"
@@ -67,7 +67,7 @@ def test_groups_and_repeated_names() -> None:
         ("shift:" + "9" * 5000, "is not a positive number"),
     ],
 )
-def test_wrong_names(name, message) -> None:
+def test_invalid_names(name, message) -> None:
     with pytest.raises(MGMError) as error:
         check_ablation_names(["pool", name])
     assert message in str(error.value)
@@ -86,6 +86,6 @@ def test_wrong_names(name, message) -> None:
         ("hr_only", {"fusion": {"mode": "none"}}, "--ablate hr_only: config: fusion"),
     ],
 )
-def test_what_makes_no_sense_for_a_model(name, config, message) -> None:
+def test_ablations_that_do_not_apply(name, config, message) -> None:
     with pytest.raises(MGMError, match=message):
         parse_ablations([name], tiny_config(**config))

@@ -1,4 +1,4 @@
-"""What ablations cost, and the utilisation of both encoders, from known answers."""
+"""Differences of ablations and utilisation rates, from known responses."""
 
 import numpy as np
 import pytest
@@ -23,7 +23,7 @@ IMAGES, EACH = 40, 5
 
 
 def score(right: np.ndarray) -> Score:
-    """Of answers that are right or not (images, questions of each)."""
+    """A score of right and wrong responses (images, questions per image)."""
     questions = [
         Question(f"{image}/{n}", "what?", target="red", group=str(image))
         for image, row in enumerate(right)
@@ -35,14 +35,14 @@ def score(right: np.ndarray) -> Score:
 
 
 def drawn(seed: int, share: float, lost: float) -> tuple[np.ndarray, np.ndarray]:
-    """Right answers of a model, and of one that loses a share of them, image by image."""
+    """Right responses of a model, and of one that loses a share of them, image by image."""
     draw = np.random.default_rng(seed)
     hard = draw.normal(0, 0.2, (IMAGES, 1))
     full = draw.random((IMAGES, EACH)) < np.clip(share + hard, 0, 1)
     return full, full & (draw.random((IMAGES, EACH)) >= np.clip(lost + hard, 0, 1))
 
 
-def test_lines_of_the_full_model_and_of_each_ablation() -> None:
+def test_lines_of_full_model_and_ablations() -> None:
     full, without = (score(one) for one in drawn(0, 0.9, 0.7))
     rows = [
         compare_ablation(Nano(), full, Ablation("hr_off"), without),
@@ -67,7 +67,7 @@ def test_lines_of_the_full_model_and_of_each_ablation() -> None:
     assert ablations_text(full, {}) == ""
 
 
-def test_the_rate_is_the_share_of_the_score_that_is_lost() -> None:
+def test_utilisation_is_the_lost_share_of_the_score() -> None:
     full, without = (score(one) for one in drawn(1, 0.8, 0.5))
     rate = utilisation(Nano(), full, without, "high-resolution encoder")
     assert rate.rate == pytest.approx((full.value - without.value) / full.value)
@@ -82,7 +82,7 @@ def test_the_rate_is_the_share_of_the_score_that_is_lost() -> None:
     assert harm.rate < 0
 
 
-def test_nothing_or_all_lost_is_no_certainty() -> None:
+def test_interval_if_nothing_or_everything_is_lost() -> None:
     full, _ = drawn(2, 0.8, 0.5)
     none, every = score(np.zeros_like(full)), score(full)
     lost = utilisation(Nano(), every, none, "x")
@@ -98,7 +98,7 @@ def test_nothing_or_all_lost_is_no_certainty() -> None:
     assert line == "utilisation of the x: 0.00 (too few images)"
 
 
-def test_intervals_of_rates_hold_their_level() -> None:
+def test_coverage_of_intervals() -> None:
     """Questions of an image are lost together; the true rate is that of very many images."""
     many = [drawn(seed, 0.8, 0.4) for seed in range(1000, 1300)]
     true = 1 - sum(a.sum() for _, a in many) / sum(f.sum() for f, _ in many)
@@ -110,7 +110,7 @@ def test_intervals_of_rates_hold_their_level() -> None:
     assert inside >= 54
 
 
-def test_a_score_that_is_no_mean() -> None:
+def test_score_that_is_not_a_mean() -> None:
     questions = [
         Question(f"{image}/{n}", "is it?", target="yes", group=str(image), category="color")
         for image in range(8)
@@ -130,7 +130,7 @@ def test_a_score_that_is_no_mean() -> None:
     assert row.comparison.difference == pytest.approx(without.value - full.value)
 
 
-def test_answers_that_only_a_server_knows() -> None:
+def test_benchmark_without_public_targets() -> None:
     full = score(np.ones((8, 1), bool))
     with pytest.raises(MGMError, match="targets are not public"):
         compare_ablation(Nano(), Score(**vars(full) | {"value": None}), Ablation("pool"), full)

@@ -1,4 +1,4 @@
-"""Questions asked with ablations on a tiny model; the answers have keys of their own."""
+"""Generation with ablations on a tiny model, with separate cache keys."""
 
 from dataclasses import replace
 
@@ -38,7 +38,7 @@ def questions(tmp_path_factory) -> list[Question]:
     ]
 
 
-def test_keys_are_those_of_one_ablation(tmp_path, questions) -> None:
+def test_cache_keys_differ_by_ablation(tmp_path, questions) -> None:
     cache = ResponseCache(tmp_path, "tiny")
     before = cache.key(questions[0])
     names = [*ALL_ABLATIONS, "shift:2", "blur:20"]
@@ -59,7 +59,7 @@ def test_keys_are_those_of_one_ablation(tmp_path, questions) -> None:
     assert some.key(questions[2]) != ablation_cache(cache, query, questions).key(questions[2])
 
 
-def test_answers_are_those_of_a_model_with_that_fusion(tmp_path, folder, questions) -> None:
+def test_responses_equal_a_model_with_that_fusion(tmp_path, folder, questions) -> None:
     engine = mgm.load(folder, device="cpu")
     answerer, cache = EngineModel(engine, 4), ResponseCache(tmp_path, "tiny")
     generate_responses(questions, answerer, cache)
@@ -79,7 +79,7 @@ def test_answers_are_those_of_a_model_with_that_fusion(tmp_path, folder, questio
     assert texts["hr_off"] != texts["grey_vit"]
 
 
-def test_the_fixed_query_is_the_mean_over_the_first_images(
+def test_fixed_query_is_the_mean_of_the_first_images(
     tmp_path, folder, questions, monkeypatch
 ) -> None:
     engine = mgm.load(folder, device="cpu")
@@ -108,7 +108,7 @@ def test_the_fixed_query_is_the_mean_over_the_first_images(
     assert len(keys) == CALIBRATION_IMAGES
 
 
-def test_a_fault_leaves_the_model_as_it_was(tmp_path, folder, questions, monkeypatch) -> None:
+def test_error_restores_the_model(tmp_path, folder, questions, monkeypatch) -> None:
     engine = mgm.load(folder, device="cpu")
     answerer, cache = EngineModel(engine, 4), ResponseCache(tmp_path, "tiny")
     missing = replace(questions[0], id="m", images=(tmp_path / "missing.png",))

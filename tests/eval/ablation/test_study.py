@@ -1,4 +1,4 @@
-"""`--ablate` as people type it, on native, published and HD checkpoints."""
+"""`--ablate` on native, published and HD checkpoints."""
 
 import json
 import re
@@ -21,7 +21,7 @@ PICTURES = 6
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory) -> Path:
-    """A data set of the playground's form, two questions a picture."""
+    """A generated nano data set with two questions per image."""
     folder = tmp_path_factory.mktemp("data") / "nano"
     (folder / "images").mkdir(parents=True)
     records = []
@@ -122,7 +122,7 @@ def test_published_checkpoints(data, name, tmp_path, capfd) -> None:
         (["--ablate", "pool", "--score-only"], "no responses yet"),
     ],
 )
-def test_what_cannot_be_ablated(data, folder, tmp_path, more, message) -> None:
+def test_unsupported_models(data, folder, tmp_path, more, message) -> None:
     with pytest.raises(MGMError) as error:
         main(words(data, folder, tmp_path, *more))
     assert message in str(error.value)
@@ -133,7 +133,7 @@ def test_what_cannot_be_ablated(data, folder, tmp_path, more, message) -> None:
 @pytest.mark.parametrize(
     "where", ["--endpoint http://127.0.0.1:9/v1 --model x", "--predictions answers.jsonl"]
 )
-def test_the_model_has_to_run_here(data, where) -> None:
+def test_ablation_needs_a_local_model(data, where) -> None:
     line = f"--benchmark nano --data-dir {data} {where} --ablate pool"
     with pytest.raises(MGMError, match=r"--ablate has no effect with --.*, only with --model-path"):
         main(line.split())
@@ -144,10 +144,8 @@ def ablation_names(output: Path) -> list[str]:
     return [one["name"] for one in result["ablations"]]
 
 
-def test_ablations_without_answers_are_named_and_the_others_shown(
-    data, folder, tmp_path, caplog, capfd
-) -> None:
-    """A blur is that of its number, by either name."""
+def test_ablations_without_responses_are_listed(data, folder, tmp_path, caplog, capfd) -> None:
+    """A blur is found by its number under either name."""
     assert main(words(data, folder, tmp_path, "--ablate", "hr_off", "blur")) == 0
     more = ["hr_off", "pool", "blur:28", "blur", "shift"]
     assert main(words(data, folder, tmp_path, "--ablate", *more, "--score-only")) == 0
@@ -165,7 +163,7 @@ def test_ablations_without_answers_are_named_and_the_others_shown(
 
 
 @pytest.mark.parametrize("failing", ["hr_off", "pool"])
-def test_an_ablation_that_cannot_be_asked_leaves_the_rest(
+def test_failed_ablation_does_not_end_the_others(
     data, folder, tmp_path, monkeypatch, capfd, caplog, failing
 ) -> None:
     original = study.run_ablation
@@ -182,9 +180,7 @@ def test_an_ablation_that_cannot_be_asked_leaves_the_rest(
     assert ablation_names(tmp_path) == [{"hr_off": "pool", "pool": "hr_off"}[failing]]
 
 
-def test_a_benchmark_that_fails_leaves_the_tables_of_others(
-    data, folder, tmp_path, monkeypatch
-) -> None:
+def test_failed_benchmark_does_not_end_the_others(data, folder, tmp_path, monkeypatch) -> None:
     original = study.score_responses
 
     def score_responses(kind, *others, **keywords):
@@ -201,8 +197,8 @@ def test_a_benchmark_that_fails_leaves_the_tables_of_others(
     assert tables == ["gqa"]
 
 
-def test_ablations_are_not_shown_beside_other_answers(data, folder, tmp_path) -> None:
-    """Though their score and number are the same."""
+def test_ablations_of_other_responses_are_not_shown(data, folder, tmp_path) -> None:
+    """Although score and number of questions are equal."""
     assert main(words(data, folder, tmp_path, "--ablate", "hr_off")) == 0
     assert ablation_names(tmp_path) == ["hr_off"]
     file = tmp_path / "other.jsonl"
@@ -217,7 +213,7 @@ def test_ablations_are_not_shown_beside_other_answers(data, folder, tmp_path) ->
     assert ablation_names(tmp_path) == ["hr_off"]
 
 
-def test_a_model_of_one_encoder_has_no_detail_to_leave_out(data, tmp_path) -> None:
+def test_model_without_a_high_resolution_encoder(data, tmp_path) -> None:
     engine = mgm.load(build(tmp_path / "two"), device="cpu")
     engine.model.vision_tower_aux = engine.model.mining = None
     engine.model.config.vision_aux_config = None

@@ -1,4 +1,4 @@
-"""Every benchmark from its files to its score and the files that scripts leave."""
+"""Every benchmark from its data files to its score and submission files."""
 
 import json
 
@@ -23,7 +23,7 @@ def data(tmp_path_factory):
 
 
 def right(question) -> str:
-    """An answer that gets full credit."""
+    """A response with full credit."""
     answer = question.target
     if "problem" in question.metadata and question.metadata["problem"]["choices"]:
         return f"({'AB'[question.metadata['problem']['choices'].index(answer)]})"
@@ -62,7 +62,7 @@ def test_from_files_to_score(data, name, tmp_path):
         assert path.stat().st_size > 0
 
 
-def test_textvqa_asks_as_each_protocol_does(data):
+def test_textvqa_prompts_of_protocols(data):
     texts = {protocol: [one.text for one in resolve(data, "textvqa", protocol)[3]] for protocol in
              ("paper", "lmms-eval", "vlmevalkit")}  # fmt: skip
     short = "\nAnswer the question using a single word or phrase."
@@ -71,7 +71,7 @@ def test_textvqa_asks_as_each_protocol_does(data):
     assert texts["vlmevalkit"][0] == f"What BRAND is it?{short}"
 
 
-def test_mme_counts_images_with_both_answers_right(data):
+def test_mme_accuracy_plus(data):
     kind, split, protocol, questions = resolve(data, "mme")
     responses = [Response(one, "Yes") for one in questions]
     score = score_responses(kind, split, protocol, questions, responses, Judge())
@@ -83,7 +83,7 @@ def test_mme_counts_images_with_both_answers_right(data):
     }  # fmt: skip
 
 
-def test_mmbench_asks_and_counts_all_rounds(data, tmp_path):
+def test_mmbench_circular_rounds(data, tmp_path):
     kind, split, protocol, questions = resolve(data, "mmbench")
     assert questions[0].text == (
         "Look.\nWhich colour?\nA. red\nB. blue\n"
@@ -102,7 +102,7 @@ def test_mmbench_asks_and_counts_all_rounds(data, tmp_path):
     assert rows[1][6] == "B"
 
 
-def test_mmmu_draws_a_letter_where_an_answer_names_none_and_always_the_same(data):
+def test_mmmu_random_letter_is_deterministic(data):
     kind, split, protocol, questions = resolve(data, "mmmu")
     responses = [Response(one, "no idea") for one in questions]
     first = score_responses(kind, split, protocol, questions, responses, Judge())
@@ -116,7 +116,7 @@ def test_mmmu_draws_a_letter_where_an_answer_names_none_and_always_the_same(data
     assert as_lmms.value == pytest.approx(90)  # its open questions are never right
 
 
-def test_missing_and_damaged_files_are_named(data, tmp_path):
+def test_missing_and_damaged_files(data, tmp_path):
     for name in MAKERS:
         kind, split = get_benchmark(name)
         with pytest.raises(MGMError, match="is missing"):

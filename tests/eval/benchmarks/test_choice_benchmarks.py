@@ -1,4 +1,4 @@
-"""Benchmarks with choices, from their tables and data sets of the hub to their scores."""
+"""Multiple-choice benchmarks from tables and hub data sets to scores."""
 
 import base64
 from pathlib import Path
@@ -98,7 +98,7 @@ TABLES = {
 
 
 def check(name: str, protocol: str, folder: Path, prompt: str) -> list:
-    """The questions, which get full credit for right answers alone."""
+    """The questions, after checking that only right responses get full credit."""
     kind, split = get_benchmark(name)
     kind.check(split, protocol)
     questions = list(kind.questions(folder, split, protocol))
@@ -115,14 +115,14 @@ def check(name: str, protocol: str, folder: Path, prompt: str) -> list:
 
 
 @pytest.mark.parametrize("name", HUB)
-def test_a_data_set_of_the_hub(tmp_path, name):
+def test_hub_data_sets(tmp_path, name):
     folder, rows, prompt = HUB[name]
     parquet(tmp_path / "hub" / folder, rows)
     assert len(check(name, "lmms-eval", tmp_path, prompt)) == len(rows)
 
 
 @pytest.mark.parametrize("name", TABLES)
-def test_a_table_of_vlmevalkit(tmp_path, name):
+def test_vlmevalkit_tables(tmp_path, name):
     file, more, prompt = TABLES[name]
     row = CHOICES | {"image": ENCODED} | more
     category = {"category": "Perception/OCR"} if name.startswith("mme") else {}
@@ -130,7 +130,7 @@ def test_a_table_of_vlmevalkit(tmp_path, name):
     assert len(check(name, "vlmevalkit", tmp_path, prompt)) == 2
 
 
-def test_mmmu_pro_takes_the_letter_behind_the_mark(tmp_path):
+def test_mmmu_pro_letter_after_the_mark(tmp_path):
     folder, rows, _ = HUB["mmmu-pro:vision"]
     parquet(tmp_path / "hub" / folder, rows)
     kind = BENCHMARKS["mmmu-pro"]
@@ -163,7 +163,7 @@ def test_parts():
 
 
 @pytest.mark.parametrize("name", HUB)
-def test_no_answer_raises(tmp_path, name):
+def test_any_response_is_scored(tmp_path, name):
     folder, rows, _ = HUB[name]
     parquet(tmp_path / "hub" / folder, rows)
     kind, split = get_benchmark(name)
@@ -183,7 +183,7 @@ def test_groups():
         get_benchmark(name)
 
 
-def test_prepare_says_where_tables_are(tmp_path, caplog):
+def test_prepare_lists_tables(tmp_path, caplog):
     caplog.set_level("INFO", "mgm.eval")
     words = ["--protocol", "vlmevalkit", "--data-dir", str(tmp_path), "--offline"]
     assert prepare(["hrbench:8k", "mme-realworld", "mmbench", *words]) == 1

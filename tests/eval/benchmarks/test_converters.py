@@ -1,4 +1,4 @@
-"""Files and figures of the published converters: GQA, MM-Vet, SEED-Bench and ScienceQA."""
+"""Files and results of published converters: GQA, MM-Vet, SEED-Bench, ScienceQA."""
 
 import json
 

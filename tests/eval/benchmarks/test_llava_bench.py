@@ -20,7 +20,7 @@ def score_of(*reviews: str):
 
 
 class _InOrder(ScriptedJudge):
-    """Gives one review for each question, however often it is asked about it."""
+    """Returns one review per question, however often it is requested."""
 
     def __init__(self, *replies: str) -> None:
         super().__init__(*replies)
@@ -39,14 +39,14 @@ def one_at_a_time(monkeypatch):
     monkeypatch.setattr("mgm.eval.report.scoring.JUDGE_THREADS", 1)
 
 
-def test_the_score_is_the_ratio_of_mean_marks():
+def test_score_is_the_ratio_of_mean_marks():
     score = score_of("10 5", "2 4", "9 9")
     assert score.value == pytest.approx(100 * 18 / 21)
     assert score.parts["conv"] == (pytest.approx(100 * 18 / 21), 3)
     assert score_of("5 10", "4 8").value == 200  # better than the reference
 
 
-def test_a_review_without_marks_counts_as_llavas_own_does_and_is_listed():
+def test_review_without_marks():
     score = score_of("10 5", "Both are good.", "9 9")
     assert score.value == pytest.approx(100 * (5 - 1 + 9) / (10 - 1 + 9))
     assert "Both are good." in score.notes["1"]
@@ -61,7 +61,7 @@ def test_marks(review, marks):
     assert parse_scores(review) == marks
 
 
-def test_the_judge_is_asked_as_llava_asks():
+def test_judge_prompt_equals_llava():
     metadata = {"caption": ["A dog.", "A cat."], "prompt": "What?"}
     prompt = review_prompt(Response(Question("1", "", target="x", metadata=metadata), ""))
     assert prompt.startswith(

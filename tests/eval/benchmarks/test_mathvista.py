@@ -40,7 +40,7 @@ def test_extraction(records):
             assert extracted == record["output"], record
 
 
-def test_normal_forms(records):
+def test_normalisation(records):
     for record in records["normalize_extracted_answer"]:
         own = {name: value for name, value in record.items() if name != "output"}
         assert normalize_extraction(**own) == record["output"], record
@@ -76,7 +76,7 @@ NUMBER = {"question_type": "free_form", "choices": [], "precision": 1}
         (NUMBER | {"answer_type": "float", "precision": 3}, "Which?"),
     ],
 )
-def test_what_lmms_eval_asks(problem, expected):
+def test_lmms_eval_prompts(problem, expected):
     assert lmms_eval_prompt(problem | {"question": "Which?"}) == expected
 
 
@@ -103,7 +103,7 @@ def test_what_lmms_eval_asks(problem, expected):
         (NUMBER | {"answer_type": "list"}, "[1, 2]", "[1, 2]", ScriptedJudge("[1, 2]"), 0),
     ],
 )
-def test_what_vlmevalkit_counts(problem, answer, text, judge, credit):
+def test_vlmevalkit_scores(problem, answer, text, judge, credit):
     metadata = {"problem": problem | {"answer": answer, "answer_option": "B"}}
     question = Question("1", "Which?", target=answer, metadata=metadata)
     assert MathVista().score_one(Response(question, text), "vlmevalkit", judge) == credit

@@ -10,7 +10,7 @@ def test_choices():
         assert paper_choices(record["row"]) == record["output"]
 
 
-def test_the_upload_is_that_of_the_published_converter():
+def test_upload_equals_the_published_converter():
     record = golden_json("eval/converters.json")["mmbench"]
     rows = list(csv.DictReader(io.StringIO(record["annotation_tsv"]), delimiter="\t"))
     texts = {str(one["question_id"]): one["text"] for one in record["results"]}

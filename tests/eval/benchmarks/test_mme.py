@@ -18,7 +18,7 @@ def test_parsers(text, by_paper, by_lmms_eval):
     assert parse_mme_as_lmms_eval(text) == by_lmms_eval
 
 
-def test_perception_and_cognition_with_the_most_there_can_be():
+def test_perception_and_cognition_with_their_maxima():
     questions = [
         Question(f"{kind}{image}{n}", "", group=f"{kind}{image}", category=kind)
         for kind in ("count", "OCR", "code_reasoning")

@@ -21,7 +21,7 @@ def test_choices(records):
             assert letter == record["output_seed42"], record
 
 
-def test_open_answers(records):
+def test_open_questions(records):
     for record in records["normalize_str"]:
         assert [str(one) for one in normalize_open(record["input"])] == [
             str(o) for o in record["output"]

@@ -23,7 +23,7 @@ def test_marks(reply, mark):
 
 
 @pytest.mark.parametrize("protocol", PROTOCOLS)
-def test_replies_without_a_mark_cost_the_question(protocol):
+def test_replies_without_a_grade(protocol):
     question = Question("1", "", target="a cat", metadata={"question": "What?"})
     judge = ScriptedJudge(*["soon"] * GRADING_ATTEMPTS[protocol])
     credit = MMVET.score_one(Response(question, "a dog"), protocol, judge)
@@ -34,7 +34,7 @@ def test_replies_without_a_mark_cost_the_question(protocol):
 
 
 @pytest.mark.parametrize("protocol", PROTOCOLS)
-def test_the_judge_is_asked_as_each_evaluator_asks(protocol):
+def test_judge_prompts_of_each_evaluator(protocol):
     case = CASES[f"mmvet-test_{protocol}"]
     _, records = read_fixture(case)
     prompts = [record for record in records if "judge_prompt" in record]

@@ -1,4 +1,4 @@
-"""What the report shows as read in an answer is what the scorer goes by."""
+"""The parsed answer in reports is what the scorer uses."""
 
 import pytest
 
@@ -28,7 +28,7 @@ TEXTS = (
 
 @pytest.mark.parametrize(("name", "protocol"), LETTERS)
 @pytest.mark.parametrize("text", TEXTS)
-def test_a_letter_that_is_read_decides_the_credit(name, protocol, text):
+def test_parsed_letter_decides_the_credit(name, protocol, text):
     kind = BENCHMARKS[name]
     question = Question("0", "?", target="B", group="0", category="x", metadata=METADATA)
     response = Response(question, text)
@@ -58,15 +58,15 @@ def test_yes_and_no(name, text):
             assert parsed in ("yes", "no", "")
 
 
-def test_a_text_that_is_scored_as_it_is_has_no_parse():
+def test_no_parsed_answer_if_the_text_is_scored():
     for name in ("textvqa", "gqa", "docvqa", "nano"):
         kind = BENCHMARKS[name]
         response = Response(Question("0", "?", target="red"), "red")
         assert kind.parse(response, kind.protocols[0]) is None
 
 
-def test_unparsed_answers_of_every_benchmark_are_empty_texts():
-    """No parser raises on an empty answer, or reads something in it that cannot be."""
+def test_unparsed_responses_are_empty_strings():
+    """No parser raises for an empty response, or finds an answer in it."""
     question = Question("0", "?", target="B", group="0", category="existence", metadata=METADATA | {
         "problem": {"query": "?", "choices": None, "question_type": "free_form",
                     "answer_type": "integer", "precision": None, "answer": "4"},

@@ -9,7 +9,7 @@ from tests.golden_files import golden_json
 POPE = BENCHMARKS["pope"]
 
 
-def test_every_record_of_the_published_script():
+def test_records_of_the_published_script():
     for case in golden_json("eval/pope.json")["cases"]:
         assert [parse_pope_answer(text) for text in case["texts"]] == case["parsed"]
         pairs = list(zip(case["texts"], case["labels"], strict=False))
@@ -41,8 +41,8 @@ def scores(protocol: str, *pairs: tuple[str, str], kinds: str = "random") -> tup
     return POPE.combine(questions, credits), POPE.parts(questions, credits)
 
 
-def test_an_answer_that_is_neither_is_no_false_alarm():
-    """And a miss for VLMEvalKit, but not for lmms-eval."""
+def test_response_that_is_neither_yes_nor_no():
+    """It is a miss for VLMEvalKit, but not for lmms-eval."""
     pairs = (("yes", "Yes"), ("no", "maybe"), ("yes", "maybe"))
     assert scores("vlmevalkit", *pairs)[0] == pytest.approx(100 * 2 / 3)
     assert scores("lmms-eval", *pairs)[0] == 100
@@ -50,13 +50,13 @@ def test_an_answer_that_is_neither_is_no_false_alarm():
     assert scores("vlmevalkit", *pairs)[1]["random: yes"] == (pytest.approx(100 / 3), 3)
 
 
-def test_a_question_of_several_kinds_counts_in_each():
+def test_question_of_several_categories_counts_in_each():
     score, parts = scores("vlmevalkit", ("yes", "Yes"), kinds="adversarial,popular")
     assert score == 100
     assert {"adversarial: F1", "popular: F1"} <= set(parts)
 
 
-def test_plain_credits_of_a_file_make_the_same_score():
+def test_score_from_saved_credits():
     questions = [Question(str(n), "", target=label, category="random")
                  for n, label in enumerate(("yes", "no", "yes"))]  # fmt: skip
     assert POPE.combine(questions, [1.0, 0.0, 1.0]) == pytest.approx(100 * 4 / 5)

@@ -1,4 +1,4 @@
-"""Comparisons of made-up models by the score that is printed."""
+"""Comparisons of invented models by the reported score."""
 
 import json
 import re
@@ -34,7 +34,7 @@ def mmbench(rounds):
 
 
 def yes_no(name, answers, labels=("yes", "no"), category="existence"):
-    """Scores of a model with these answers, two about each image."""
+    """Scores of a model with these responses, two per image."""
     responses = [
         Response(
             Question(
@@ -54,8 +54,8 @@ def compared(name, first, second):
     return compare_scores(BENCHMARKS[name], (first, second), ("a", "b"))
 
 
-def test_mmbench_is_compared_by_the_circular_score():
-    """Half of the credits in both: one model has whole questions right, the other has halves."""
+def test_mmbench_by_circular_score():
+    """With equal credits: one model has whole questions right, the other half of the rounds."""
     whole = mmbench([(1, 1), (0, 0)] * 20)
     halves = mmbench([(1, 0), (0, 1)] * 20)
     comparison = compared("mmbench", whole, halves)
@@ -68,8 +68,8 @@ def test_mmbench_is_compared_by_the_circular_score():
     assert -75 < comparison.interval.low < -50 < comparison.interval.high < -25
 
 
-def test_mme_is_compared_by_its_sum():
-    """The same share of right answers, but in pairs about one image or in halves of pairs."""
+def test_mme_by_its_sum():
+    """With equal accuracy, in pairs of one image or in halves of pairs."""
     pairs = yes_no("mme", ["yes", "no", "no", "yes"] * 20)  # both right, both wrong
     halves = yes_no("mme", ["yes", "yes", "no", "no"] * 20)  # one of two right
     comparison = compared("mme", pairs, halves)
@@ -83,8 +83,8 @@ def test_mme_is_compared_by_its_sum():
     assert comparison.interval.low < -50 < comparison.interval.high < 0
 
 
-def test_pope_is_compared_by_f1():
-    """Always yes has half of the answers right, as always no has; F1 tells them apart."""
+def test_pope_by_f1():
+    """Always-yes and always-no have equal accuracy, and different F1."""
     yes = yes_no("pope", ["yes"] * 60, category="random")
     no = yes_no("pope", ["no"] * 60, category="random")
     comparison = compared("pope", yes, no)
@@ -93,8 +93,8 @@ def test_pope_is_compared_by_f1():
     assert comparison.verdict == "a is better"
 
 
-def test_saved_scores_can_be_combined_anew(tmp_path):
-    """What `combine` reads is in score.json, whatever the benchmark."""
+def test_saved_scores_can_be_combined(tmp_path):
+    """score.json has the inputs of `combine` for every benchmark."""
     data = make_all(tmp_path / "data")
     for kind in BENCHMARKS.values():
         if not (data / kind.folder).is_dir():
@@ -119,7 +119,7 @@ def test_saved_scores_can_be_combined_anew(tmp_path):
         assert kind.combine(restored, credits) == score.value, kind.name
 
 
-def test_the_same_needs_enough_questions():
+def test_equivalence_needs_enough_questions():
     few = mmbench([(1, 1), (0, 0)] * 5)
     comparison = compared("mmbench", few, few)
     assert (comparison.difference, comparison.p_value, comparison.changed) == (0, 1, 0)
@@ -132,7 +132,7 @@ def test_the_same_needs_enough_questions():
     assert comparison.verdict == "no significant difference: too few images"
 
 
-def test_a_small_sure_difference_is_both():
+def test_small_difference_is_significant_and_equivalent():
     draw = np.random.default_rng(0)
     first = (draw.random(20_000) < 0.5).astype(int)
     second = np.where((first == 0) & (draw.random(20_000) < 0.016), 1, first)
@@ -150,7 +150,7 @@ def test_a_small_sure_difference_is_both():
     assert comparison.needed is None
 
 
-def test_the_order_of_the_models_changes_the_sign_alone():
+def test_order_of_models_changes_the_sign():
     one = yes_no("pope", ["yes", "no", "yes", "yes"] * 15, category="random")
     other = yes_no("pope", ["yes", "no", "no", "no"] * 15, category="random")
     there, back = compared("pope", one, other), compared("pope", other, one)
@@ -159,7 +159,7 @@ def test_the_order_of_the_models_changes_the_sign_alone():
     assert there.p_value == back.p_value
 
 
-def test_what_cannot_be_compared_is_named():
+def test_incomparable_scores():
     score = mmbench([(1, 1), (0, 0)] * 5)
     old = replace(score, inputs={}, format=1)
     with pytest.raises(MGMError, match=r"older version.*--score-only"):
@@ -176,7 +176,7 @@ def test_what_cannot_be_compared_is_named():
 
 @pytest.fixture
 def outputs(tmp_path):
-    """Three models' outputs, of which the last has one benchmark fewer."""
+    """Outputs of three models, of which the last lacks one benchmark."""
     scores = {
         "base": [mmbench([(1, 1), (0, 0)] * 20), yes_no("mme", ["yes", "no"] * 20)],
         "better": [mmbench([(1, 1)] * 40), yes_no("mme", ["yes", "no"] * 20)],
@@ -192,7 +192,7 @@ def outputs(tmp_path):
     return folders
 
 
-def test_many_models_into_a_file(outputs, tmp_path):
+def test_many_models(outputs, tmp_path):
     comparisons, problems = compare_folders(outputs, BENCHMARKS)
     assert problems == []
     assert [(one.benchmark, one.second, one.difference) for one in comparisons] == [
@@ -213,7 +213,7 @@ def test_many_models_into_a_file(outputs, tmp_path):
     assert records["comparisons"][0]["verdict"] == "better is better"
 
 
-def test_a_damaged_score_does_not_end_the_comparison(outputs):
+def test_damaged_score_is_skipped(outputs):
     (outputs[1] / "mme" / "test" / "paper" / "score.json").write_text('{"value": 1}')
     comparisons, problems = compare_folders(outputs, BENCHMARKS)
     assert len(comparisons) == 2
@@ -222,13 +222,13 @@ def test_a_damaged_score_does_not_end_the_comparison(outputs):
         compare_folders([outputs[0], outputs[0] / "mmbench" / "dev"], BENCHMARKS)
 
 
-def test_folders_of_one_name_are_told_apart(tmp_path):
+def test_folders_with_equal_names(tmp_path):
     assert folder_names([tmp_path / "a" / "out", tmp_path / "b" / "out"]) == ["a/out", "b/out"]
     assert folder_names([tmp_path / "a", tmp_path / "a"]) == ["a", "a"]
 
 
 def letters(count, answers, text="?", right="A", groups=None):
-    """A score of scienceqa, whose questions are each about an image of their own."""
+    """A score of scienceqa with one image per question."""
     questions = [
         Question(str(n), f"{text} {n}", target=right, group=groups[n] if groups else f"{n}.png",
                  metadata={"choices": ["x", "y"]})
@@ -243,8 +243,8 @@ def letters(count, answers, text="?", right="A", groups=None):
     )  # fmt: skip
 
 
-def test_other_questions_with_the_same_ids_are_not_compared():
-    """Other words or other right answers; some of the same ones are."""
+def test_different_questions_with_equal_ids():
+    """Other texts or targets; questions in common are compared."""
     one = letters(30, [1.0] * 30)
     kind = BENCHMARKS["scienceqa"]
     for other in (letters(30, [0.0] * 30, text="!"), letters(30, [0.0] * 30, right="B")):
@@ -257,7 +257,7 @@ def test_other_questions_with_the_same_ids_are_not_compared():
     assert comparison.remarks == ()
 
 
-def test_scores_of_older_versions_are_compared_with_a_remark():
+def test_scores_of_older_versions():
     one = replace(letters(30, [1.0] * 30), run={"data": {"digest": "x"}})
     old = replace(one, question_hashes={}, run={})
     kind = BENCHMARKS["scienceqa"]
@@ -268,7 +268,7 @@ def test_scores_of_older_versions_are_compared_with_a_remark():
     assert compare_scores(kind, (one, same), ("a", "b")).remarks == ()
 
 
-def test_settings_that_differ_are_named():
+def test_different_settings_are_listed():
     one = letters(30, [1.0] * 30)
     runs = [replace(one, run={"settings": {"strip_thinking": flag, "max_new_tokens": None}})
             for flag in (False, True)]  # fmt: skip
@@ -276,7 +276,7 @@ def test_settings_that_differ_are_named():
     assert comparison.remarks == ("--strip-thinking differs: False and True",)
 
 
-def test_no_number_of_images_that_there_are_is_called_needed():
+def test_needed_images_exceed_those_of_the_benchmark():
     kind = BENCHMARKS["scienceqa"]
     five = letters(5, [1.0] * 5), letters(5, [0.0] * 5)
     comparison = compare_scores(kind, five, ("a", "b"))
@@ -293,8 +293,8 @@ def test_no_number_of_images_that_there_are_is_called_needed():
     assert comparison.needed is None or comparison.needed > 20
 
 
-def test_sums_in_another_order_are_no_difference():
-    """0.1 + 0.2 + … is not exactly what its reverse is."""
+def test_rounding_of_sums_is_not_a_difference():
+    """0.1 + 0.2 + … differs from the reverse order by rounding."""
     kind = BENCHMARKS["textvqa"]
     draw = np.random.default_rng(0)
     rounded = 0
@@ -308,8 +308,8 @@ def test_sums_in_another_order_are_no_difference():
     assert rounded
 
 
-def test_bars_of_a_page_have_one_scale(tmp_path):
-    """A difference of 50 points reaches farther than one of 10."""
+def test_bars_share_a_scale(tmp_path):
+    """A difference of 50 points has a longer bar than one of 10."""
     kind = BENCHMARKS["scienceqa"]
     widths = [
         compare_scores(kind, (letters(200, [0.0] * 200), letters(200, own)), ("a", "b"))
@@ -322,7 +322,7 @@ def test_bars_of_a_page_have_one_scale(tmp_path):
     assert len(set(scales)) == 1
 
 
-def test_what_only_one_model_has_is_said(outputs):
+def test_benchmarks_of_one_model_are_listed(outputs):
     lines = scored_by_one(outputs)
     assert lines
     assert all("only base has mme/test/paper" in one for one in lines)

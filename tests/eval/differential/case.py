@@ -1,4 +1,4 @@
-"""What a differential test compares, and the files that its records are kept in."""
+"""Cases of differential tests against other projects, and fixtures with their records."""
 
 import json
 import lzma
@@ -20,32 +20,32 @@ Record = dict[str, Any]
 
 @dataclass(frozen=True)
 class Case:
-    """A protocol of ours, and the functions of another project that it promises to equal.
+    """A protocol, and the functions of another project whose results it must equal.
 
     A record is one of:
-        {"row", "answer", "score"}: an answer to the question in a row of the data set, and its
-            score from 0 to 1. "replies" are those of a judge, in the order in which it was asked;
-            without them there is no judge.
-        {"row", "answer", "drawn": true}: the harness drew a choice at random, so that it has no
-            score of its own.
-        {"row", "answer", "raises": true}: the harness ends with an error; ours is wrong there.
-        {"set", "score"}: numbers of records with answers, and the metric over them in per cent.
-        {"row", "prompt"}: what the harness asks; where text and images alternate, with `<image>`
-            in the places of images. "images" are the numbers of its images, from 1.
-    Any of them may have "images_in_row": how many images the row comes with, default 1; and
-    "number": that of the row, from 1.
+        {"row", "answer", "score"}: a response to the question in a row of the data set, and its
+            score from 0 to 1. "replies" are those of the LLM judge in order; without them there is
+            no judge.
+        {"row", "answer", "drawn": true}: the harness chose a letter at random, so that the score is
+            random.
+        {"row", "answer", "raises": true}: the harness raises; here the response is wrong.
+        {"set", "score"}: numbers of records with responses, and their metric in per cent.
+        {"row", "prompt"}: the harness's prompt; for interleaved images with `<image>` in their
+            positions. "images" are the numbers of its images, from 1.
+    Each may have "images_in_row", the number of images of the row, default 1; and "number", the
+    number of the row, from 1.
 
     Attributes:
-        benchmark: `NAME:SPLIT` of ours.
-        protocol: of it.
+        benchmark: `NAME:SPLIT`.
+        protocol: protocol of the benchmark.
         harness: the checkout that `record` reads: "vlmevalkit", "lmms-eval", or the name of an
             official repository.
-        functions: their dotted names.
-        record: makes answers up and has the harness score them.
-        question: makes the question of a row where that is not `Benchmark.row_to_question`.
-        differs: the reason why a record differs from ours; None: it does not.
-        suffix: of the fixture's name, where a protocol has several.
-        rounding: how far the harness may round a metric over a set.
+        functions: dotted names of the functions.
+        record: generates responses and scores them with the harness.
+        question: makes the question of a row; default: `Benchmark.row_to_question`.
+        differs: why a record differs from ours; None: it must be equal.
+        suffix: suffix of the fixture's name, if a protocol has several cases.
+        rounding: maximum rounding error of the harness's metric over a set.
     """
 
     benchmark: str
@@ -60,24 +60,24 @@ class Case:
 
     @property
     def name(self) -> str:
-        """The name of its fixture: the benchmark and the protocol."""
+        """Name of the fixture: benchmark and protocol."""
         benchmark = self.benchmark.replace(":", "-")
         return f"{benchmark}_{self.protocol}{self.suffix}"
 
     @property
     def fixture(self) -> Path:
-        """The file of its records."""
+        """File of the records."""
         return FIXTURES / f"{self.name}.jsonl.xz"
 
 
 def all_cases() -> list[Case]:
-    """The cases of every module in `cases`, each of which has a tuple CASES."""
+    """The cases of every module in `cases`, from its tuple CASES."""
     names = [f"{cases.__name__}.{module.name}" for module in iter_modules(cases.__path__)]
     return [case for name in names for case in import_module(name).CASES]
 
 
 def write_fixture(case: Case, commit: str, records: Iterable[Record]) -> int:
-    """Write records below a line that says where they come from; returns their number."""
+    """Write records with a header of their origin; returns their number."""
     header = {"harness": case.harness, "commit": commit, "functions": case.functions}
     lines = [json.dumps(one, ensure_ascii=False) for one in (header, *records)]
     content = "\n".join(lines).encode("utf-8", "surrogatepass")
@@ -87,7 +87,7 @@ def write_fixture(case: Case, commit: str, records: Iterable[Record]) -> int:
 
 
 def read_fixture(case: Case) -> tuple[Record, list[Record]]:
-    """The header and the records of a fixture."""
+    """Header and records of a fixture."""
     text = lzma.decompress(case.fixture.read_bytes()).decode("utf-8", "surrogatepass")
     header, *records = map(json.loads, text.split("\n"))
     return header, records

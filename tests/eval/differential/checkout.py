@@ -1,4 +1,4 @@
-"""Imports single modules of a harness's checkout, without what the harness installs."""
+"""Imports single modules of a harness's checkout, without its dependencies."""
 
 import subprocess
 import sys
@@ -78,7 +78,7 @@ class Checkout:
 
 
 class _Mocks(MetaPathFinder, Loader):
-    """Finds what no other finder does, for some packages."""
+    """A finder for modules of some packages that are not installed: returns mocks."""
 
     def __init__(self, names: Sequence[str]) -> None:
         self._names = names
@@ -108,14 +108,14 @@ class _Mock(ModuleType):
 
 
 class Replies:
-    """A judge that gives replies in their order, under the names by which harnesses call one."""
+    """A judge that returns replies in order, under the method names of the harnesses."""
 
     def __init__(self, replies: Sequence[str]) -> None:
         self._left = list(replies)
         self.used: list[str] = []
 
     def generate(self, *_: object, **__: object) -> str:
-        """The next one."""
+        """The next reply."""
         self.used.append(self._left.pop(0))
         return self.used[-1]
 

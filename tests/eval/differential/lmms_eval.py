@@ -1,4 +1,4 @@
-"""What cases of lmms-eval need: its tasks' modules, and answers without reasoning."""
+"""Helpers for cases of lmms-eval: modules of tasks, responses without reasoning, aggregation."""
 
 from collections.abc import Callable, Iterator, Sequence
 from random import Random
@@ -21,7 +21,7 @@ def task(harness: Checkout, name: str) -> ModuleType:
 
 
 def without_reasoning(harness: Checkout, answer: str) -> str:
-    """An answer as a task gets it."""
+    """A response as a task gets it."""
     strip = harness.module("lmms_eval.api.reasoning").strip_reasoning_tags
     return strip(answer, REASONING_TAGS)
 
@@ -33,7 +33,7 @@ def answers_to(
     right: Callable[[Doc], str],
     count: int = 2100,
 ) -> list[tuple[Doc, str]]:
-    """Answers to questions with choices, and some that are far too long."""
+    """Responses to multiple-choice questions, some of them very long."""
     pairs = []
     for number in range(count):
         doc = docs[number % len(docs)]
@@ -50,7 +50,7 @@ def sets(
 
 
 class Draws:
-    """Stands for the module `random` in a module of a harness, and notes that it is used."""
+    """Replaces the module `random` in a module of a harness, and records its use."""
 
     def __init__(self, module: ModuleType, name: str) -> None:
         self.used = False
@@ -61,7 +61,7 @@ class Draws:
         return values[0][0] if len(values) == 1 else values[0]
 
     def pop(self) -> bool:
-        """Whether it was used since this was asked last."""
+        """Whether it was used since the last call."""
         used, self.used = self.used, False
         return used
 
@@ -74,7 +74,7 @@ def simple(
     aggregate: Callable[[list[Any]], float],
     more: Callable[[int], Record] = lambda number: {},
 ) -> Iterator[Record]:
-    """Answers scored by `process_results` and an aggregation over each alone, then over sets."""
+    """Responses scored by `process_results` and the aggregation: single ones, then sets."""
     results = []
     for number, (doc, answer) in enumerate(pairs):
         results.append(process(doc, [without_reasoning(harness, answer)]))
@@ -90,7 +90,7 @@ def mean(scores: list[float]) -> float:
 
 
 def lettered(name: str) -> Callable[[Doc], dict[str, str]]:
-    """The choices in a list of a row."""
+    """The choices of a row as a list."""
     return lambda doc: dict(zip("ABCDEFGHIJ", doc[name], strict=False))
 
 

@@ -1,4 +1,4 @@
-"""Questions and answers that are made up, by a seed: as models write them, and as none should."""
+"""Random questions and responses by a seed: typical ones of models, and unusual ones."""
 
 from collections.abc import Mapping, Sequence
 from random import Random
@@ -68,7 +68,7 @@ LONG = 100_000  # characters of the longest answers
 def choice_row(
     random: Random, index: int, letters: str = "ABCD", odd: float = 0.15, gaps: float = 0.0
 ) -> dict[str, str]:
-    """A question with choices, as a table holds it.
+    """A multiple-choice question as a row of a table.
 
     Args:
         random: draws it.
@@ -92,12 +92,12 @@ def choice_row(
 
 
 def filled(row: Mapping[str, str], letters: str = "ABCDEFGHIJ") -> dict[str, str]:
-    """The choices of a row by their letters."""
+    """The choices of a row by letter."""
     return {letter: row[letter] for letter in letters if row.get(letter)}
 
 
 def choice_answer(random: Random, choices: Mapping[str, str], right: str) -> str:
-    """An answer to a question with choices: more often right than by chance."""
+    """A response to a multiple-choice question, right more often than by chance."""
     if random.random() < 0.12:
         return random.choice(OTHERS)
     letters = list(choices) or ["A"]
@@ -120,7 +120,7 @@ def choice_answer(random: Random, choices: Mapping[str, str], right: str) -> str
 
 
 def long_answers(right: str) -> Sequence[str]:
-    """Some that are far too long."""
+    """Very long responses."""
     return (
         "x" * LONG,
         f"{right} " + "word " * (LONG // 5),

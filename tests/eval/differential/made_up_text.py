@@ -1,4 +1,4 @@
-"""Free answers and right ones that are made up, by a seed."""
+"""Random open-ended responses and targets by a seed."""
 
 from collections.abc import Sequence
 from random import Random
@@ -54,7 +54,7 @@ YES_NO = (
 
 
 def yes_no_answer(random: Random, right: str) -> str:
-    """An answer to a question whose answer is "yes" or "no"; more often right than not."""
+    """A response to a yes/no question, right more often than not."""
     if random.random() < 0.06:
         return random.choice(OTHERS)
     own, other = ("Yes", "No") if (right == "yes") == (random.random() < 0.7) else ("No", "Yes")
@@ -64,7 +64,7 @@ def yes_no_answer(random: Random, right: str) -> str:
 
 
 def short_answer(random: Random, right: Sequence[str]) -> str:
-    """An answer with one of the right ones in it, or with another one."""
+    """A response that contains one of the targets, or another answer."""
     if random.random() < 0.08 or not right:
         return random.choice(OTHERS)
     text = random.choice(right) if random.random() < 0.75 else random.choice(NUMBERS + PHRASES)
@@ -80,12 +80,12 @@ def short_answer(random: Random, right: Sequence[str]) -> str:
 
 
 def short_truth(random: Random) -> str:
-    """A right answer."""
+    """A target."""
     return random.choice(NUMBERS + PHRASES)
 
 
 def peoples_answers(random: Random, count: int = 10) -> list[str]:
-    """What people answered to one question: mostly the same, in different words."""
+    """Human answers to a question: mostly the same, in different words."""
     text = short_truth(random)
     forms = (text, text, text.upper(), f"the {text}", f"{text}.", short_truth(random))
     agreed = random.random()
@@ -93,7 +93,7 @@ def peoples_answers(random: Random, count: int = 10) -> list[str]:
 
 
 def long_answers(right: str) -> list[str]:
-    """Some that are far too long."""
+    """Very long responses."""
     return [
         "x" * LONG,
         f"{right} " + "word " * (LONG // 5),

@@ -1,4 +1,4 @@
-"""Our protocols score and ask as the harnesses whose names they have: on their kept records."""
+"""Our protocols score and prompt like the harnesses, on recorded responses."""
 
 from pathlib import Path
 
@@ -34,7 +34,7 @@ def credit(case: Case, record: Record, question: Question) -> float:
 
 
 def differing(case: Case, records: list[Record]) -> list[int]:
-    """The numbers of records that we score or ask otherwise than the harness."""
+    """Numbers of the records that we score or prompt differently."""
     kind, _ = get_benchmark(case.benchmark)
     questions: dict[int, Question] = {}
     credits: dict[int, float] = {}
@@ -64,7 +64,7 @@ def differing(case: Case, records: list[Record]) -> list[int]:
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_a_protocol_scores_as_its_harness(name):
+def test_protocols_equal_their_harness(name):
     case = CASES[name]
     header, records = read_fixture(case)
     assert (header["harness"], tuple(header["functions"])) == (case.harness, case.functions)
@@ -80,5 +80,5 @@ def test_a_protocol_scores_as_its_harness(name):
     assert others == listed
 
 
-def test_every_fixture_belongs_to_a_case():
+def test_every_fixture_has_a_case():
     assert {path.name for path in FIXTURES.iterdir()} == {c.fixture.name for c in CASES.values()}

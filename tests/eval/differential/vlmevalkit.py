@@ -1,4 +1,4 @@
-"""What cases of VLMEvalKit need: its tables, its scores of single rows, and its prompts."""
+"""Helpers for cases of VLMEvalKit: tables, scores of single rows, prompts."""
 
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -23,7 +23,7 @@ Row = dict[str, str]
 
 
 def as_read(harness: Checkout, rows: Sequence[dict[str, Any]]) -> Any:
-    """Rows as the harness has them once they were in a table: with its missing values."""
+    """Rows after a round trip through a table of the harness, with its missing values."""
     import pandas
 
     with TemporaryDirectory() as folder:
@@ -39,7 +39,7 @@ def scored_rows(
     dataset: str,
     judged: bool = False,
 ) -> Iterator[Record]:
-    """Answers scored one by one, as `mcq_vanilla_eval` has them scored."""
+    """Responses scored one by one, as by `mcq_vanilla_eval`."""
     scorer = harness.module(MCQ)
     # The harness writes predictions into a table, and reads them again.
     table = as_read(harness, [row | {"prediction": answer} for row, answer in pairs])
@@ -72,7 +72,7 @@ def prompts(
     module: str = "image_mcq",
     images: Callable[[Row], int] = lambda row: 1,
 ) -> Iterator[Record]:
-    """What `build_prompt` makes of rows."""
+    """Prompts by `build_prompt`."""
     owner = getattr(harness.module(f"vlmeval.dataset.{module}"), kind)
     table = as_read(harness, rows)
     for number, row in enumerate(rows):
@@ -85,7 +85,7 @@ def prompts(
 
 
 def odd_rows(random: Random, count: int, letters: str = "ABCD") -> list[Row]:
-    """Rows with hints, missing hints, gaps and choices that tables take for missing."""
+    """Rows with hints, missing hints and choices, and choices that tables read as missing."""
     hints = ("", "nan", "None", "Look at it.", "none", "N/A", "两行\n文字", "A hint: B")
     return [
         choice_row(random, n, letters, odd=0.3, gaps=0.2) | {"hint": random.choice(hints)}
@@ -94,7 +94,7 @@ def odd_rows(random: Random, count: int, letters: str = "ABCD") -> list[Row]:
 
 
 def as_text(message: Sequence[dict[str, str]]) -> Record:
-    """A message in one text, with `<image>` for images that stand behind the first words."""
+    """A message as one text, with `<image>` for images after the first text."""
     kinds = [part["type"] for part in message]
     leading = "text" not in kinds[: kinds.count("image")]
     parts = [
@@ -106,7 +106,7 @@ def as_text(message: Sequence[dict[str, str]]) -> Record:
 
 
 def plain_sets(harness: Checkout, random: Random, records: Sequence[Record]) -> Iterator[Record]:
-    """Accuracy over sets of answers, as `report_acc` has it."""
+    """Accuracy over sets of responses, by `report_acc`."""
     import pandas
 
     report = harness.module(MCQ).report_acc
@@ -117,5 +117,5 @@ def plain_sets(harness: Checkout, random: Random, records: Sequence[Record]) -> 
 
 
 def drawn(record: Record) -> str | None:
-    """Why a drawn choice is another one."""
+    """Why a random choice differs."""
     return RANDOM if record.get("drawn") else None

@@ -1,4 +1,4 @@
-"""A web server with one file, which confirms what is still the same, and may break off."""
+"""A web server for one file, with ETag and ranges, whose connections may break."""
 
 import http.server
 import threading
@@ -10,17 +10,17 @@ from dataclasses import dataclass, field
 
 @dataclass
 class File:
-    """What is served.
+    """The served file, and the behaviour of the server.
 
     Attributes:
-        content: of the file; it may be changed between requests.
-        tag: its ETag; empty: there is none.
-        ranges: whether parts of it are sent.
-        heeds: whether it begins again where If-Range names another version.
-        total: length of the whole in Content-Range; empty: the true one.
-        breaks: at which bytes of the file connections end, one after the other.
-        chunk: bytes that are sent at once, a hundredth of a second apart; None: all.
-        asked: headers of requests, as they came: Range and If-Range.
+        content: content of the file; may be changed between requests.
+        tag: its ETag; empty: none.
+        ranges: whether range requests are supported.
+        heeds: whether the whole file is sent if If-Range names another version.
+        total: total length in Content-Range; empty: the true one.
+        breaks: offsets at which successive connections break.
+        chunk: bytes that are sent every 0.01 s; None: all at once.
+        requests: headers Range and If-Range of each request.
     """
 
     content: bytes
@@ -35,7 +35,7 @@ class File:
 
 @contextmanager
 def serving(file: File) -> Iterator[str]:
-    """The address of a folder, in which every name is the file."""
+    """Serve the file under every name; yields the address of the folder."""
 
     class Handler(http.server.BaseHTTPRequestHandler):
         def do_GET(self) -> None:

@@ -1,4 +1,4 @@
-"""Archives: what is wanted goes to its place, and strange ones are one line."""
+"""Archives: extraction of required files, and one-line errors for unusual ones."""
 
 import gzip
 import io
@@ -38,8 +38,8 @@ def tarred(
     return path
 
 
-def test_what_is_wanted_goes_to_its_place(tmp_path):
-    """And nothing else; the archive may hold it below other folders, under its name alone."""
+def test_required_files_are_extracted(tmp_path):
+    """And no others; they may be in subfolders of the archive, or have only the file name."""
     made = zipped(
         tmp_path / "a.part",
         ("mm-vet/mm-vet.json", b"{}"), ("mm-vet/images/1.png", b"1"),
@@ -63,14 +63,14 @@ def test_tar(tmp_path, mode):
     assert (tmp_path / "to" / "images" / "2.jpg").read_bytes() == b""
 
 
-def test_a_mac_s_notes_are_no_second_folder(tmp_path):
+def test_macos_metadata_is_ignored(tmp_path):
     made = zipped(tmp_path / "a.part", ("d/__MACOSX/images/._1", b"x"), ("d/images/1", b"one"))
     unpack_archive(made, "a.zip", tmp_path / "to", ["images"])
     assert [file.name for file in (tmp_path / "to" / "images").iterdir()] == ["1"]
 
 
 @pytest.mark.parametrize("method", [1, 9, 93, 65535])  # shrink, deflate64, zstd
-def test_a_zip_method_that_cannot_be_read_is_no_damage(tmp_path, method):
+def test_unsupported_zip_compression(tmp_path, method):
     made = zipped(tmp_path / "a.part", GOOD)
     content = bytearray(made.read_bytes())
     central = content.find(b"PK\x01\x02")
@@ -82,8 +82,8 @@ def test_a_zip_method_that_cannot_be_read_is_no_damage(tmp_path, method):
 
 @pytest.mark.parametrize("mode", ["w:gz", "w:xz", "w:bz2"])
 @pytest.mark.parametrize("share", [0.2, 0.5, 0.9])
-def test_a_compressed_tar_with_a_damaged_middle(tmp_path, mode, share):
-    """Its check sum stands at its end, behind all members."""
+def test_compressed_tar_with_damage_in_the_middle(tmp_path, mode, share):
+    """Its checksum is at the end, after all members."""
     noise = Random(0)
     files = [(f"images/{n}", noise.randbytes(50_000)) for n in range(2)]
     made = tarred(tmp_path / "a.part", *files, mode=mode)
@@ -97,8 +97,8 @@ def test_a_compressed_tar_with_a_damaged_middle(tmp_path, mode, share):
 
 
 @pytest.mark.parametrize("mode", ["w", "w:gz"])
-def test_a_cut_tar(tmp_path, mode):
-    """Cut anywhere, also between two members, where `tarfile` sees an end."""
+def test_truncated_tar(tmp_path, mode):
+    """At any byte, also between two members, which `tarfile` takes for the end."""
     files = [(f"images/{n}", b"x" * 1000) for n in range(4)]
     full = tarred(tmp_path / "full", *files, mode="w").read_bytes()
     made = tmp_path / "a.part"
@@ -142,7 +142,7 @@ GOOD = ("images/1.jpg", b"one")
         ([], "contains no images"),
     ],
 )
-def test_strange_archives_are_one_line(tmp_path, files, says):
+def test_unusual_archives_are_one_line(tmp_path, files, says):
     made = zipped(tmp_path / "a.part", *files)
     to = tmp_path / "to"
     with pytest.raises(MGMError, match=rf"a\.part: .*{says}"):
@@ -154,7 +154,7 @@ def test_strange_archives_are_one_line(tmp_path, files, says):
 @pytest.mark.parametrize(
     "kind", [tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.CHRTYPE, tarfile.FIFOTYPE]
 )
-def test_strange_tars(tmp_path, kind):
+def test_unusual_tars(tmp_path, kind):
     made = tarred(tmp_path / "a.part", ("images/1.jpg", b""), kind=kind)
     with pytest.raises(MGMError, match=r"contains a link or device, images/1\.jpg"):
         unpack_archive(made, "a.tar", tmp_path / "to", ["images"])
@@ -178,8 +178,8 @@ def test_encrypted(tmp_path):
 
 
 @pytest.mark.parametrize("form", ["zip", "tar.gz"])
-def test_bombs(tmp_path, monkeypatch, form):
-    """Bounded by the size of the archive, and by the room that there is."""
+def test_archive_bombs(tmp_path, monkeypatch, form):
+    """Limited by the size of the archive, and by free disk space."""
     monkeypatch.setattr(archive, "MIN_BOUND", 2**16)
     make = zipped if form == "zip" else lambda path, *files: tarred(path, *files, mode="w:gz")
     made = make(tmp_path / "a.part", ("images/1.jpg", b"\0" * 2**22))
@@ -195,7 +195,7 @@ def test_bombs(tmp_path, monkeypatch, form):
         unpack_archive(made, f"a.{form}", tmp_path / "to", ["images"])
 
 
-def test_a_zip_archive_within_a_tar_archive(tmp_path):
+def test_zip_in_a_tar(tmp_path):
     inner = zipped(tmp_path / "inner.zip", ("a.txt", b"a")).read_bytes()
     made = tarred(tmp_path / "a.part", ("images/1.jpg", b"one"), ("images/more.zip", inner))
     unpack_archive(made, "a.tar", tmp_path / "to", ["images"])
@@ -203,7 +203,7 @@ def test_a_zip_archive_within_a_tar_archive(tmp_path):
     assert (tmp_path / "to" / "images" / "more.zip").read_bytes() == inner
 
 
-def test_kinds_are_told_by_content_and_errors_are_of_one_kind(tmp_path):
+def test_type_is_detected_by_content(tmp_path):
     made = tarred(tmp_path / "a.part", ("images/1.jpg", b"one"), mode="w:gz")
     unpack_archive(made, "a.zip", tmp_path / "to", ["images"])
     assert (tmp_path / "to" / "images" / "1.jpg").read_bytes() == b"one"
@@ -218,7 +218,7 @@ def test_kinds_are_told_by_content_and_errors_are_of_one_kind(tmp_path):
 
 @pytest.mark.parametrize("form", ["zip", "tar", "tar.gz", "tar.xz"])
 def test_damaged_archives(tmp_path, form):
-    """Cut anywhere, or with other bytes anywhere: an error of one line, or all is as it was."""
+    """Truncated or changed at any byte: a one-line error, or equal content."""
     body = bytes(range(256)) * 40
     path = tmp_path / "a.part"
     if form == "zip":
@@ -239,7 +239,7 @@ def test_damaged_archives(tmp_path, form):
                 shutil.rmtree(file)
 
 
-def test_kinds_that_are_unpacked_by_hand(tmp_path):
+def test_types_to_extract_by_hand(tmp_path):
     (tmp_path / "a.part").write_bytes(b"Rar!\x1a\x07")
     with pytest.raises(MGMError, match="have to be unpacked by hand"):
         unpack_archive(tmp_path / "a.part", "a.rar", tmp_path, ["images"])
@@ -247,7 +247,7 @@ def test_kinds_that_are_unpacked_by_hand(tmp_path):
         unpack_archive(tmp_path / "a.part", "a.zip", tmp_path, ["images"])
 
 
-def test_what_a_kill_left_is_unpacked_anew(tmp_path):
+def test_partial_extraction_is_repeated(tmp_path):
     made = zipped(tmp_path / "a.part", ("images/1.jpg", b"one"), ("list.json", b"{}"))
     left = tmp_path / "to" / ".a.zip.unpacking" / "images"
     left.mkdir(parents=True)

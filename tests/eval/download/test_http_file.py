@@ -1,4 +1,4 @@
-"""Downloads that break off: what goes on is the same file, or it begins again."""
+"""Interrupted downloads resume if the file is the same, else they start over."""
 
 import json
 import urllib.error
@@ -19,7 +19,7 @@ def broken(part, url: str) -> None:
         download_file(url, part)
 
 
-def test_it_goes_on_where_it_broke_off(tmp_path):
+def test_interrupted_download_resumes(tmp_path):
     file, part = File(CONTENT, breaks=[20_000, 50_000]), tmp_path / ".a.part"
     with serving(file) as address:
         for _ in range(2):
@@ -32,8 +32,8 @@ def test_it_goes_on_where_it_broke_off(tmp_path):
         assert file.requests == requests
 
 
-def test_another_file_begins_again(tmp_path):
-    """By its ETag, or since another address is asked for."""
+def test_changed_file_starts_over(tmp_path):
+    """With another ETag, or another URL."""
     file, part = File(CONTENT, breaks=[20_000]), tmp_path / ".a.part"
     with serving(file) as address:
         broken(part, f"{address}/a")
@@ -47,8 +47,8 @@ def test_another_file_begins_again(tmp_path):
 
 
 @pytest.mark.parametrize("tag", ["", 'W/"weak"'])
-def test_a_server_that_confirms_nothing(tmp_path, tag):
-    """It begins again, unless a hash is compared afterwards."""
+def test_server_without_an_etag(tmp_path, tag):
+    """Starts over, unless a digest is checked afterwards."""
     file, part = File(CONTENT, tag=tag, breaks=[20_000]), tmp_path / ".a.part"
     with serving(file) as address:
         broken(part, f"{address}/a")
@@ -63,7 +63,7 @@ def test_a_server_that_confirms_nothing(tmp_path, tag):
         assert file.requests[-1] == ("bytes=20000-", None)
 
 
-def test_a_server_without_ranges(tmp_path):
+def test_server_without_ranges(tmp_path):
     file, part = File(CONTENT, ranges=False, breaks=[20_000]), tmp_path / ".a.part"
     with serving(file) as address:
         broken(part, f"{address}/a")
@@ -72,8 +72,8 @@ def test_a_server_without_ranges(tmp_path):
 
 
 @pytest.mark.parametrize("state", ["", "no JSON", "[1]", '{"url": 1}', '{"more": 1}', None])
-def test_a_part_of_which_nothing_is_known(tmp_path, state):
-    """As one of another version, or one whose record was cut."""
+def test_partial_file_without_its_record(tmp_path, state):
+    """Such as one of another version, or with a truncated record."""
     file, part = File(CONTENT), tmp_path / ".a.part"
     with serving(file) as address:
         part.write_bytes(b"x" * 1000)
@@ -83,7 +83,7 @@ def test_a_part_of_which_nothing_is_known(tmp_path, state):
         assert part.read_bytes() == CONTENT
 
 
-def test_a_part_that_is_longer_than_the_file(tmp_path):
+def test_partial_file_longer_than_the_file(tmp_path):
     file, part = File(CONTENT), tmp_path / ".a.part"
     with serving(file) as address:
         url = f"{address}/a"
@@ -95,7 +95,7 @@ def test_a_part_that_is_longer_than_the_file(tmp_path):
             assert part.read_bytes() == CONTENT
 
 
-def test_a_rest_that_does_not_follow(tmp_path):
+def test_range_at_another_offset(tmp_path):
     file, part = File(CONTENT, breaks=[20_000]), tmp_path / ".a.part"
     with serving(file) as address:
         broken(part, f"{address}/a")
@@ -109,8 +109,8 @@ def test_a_rest_that_does_not_follow(tmp_path):
         download_file(f"{address}/a", part)
 
 
-def test_a_server_that_does_not_heed_if_range(tmp_path):
-    """It sends the rest of another version, of the same length."""
+def test_server_that_ignores_if_range(tmp_path):
+    """It sends the rest of another version of equal length."""
     file, part = File(CONTENT, breaks=[20_000], heeds=False), tmp_path / ".a.part"
     with serving(file) as address:
         broken(part, f"{address}/a")
@@ -121,8 +121,8 @@ def test_a_server_that_does_not_heed_if_range(tmp_path):
         assert part.read_bytes() == CONTENT[::-1]
 
 
-def test_a_rest_of_a_file_of_unknown_length(tmp_path):
-    """The length of the rest is known, so that it is missed where the connection breaks."""
+def test_rest_of_a_file_of_unknown_length(tmp_path):
+    """The length of the rest is known, so that a broken connection is detected."""
     file, part = File(CONTENT, breaks=[20_000, 50_000], total="*"), tmp_path / ".a.part"
     with serving(file) as address:
         for _ in range(2):
@@ -131,7 +131,7 @@ def test_a_rest_of_a_file_of_unknown_length(tmp_path):
         assert part.read_bytes() == CONTENT
 
 
-def test_no_room(tmp_path, monkeypatch):
+def test_no_disk_space(tmp_path, monkeypatch):
     file, part = File(CONTENT), tmp_path / ".a.part"
     with serving(file) as address:
         with full_after(30_000), pytest.raises(MGMError, match=r"\.a\.part: could not be written"):

@@ -1,4 +1,4 @@
-"""A server with the OpenAI API that answers as it is told to, one reply after the other."""
+"""A server with the OpenAI API that sends given replies, one after the other."""
 
 import http.server
 import json
@@ -12,15 +12,15 @@ from typing import Any
 
 @dataclass
 class Reply:
-    """What is sent; the last of several is sent again and again.
+    """A reply of the server; the last of several is repeated.
 
     Attributes:
-        body: bytes, or what becomes JSON.
-        status: of HTTP.
-        headers: more of them.
-        cut: bytes of the body after which the connection is closed.
-        delay: seconds before anything is sent.
-        close: whether the connection is closed at once.
+        body: bytes, or a value that is sent as JSON.
+        status: HTTP status.
+        headers: additional headers.
+        cut: number of bytes of the body after which the connection is closed; None: all.
+        delay: seconds before the reply.
+        close: whether the connection is closed without a reply.
     """
 
     body: Any = b""
@@ -32,7 +32,7 @@ class Reply:
 
 
 def reply_with(text: Any, **message: Any) -> Reply:
-    """A completion."""
+    """A chat completion with this content."""
     choice = {"message": {"content": text, **message}, "finish_reason": "stop"}
     return Reply({"choices": [choice], "usage": {"prompt_tokens": 10, "completion_tokens": 2}})
 
@@ -46,7 +46,7 @@ Answer = Callable[[dict[str, Any]], Reply]
 
 @contextmanager
 def server(*replies: Reply | Answer) -> Iterator[tuple[str, list[dict[str, Any]]]]:
-    """Its address, and the bodies that it was sent."""
+    """Run the server; yields its address, and the bodies of requests."""
     bodies: list[dict[str, Any]] = []
     lock = threading.Lock()
 

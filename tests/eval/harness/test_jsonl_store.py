@@ -1,4 +1,4 @@
-"""Lines that are damaged, and a disk that is full."""
+"""JSONL store: damaged lines and full disks."""
 
 import json
 
@@ -17,7 +17,7 @@ ODD_LINES = [
 
 
 @pytest.mark.parametrize("line", ODD_LINES)
-def test_an_odd_line_costs_itself(tmp_path, line):
+def test_damaged_line_is_skipped(tmp_path, line):
     file = tmp_path / "a.jsonl"
     good = [json.dumps({"key": name, "text": f"text {name}"}) for name in ("b", "c")]
     file.write_text("\n".join((good[0], line, good[1])) + "\n")
@@ -28,7 +28,7 @@ def test_an_odd_line_costs_itself(tmp_path, line):
     assert load_texts(file)[0] == texts | {"d": "text d"}
 
 
-def test_bytes_that_are_no_text(tmp_path):
+def test_invalid_utf8(tmp_path):
     file = tmp_path / "a.jsonl"
     file.write_bytes(b'{"key": "a", "text": "\xff"}\n{"key": "b", "text": "\\ud83d"}\n')
     assert load_texts(file) == ({"b": "\ufffd"}, 1)
@@ -36,7 +36,7 @@ def test_bytes_that_are_no_text(tmp_path):
     assert load_texts(file)[0]["c"] == "\ufffd \u2028 \n"
 
 
-def test_a_full_disk_names_the_file_and_loses_nothing_else(tmp_path):
+def test_full_disk(tmp_path):
     file = tmp_path / "answers-0.jsonl"
     texts = JSONLStore(file)
     texts.append("a", "first")

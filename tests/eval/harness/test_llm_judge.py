@@ -1,4 +1,4 @@
-"""Replies of judges: which are kept, and which are asked for again."""
+"""Replies of LLM judges: caching, retries, reasoning."""
 
 import json
 import time
@@ -22,7 +22,7 @@ def is_mark(text: str) -> bool:
     return text in ("0", "1")
 
 
-def test_only_what_can_be_parsed_is_kept(tmp_path):
+def test_only_parseable_replies_are_cached(tmp_path):
     with server(reply_with("well"), reply_with(None), reply_with("1"), reply_with("0")) as (
         address,
         bodies,
@@ -40,8 +40,8 @@ def test_only_what_can_be_parsed_is_kept(tmp_path):
     assert kept == ["1"]
 
 
-def test_what_another_version_kept_is_asked_for_again(tmp_path):
-    """A reply that cannot be parsed, and lines that are none."""
+def test_unparseable_cache_entries_are_requested_again(tmp_path):
+    """A reply that cannot be parsed, and damaged lines."""
     with server(reply_with("well"), reply_with("1")) as (address, bodies):
         judge(address, tmp_path).complete("x")  # everything is kept
         file = tmp_path / "judge.jsonl"
@@ -54,7 +54,7 @@ def test_what_another_version_kept_is_asked_for_again(tmp_path):
         assert len(bodies) == 2
 
 
-def test_thoughts_are_no_part_of_a_reply(tmp_path):
+def test_reasoning_is_removed(tmp_path):
     with server(reply_with("<think>0, or perhaps</think>\n1")) as (address, _):
         assert judge(address, tmp_path).complete("x", accepts=is_mark) == "1"
 
@@ -74,7 +74,7 @@ def questions(count: int) -> list[Question]:
         Reply(close=True),
     ],
 )
-def test_a_judge_that_fails_at_one_question_costs_that_one(fault, tmp_path):
+def test_error_of_one_question_skips_it(fault, tmp_path):
     def answer(body):
         return fault if "What is 1?" in body["messages"][0]["content"] else reply_with("1.0")
 
@@ -89,7 +89,7 @@ def test_a_judge_that_fails_at_one_question_costs_that_one(fault, tmp_path):
     assert "the judge gpt" in score.skipped[0].reason
 
 
-def test_a_judge_that_fails_again_and_again_is_asked_no_more(tmp_path):
+def test_repeated_errors_stop_the_judge(tmp_path):
     responses = [Response(one, "x") for one in questions(3 * MAX_CONSECUTIVE_FAILURES)]
     with server(Reply(b"<html>")) as (address, bodies):
         llm_judge = judge(address, tmp_path)
@@ -100,7 +100,7 @@ def test_a_judge_that_fails_again_and_again_is_asked_no_more(tmp_path):
 
 
 @pytest.mark.parametrize("fault", [refused("no money left", 402), Reply(b"<html>")])
-def test_marks_of_a_judge_that_fails_midway_are_scored(tmp_path, fault):
+def test_partial_replies_are_scored(tmp_path, fault):
     responses = [Response(one, "x") for one in questions(60)]
     with server(reply_with("1.0"), reply_with("0.5"), fault) as (address, _):
         llm_judge = judge(address, tmp_path)
@@ -111,7 +111,7 @@ def test_marks_of_a_judge_that_fails_midway_are_scored(tmp_path, fault):
     assert llm_judge.unavailable
 
 
-def test_many_ask_before_it_is_known_that_a_judge_thinks(tmp_path):
+def test_concurrent_requests_to_a_reasoning_judge(tmp_path):
     def answer(body):
         time.sleep(0.05)
         return reply_with("<think>well</think>1.0" if body["max_tokens"] > 100 else "<think>we")
@@ -124,7 +124,7 @@ def test_many_ask_before_it_is_known_that_a_judge_thinks(tmp_path):
     assert (score.value, score.questions) == (100, 40)
 
 
-def test_a_judge_that_fails_at_all_is_an_error(tmp_path):
+def test_judge_without_a_reply_is_an_error(tmp_path):
     responses = [Response(one, "x") for one in questions(3)]
     for reply in (refused("bad key", 401), refused("no model", 404)):
         with server(reply) as (address, bodies):

@@ -1,4 +1,4 @@
-"""Groups of requests: the next is prepared while one is answered."""
+"""Batched generation with preparation of the next batch."""
 
 import threading
 
@@ -30,7 +30,7 @@ def requests(count: int) -> list[tuple[int, Request]]:
 
 @pytest.mark.parametrize("ahead", [True, False])
 @pytest.mark.parametrize("batch_size", [1, 3, 50])
-def test_all_are_answered_as_if_alone(engine, batch_size, ahead):
+def test_responses_equal_single_ones(engine, batch_size, ahead):
     batch = requests(11)
     expected = {name: engine.answer([request])[0].text for name, request in batch}
     answers = list(generate_all(engine, batch, batch_size, ahead))
@@ -39,8 +39,8 @@ def test_all_are_answered_as_if_alone(engine, batch_size, ahead):
     assert list(generate_all(engine, [], batch_size)) == []
 
 
-def test_nothing_is_kept_of_answers(engine):
-    """Of prompts at most what is read of them; nobody goes on from there."""
+def test_outputs_are_not_cached(engine):
+    """The prefix cache has prompts only."""
     fresh = Engine(engine.model, engine.processor, scheduler_config=SchedulerConfig.offline(3))
     batch = requests(6)
     longest = max(answer.prompt_tokens for _, answer in generate_all(fresh, batch, 3))
@@ -52,7 +52,7 @@ def test_nothing_is_kept_of_answers(engine):
     assert keeping.scheduler.prefix_cache.nbytes > cache.nbytes
 
 
-def test_the_next_group_is_prepared_while_one_is_answered(engine, monkeypatch):
+def test_next_batch_is_prepared_during_decoding(engine, monkeypatch):
     stepped = threading.Event()
     original = engine.scheduler.step
     monkeypatch.setattr(engine.scheduler, "step", lambda: (original(), stepped.set()))
@@ -66,7 +66,7 @@ def test_the_next_group_is_prepared_while_one_is_answered(engine, monkeypatch):
     assert len(list(generate_all(engine, pending_requests(), 2, ahead=True))) == 6
 
 
-def test_a_fault_names_its_question(engine, tmp_path):
+def test_error_belongs_to_its_question(engine, tmp_path):
     batch = requests(5)
     batch.append(("last", Request("what?", images=[tmp_path / "none.png"])))
     answers = []
@@ -77,7 +77,7 @@ def test_a_fault_names_its_question(engine, tmp_path):
         list(generate_all(engine, batch, 2))
 
 
-def test_who_stops_early_leaves_nothing_running(engine):
+def test_closing_the_generator_cancels_requests(engine):
     answers = generate_all(engine, requests(9), 2)
     next(answers)
     answers.close()

@@ -1,4 +1,4 @@
-"""Real servers that misbehave, each in its way."""
+"""The client against servers with every kind of error."""
 
 import email.utils
 import json
@@ -46,7 +46,7 @@ def endpoint(address: str, timeout: float = 5.0) -> OpenAIClient:
         Reply(GOOD.body, delay=1.0),  # longer than the timeout
     ],
 )
-def test_what_may_go_better_is_tried_again(fault):
+def test_retries(fault):
     timeout = 0.3 if fault.delay else 5.0
     with server(fault, GOOD) as (address, bodies):
         assert endpoint(address, timeout).complete(BODY).text == "yes"
@@ -63,7 +63,7 @@ def test_what_may_go_better_is_tried_again(fault):
         assert len(str(raised.value)) < 400
 
 
-def test_retry_after_in_seconds_and_as_a_date():
+def test_retry_after():
     for in_seconds in (True, False):
         date = email.utils.formatdate(time.time() + 2, usegmt=True)  # in whole seconds
         value = "1" if in_seconds else date
@@ -87,14 +87,14 @@ def test_retry_after_in_seconds_and_as_a_date():
         (Reply(b"", 302, {"Location": "/login"}), "redirects to /login"),
     ],
 )
-def test_what_every_request_would_get_ends_all(reply, says):
+def test_errors_of_all_requests_end_the_run(reply, says):
     with server(reply) as (address, bodies):
         with pytest.raises(EndpointUnavailableError, match=says):
             endpoint(address).complete(BODY)
         assert len(bodies) == 1
 
 
-def test_nobody_there():
+def test_connection_refused():
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         address = f"http://127.0.0.1:{probe.getsockname()[1]}/v1"
@@ -105,7 +105,7 @@ def test_nobody_there():
             endpoint(wrong)
 
 
-def test_one_refusal_is_of_one_request():
+def test_rejection_of_one_request():
     with server(refused("the image is too large")) as (address, bodies):
         with pytest.raises(MGMError, match=r"refuses \(400\): .*too large") as raised:
             endpoint(address).complete(BODY)
@@ -113,8 +113,8 @@ def test_one_refusal_is_of_one_request():
         assert len(bodies) == 1
 
 
-def test_fields_that_a_server_refuses_are_sent_otherwise_from_then_on():
-    """In the words of OpenAI, of vLLM and of FastAPI."""
+def test_rejected_fields_are_replaced():
+    """In error messages of OpenAI, vLLM and FastAPI."""
 
     def answer(body):
         if "max_tokens" in body:
@@ -166,7 +166,7 @@ PASSED_ON = {"error": {"message": "max_tokens isn't supported with this model"}}
         ([], None),
     ],
 )  # fmt: skip
-def test_refusals_in_other_words(refusal, name):
+def test_rejections_of_other_servers(refusal, name):
     """Of Moonshot, Anthropic, text-generation-inference, Gemini, OpenRouter and Mistral."""
     assert unsupported_field(json.dumps(refusal)) == name
 
@@ -192,7 +192,7 @@ TOO_LARGE = (
         Reply({"detail": [{"type": "less_than", "loc": ["body", "max_tokens"], "msg": "9"}]}, 422),
     ],
 )  # fmt: skip
-def test_one_refused_question_changes_no_field_of_others(refusal):
+def test_rejected_question_keeps_the_fields_of_others(refusal):
     with server(reply_with("a"), refusal, reply_with("b")) as (address, bodies):
         there = endpoint(address)
         assert there.complete(BODY).text == "a"
@@ -202,8 +202,8 @@ def test_one_refused_question_changes_no_field_of_others(refusal):
         assert bodies == [BODY] * 3
 
 
-def test_a_field_is_kept_only_where_the_repeated_request_succeeds(caplog):
-    """A server that says so of one question, and refuses it without the field, too."""
+def test_replaced_field_needs_a_successful_retry(caplog):
+    """The server rejects one question with and without the field."""
     unsupported = refused("temperature is not supported with this image")
     without = {name: value for name, value in BODY.items() if name != "temperature"}
     with server(unsupported, refused("no"), GOOD) as (address, bodies):
@@ -220,7 +220,7 @@ def test_a_field_is_kept_only_where_the_repeated_request_succeeds(caplog):
     assert caplog.text.count("the server does not support temperature; leaving it out") == 1
 
 
-def test_counts_of_tokens_that_are_none():
+def test_invalid_usage():
     usage = '{"prompt_tokens": %s, "completion_tokens": 2, "x": null}'
     for odd in ("-5", "true", "1.5", "NaN", "1e400", '"7"', str(10**30)):
         body = '{"choices": [{"message": {"content": "a"}}], "usage": ' + usage % odd + "}"
@@ -237,7 +237,7 @@ def test_counts_of_tokens_that_are_none():
         {"content": "", "finish_reason": "length"},  # thoughts that nobody shows
     ],
 )
-def test_who_thinks_aloud_gets_the_tokens_for_it(thought):
+def test_reasoning_gets_more_tokens(thought):
     def answer(body):
         if body["max_tokens"] > 16:
             return reply_with("<think>well</think> yes")
@@ -254,7 +254,7 @@ def test_who_thinks_aloud_gets_the_tokens_for_it(thought):
         assert [body["max_tokens"] for body in bodies] == [16, more, more]
 
 
-def test_a_context_that_takes_no_more_thoughts():
+def test_context_limits_reasoning_tokens():
     def answer(body):
         if body["max_tokens"] > 16:
             return refused("maximum context length is 4096")
@@ -264,8 +264,8 @@ def test_a_context_that_takes_no_more_thoughts():
         assert endpoint(address).complete(BODY) == Completion("", "", "hm")
 
 
-def test_thoughts_that_a_context_has_no_room_for_cost_no_other_question():
-    """While one thread finds that out, and where only some questions leave room."""
+def test_reasoning_beyond_the_context_skips_one_question():
+    """With concurrent requests, of which some have space left."""
 
     def answer(body):
         text, more = json.dumps(body["messages"]), body["max_tokens"] > 16
@@ -288,7 +288,7 @@ def test_thoughts_that_a_context_has_no_room_for_cost_no_other_question():
         assert respond(there, "think") == "yes"
 
 
-def test_contents_of_other_types():
+def test_content_of_other_types():
     parts = [{"type": "text", "text": "y"}, {"type": "image"}, {"text": None}, 3, {"text": "es"}]
     for content, text in ((parts, "yes"), ("\ud83d!", "\ufffd!"), (3, ""), ({}, ""), (None, "")):
         with server(reply_with(content)) as (address, _):

@@ -1,4 +1,4 @@
-"""Answers that are kept, and what tells their questions apart."""
+"""The response cache and its keys."""
 
 import base64
 import io
@@ -26,7 +26,7 @@ def photo(orientation: int) -> bytes:
     return file.getvalue()
 
 
-def test_orientation_tells_questions_apart(tmp_path):
+def test_key_includes_orientation(tmp_path):
     cache = ResponseCache(tmp_path, "model")
     stored = Question("1", "what?", (photo(6),))
     upright = replace(stored, orientation="upright")
@@ -36,7 +36,7 @@ def test_orientation_tells_questions_apart(tmp_path):
     assert cache.key(text) == cache.key(replace(text, orientation="upright"))
 
 
-def test_protocols_turn_images_as_their_harness_does():
+def test_orientation_of_protocols():
     for kind, protocol, orientation in (
         (MME(), "paper", "stored"),
         (MME(), "lmms-eval", "upright"),
@@ -47,7 +47,7 @@ def test_protocols_turn_images_as_their_harness_does():
         assert kind.orientation(kind.splits[0], protocol) == orientation
 
 
-def test_endpoints_get_pixels_that_nobody_turns_again(monkeypatch):
+def test_endpoints_get_rotated_pixels(monkeypatch):
     answerer = EndpointModel("http://localhost:1/v1", "model", 1)
     bodies = []
     monkeypatch.setattr(
@@ -75,7 +75,7 @@ def test_endpoints_get_pixels_that_nobody_turns_again(monkeypatch):
         ("completion_tokens", 1.5), ("finish_reason", 7), ("sampled", 1),
     ],
 )  # fmt: skip
-def test_details_that_cannot_be_are_passed_over(tmp_path, name, value):
+def test_invalid_fields_are_ignored(tmp_path, name, value):
     question = Question("1", "What?")
     key = ResponseCache(tmp_path, "m").key(question)
     record = {"key": key, "text": "a", "seconds": 1.5, "prompt_tokens": 3, name: value}

@@ -1,4 +1,4 @@
-"""Questions that cannot be asked: each is named, and the others are answered."""
+"""Questions that cannot be run are skipped with a reason, and the others are answered."""
 
 from dataclasses import replace
 
@@ -23,7 +23,7 @@ def engine(tmp_path_factory):
 
 
 def odd_questions(tmp_path) -> list[Question]:
-    """Good ones first, in the middle and last."""
+    """Valid questions first, in the middle and last, invalid ones between."""
     good = [Question(f"good {n}", f"what {n}?", (png((n, 0, 0)),), max_new_tokens=2)
             for n in range(4)]  # fmt: skip
     cut = png("blue")[:60]
@@ -49,7 +49,7 @@ ODD = ["cut", "empty", "folder", "long", "marker", "missing", "second", "text", 
 
 
 @pytest.mark.parametrize("batch_size", [1, 3, 50])
-def test_odd_questions_are_skipped_and_the_rest_is_answered(engine, tmp_path, batch_size):
+def test_invalid_questions_are_skipped(engine, tmp_path, batch_size):
     questions = odd_questions(tmp_path)
     cache = ResponseCache(tmp_path / "answers", "tiny")
     skipped = generate_responses(questions, EngineModel(engine, batch_size), cache)
@@ -66,7 +66,7 @@ def test_odd_questions_are_skipped_and_the_rest_is_answered(engine, tmp_path, ba
     assert [one.text for one in cached_responses(good, alone)] == [one.text for one in responses]
 
 
-def test_all_may_be_odd(engine, tmp_path):
+def test_only_invalid_questions(engine, tmp_path):
     odd = [one for one in odd_questions(tmp_path) if one.id in ODD]
     skipped = generate_responses(
         odd, EngineModel(engine, 2), ResponseCache(tmp_path / "answers", "tiny")
@@ -74,8 +74,8 @@ def test_all_may_be_odd(engine, tmp_path):
     assert sorted(one.id for one in skipped) == ODD
 
 
-def test_a_fault_while_answering_is_of_its_question(engine, tmp_path, monkeypatch):
-    """A prompt that the scheduler cannot read, as after an error of the network."""
+def test_scheduler_error_skips_its_question(engine, tmp_path, monkeypatch):
+    """With a prompt that fails in the scheduler."""
     questions = [Question(f"{n}", f"what {n}?", max_new_tokens=2) for n in range(5)]
     begin = engine.start_generation
 
@@ -93,8 +93,8 @@ def test_a_fault_while_answering_is_of_its_question(engine, tmp_path, monkeypatc
     assert len(cached_responses(questions, cache)) == 4
 
 
-def test_a_server_that_refuses_an_image(tmp_path):
-    """And what is wrong with others' images is found before anything is sent."""
+def test_server_rejects_an_image(tmp_path):
+    """Other invalid images are found before a request is sent."""
 
     def answer(body):
         parts = body["messages"][0]["content"]
@@ -115,7 +115,7 @@ def test_a_server_that_refuses_an_image(tmp_path):
 @pytest.mark.parametrize(
     "reply", [Reply({"error": "down"}, 500), refused("no images here"), Reply(close=True)]
 )
-def test_a_server_that_answers_nothing_is_not_asked_everything(reply, tmp_path):
+def test_unresponsive_server_ends_the_run_early(reply, tmp_path):
     questions = [Question(f"{n}", f"what {n}?") for n in range(3 * MAX_CONSECUTIVE_FAILURES)]
     with server(reply) as (address, bodies):
         answerer = EndpointModel(address, "m", 4, wait=0.0001)
@@ -126,8 +126,8 @@ def test_a_server_that_answers_nothing_is_not_asked_everything(reply, tmp_path):
         assert len(bodies) < 5 * (MAX_CONSECUTIVE_FAILURES + 10)
 
 
-def test_answers_of_a_server_that_nobody_expects(tmp_path):
-    """Null, lone surrogates, control characters, 100 kB: each is an answer, and read back."""
+def test_unusual_responses_of_a_server(tmp_path):
+    """Null, lone surrogates, control characters, 100 kB: each is stored and read back."""
     texts = {"0": None, "1": "\ud83d", "2": "\0\x1b[2J", "3": "x" * 100_000, "4": ["a"], "5": ""}
 
     def answer(body):
@@ -149,7 +149,7 @@ def test_answers_of_a_server_that_nobody_expects(tmp_path):
     assert by_id == kept
 
 
-def test_a_broken_image_that_is_mended_is_asked_again(engine, tmp_path):
+def test_fixed_image_is_run_again(engine, tmp_path):
     file = tmp_path / "a.png"
     file.write_bytes(b"no")
     question = Question("1", "what?", (file,), max_new_tokens=2)

@@ -15,11 +15,11 @@ from mgm.eval.metrics.vlmevalkit import _infer_letter, choices_of, infer_letter
     [("B", "B"), (" (B)", "B"), ("B. a dog", "B"), ("The answer is B.", "B"), ("", None),
      ("Bob", None), ("it is A or B", None), ("E", None), ("b", None), ("\n", None)],
 )  # fmt: skip
-def test_the_letter_that_an_answer_begins_with(answer, letter):
+def test_letter_at_the_start(answer, letter):
     assert chosen_letter(answer, 4) == letter
 
 
-def test_choices_in_order_and_by_letters():
+def test_choices_as_list_and_dictionary():
     assert (
         format_choices(["red", "blue"])
         == format_choices({"A": "red", "B": "blue"})
@@ -31,7 +31,7 @@ def test_choices_in_order_and_by_letters():
     assert parse_choice("(A) no, (B)", ["red", "blue"]) == "B"
 
 
-def test_choices_that_tables_take_for_missing():
+def test_choices_like_nan():
     row = {"A": "None", "B": "none", "C": "nan", "D": "NA ", "E": "", "F": None, "G": "3"}
     assert choices_of(row) == {"B": "none", "D": "NA ", "G": "3"}
 
@@ -48,19 +48,19 @@ def test_choices_that_tables_take_for_missing():
         ("It is blue", "B"),
     ],
 )
-def test_what_vlmevalkit_infers(answer, letter):
+def test_vlmevalkit_letters(answer, letter):
     assert infer_letter(answer, {"A": "red car", "B": "blue", "C": "three dogs"}) == letter
 
 
-def test_what_lmms_eval_extracts():
+def test_lmms_eval_letters():
     assert mcq_letter("First A. Then (B), so the answer is (C)", "ABCD") == "C"
     assert mcq_letter("", "ABCD") == mcq_letter("red", "ABCD") == ""
     assert exact_match("(b).", "B")
     assert not exact_match("B c", "B")
 
 
-def test_lengths_of_choices_as_vlmevalkit_measures_them():
-    """Small letters of the answer; of the choices only in the tries that follow."""
+def test_lower_case_lengths_of_vlmevalkit():
+    """Lower case for the response; for choices only from the second attempt on."""
     choices = {"A": "\u0130", "B": "x"}
     assert infer_letter("\u0130\u0130", choices) == "A"
     assert infer_letter("\u0130\u0130\u0130", choices) is None  # six small letters

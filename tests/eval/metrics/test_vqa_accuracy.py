@@ -10,7 +10,7 @@ from mgm.eval.metrics.vqa_accuracy import (
 from tests.golden_files import golden_json
 
 
-def test_every_record_of_the_published_processor():
+def test_normalisation_equals_published():
     records = golden_json("eval/textvqa.json")["processor"]
     assert len(records) > 90
     for record in records:
@@ -21,7 +21,7 @@ def test_every_record_of_the_published_processor():
         assert evalai_answer(text) == record["output"], text
 
 
-def test_every_score_of_the_published_evaluator():
+def test_scores_equal_published():
     records = golden_json("eval/textvqa.json")
     scores = [vqa_accuracy(one["pred_answer"], one["gt_answers"]) for one in records["scores"]]
     assert scores == pytest.approx([one["textvqa"] for one in records["scores"]])

@@ -1,4 +1,4 @@
-"""The report's page in a browser, from a file: its filters, and answers that would be code."""
+"""The report page in a browser: filters, and responses with markup."""
 
 import shutil
 
@@ -21,7 +21,7 @@ EXAMPLES = (
 
 @pytest.fixture
 def page(tmp_path):
-    """The page of four answers, opened; no script may fail, and nothing may be loaded."""
+    """The page of four responses; fails on script errors and on requests."""
     examples = [
         {
             "id": name, "category": category, "credit": credit, "finish_reason": finish,
@@ -73,7 +73,7 @@ def test_filters_of_examples(page):
     assert shown(page) == ["3"]
 
 
-def test_answers_are_texts_on_the_page(page):
+def test_markup_in_responses_is_escaped(page):
     assert page.locator("h1").inner_text() == HOSTILE
     answers = page.locator(".example dd:nth-of-type(2)").all_inner_texts()
     assert all(HOSTILE in answer for answer in answers)

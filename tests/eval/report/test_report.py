@@ -62,7 +62,7 @@ def info_of(responses, **model):
 
 
 def written(folder, score, responses):
-    """A score's folder, as a run leaves it."""
+    """Write a score's output folder."""
     output = folder / score.benchmark.replace(":", "/") / score.protocol
     output.mkdir(parents=True, exist_ok=True)
     save_score(score, output / "score.json")
@@ -74,7 +74,7 @@ def samples_of(output):
     return [json.loads(line) for line in (output / SAMPLES_FILE).read_text().splitlines()]
 
 
-def test_credit_by_length_and_sizes(responses, tmp_path):
+def test_credit_by_response_length_and_image_size(responses, tmp_path):
     score = score_of(responses)
     tables = breakdowns(score, samples_of(written(tmp_path, score, responses)))
     rows = {
@@ -97,7 +97,7 @@ def test_credit_by_length_and_sizes(responses, tmp_path):
     assert all(row["low"] is None for rows in tables.values() for row in rows)  # of too few images
 
 
-def test_fewer_questions_are_never_the_score(responses):
+def test_partial_scores_are_marked(responses):
     assert format_score(score_of(responses)) == "64.0 (95 %: 62.0 to 66.0)"
     some = score_of(responses, questions=4, low=None, high=None)
     assert format_score(some) == (
@@ -107,7 +107,7 @@ def test_fewer_questions_are_never_the_score(responses):
     assert format_score(score_of(responses, value=None)) == "to be submitted"
 
 
-def test_mme_is_perception_and_cognition(responses):
+def test_mme_perception_and_cognition(responses):
     parts = {"perception": (1523.4, 2114), "cognition": (316.1, 260), "OCR": (100.0, 40)}
     score = score_of(
         responses, benchmark="mme:test", title="MME", value=1839.5, low=1800.0, high=1880.0,
@@ -121,14 +121,14 @@ def test_mme_is_perception_and_cognition(responses):
     assert len(paper_table("another", {"mme:test": "1"})) == 2
 
 
-def test_counts_stand_beside_the_score(responses):
+def test_counts_beside_the_score(responses):
     skipped = (SkippedQuestion("7", "its image is broken"),)
     score = score_of(responses, skipped=skipped)
     assert format_notes(score) == "1 cut by the token limit, 2 unparsed, 1 skipped"
     assert format_notes(score) in scores_table([score], "m")
 
 
-def test_beside_the_published_table(responses):
+def test_comparison_with_the_paper(responses):
     assert "65.2 (+0.8, agrees)" in scores_table([score_of(responses, value=66.0)], "MGM-7B")
     assert "70.1 (-6.1, differs)" in scores_table([score_of(responses)], "MGM-34B")
     assert compare_with_paper("MGM-7B", "gqa:testdev", 60, 59, 61) is None
@@ -138,8 +138,8 @@ def test_beside_the_published_table(responses):
     assert (rows.published, rows.agrees) == (1865, True)
 
 
-def test_a_report_grows_with_every_run(responses, tmp_path):
-    """A second run of another benchmark adds to the report; the same one again replaces itself."""
+def test_report_accumulates_runs(responses, tmp_path):
+    """A second benchmark is added; the same one is replaced."""
     written(tmp_path, score_of(responses), responses)
     assert [one.benchmark for one in write_report(tmp_path, "m")] == ["textvqa:val"]
     written(tmp_path, score_of(responses, benchmark="gqa:testdev", title="GQA"), responses)
@@ -158,7 +158,7 @@ def test_a_report_grows_with_every_run(responses, tmp_path):
     assert [one["benchmark"] for one in results["results"]] == [one.benchmark for one in scores]
 
 
-def test_a_report_is_of_one_model(responses, tmp_path, caplog):
+def test_report_has_one_model(responses, tmp_path, caplog):
     for benchmark, date, model in (
         ("gqa:testdev", "2026-01-01", {}),
         ("vqav2:val", "2026-01-02", {"digest": "trained on"}),
@@ -194,7 +194,7 @@ def test_results_follow_their_schema(responses, tmp_path):
     assert {"mgm", "torch", "transformers", "python"} == first["run"]["versions"].keys()
 
 
-def test_the_page_shows_answers_with_their_images(responses, tmp_path):
+def test_page_shows_responses_with_images(responses, tmp_path):
     written(tmp_path, score_of(responses), responses)
     write_report(tmp_path, "m")
     text = (tmp_path / "report.html").read_text()
@@ -211,8 +211,8 @@ def test_the_page_shows_answers_with_their_images(responses, tmp_path):
 HOSTILE = "<script>alert(1)</script>' onload='x' \"</dd>|&lt;"
 
 
-def test_no_answer_can_break_the_page(responses, tmp_path):
-    """Tags in whatever a model, a data set or a server wrote are text; long answers are cut."""
+def test_markup_is_escaped(responses, tmp_path):
+    """From a model, a data set or a server; long responses are truncated."""
     one = responses[0]
     question = replace(one.question, id=HOSTILE, category=HOSTILE, target={"a": [HOSTILE]})
     bad = [replace(one, question=question, text=HOSTILE + "x" * 100_000)]
@@ -231,7 +231,7 @@ def test_no_answer_can_break_the_page(responses, tmp_path):
     assert len(sample["answer"]) > 100_000
 
 
-def test_examples_are_of_all_categories():
+def test_examples_of_all_categories():
     samples = [
         {"id": str(n), "category": "rare" if n == 999 else "common", "credit": float(n % 2 == 1)}
         for n in range(1000)
@@ -243,7 +243,7 @@ def test_examples_are_of_all_categories():
     assert sum(one["credit"] for one in examples) == 20
 
 
-def test_texts_and_images_are_bounded(tmp_path):
+def test_sizes_of_texts_and_images(tmp_path):
     assert truncate("x" * MAX_TEXT) == "x" * MAX_TEXT
     assert truncate({"a": 1}) == '{"a": 1}'
     Image.effect_noise((900, 600), 100).save(tmp_path / "noise.png")
@@ -252,14 +252,14 @@ def test_texts_and_images_are_bounded(tmp_path):
     assert thumbnail(tmp_path / "broken.png") == ""
 
 
-def test_no_interval_is_drawn_where_there_is_none():
+def test_score_without_an_interval():
     assert "<i " in bar(50.0, (40.0, 60.0), 100.0)
     assert "<i " not in bar(50.0, (None, None), 100.0)
     assert bar(None, (None, None), 100.0) == ""
     assert "left:100.00%" in bar(150.0, (None, None), None)
 
 
-def test_the_digest_of_questions_is_of_their_content(responses, tmp_path):
+def test_digest_of_questions_covers_their_content(responses, tmp_path):
     questions = [one.question for one in responses]
     digest = questions_digest(questions)
     assert digest == questions_digest(list(questions))
@@ -268,7 +268,7 @@ def test_the_digest_of_questions_is_of_their_content(responses, tmp_path):
     assert questions_digest([replace(questions[0], images=(tmp_path / "gone.png",))])
 
 
-def test_questions_with_a_note_are_named(responses, tmp_path):
+def test_questions_with_notes_are_listed(responses, tmp_path):
     format_notes = {f"{n}": f"the judge gave no number, at last {n}" for n in range(30)}
     written(tmp_path, score_of(responses, notes=format_notes), responses)
     write_report(tmp_path, "m")
@@ -283,8 +283,8 @@ def test_questions_with_a_note_are_named(responses, tmp_path):
     assert "- and 10 more; results.json has all\n" in text
 
 
-def test_the_models_own_run_decides_which_scores_are_of_it(responses, tmp_path, caplog):
-    """Not the newest date, which another model's score may have."""
+def test_scores_belong_to_the_latest_run_of_the_model(responses, tmp_path, caplog):
+    """Not to the newest date, which a score of another model may have."""
     own = {"date": "2026-01-01T00:00:00+00:00", "model": {"name": "a", "digest": None}}
     other = {"date": "2030-01-01T00:00:00+00:00", "model": {"name": "b", "digest": None}}
     written(tmp_path, score_of(responses, run=own), responses)
@@ -303,7 +303,7 @@ def test_the_models_own_run_decides_which_scores_are_of_it(responses, tmp_path, 
         {"questions": 1.5}, {"notes": {"1": 2}}, {"run": {"usage": {"seconds": float("nan")}}},
     ],
 )  # fmt: skip
-def test_scores_of_other_types_are_left_out(responses, tmp_path, odd, caplog):
+def test_invalid_scores_are_ignored(responses, tmp_path, odd, caplog):
     written(tmp_path, score_of(responses), responses)
     written(tmp_path, score_of(responses, benchmark="gqa:testdev"), responses)
     (file,) = tmp_path.glob("gqa/*/*/score.json")

@@ -20,7 +20,7 @@ TRIALS = 400
 
 
 def clustered_answers(draw, p, sizes, correlation):
-    """Right or wrong, as often as `p`, alike within a cluster (beta-binomial)."""
+    """Credits 0 or 1 with mean `p`, correlated within clusters (beta-binomial)."""
     clusters = len(sizes)
     if correlation == 0:
         rates = np.full(clusters, p)
@@ -49,7 +49,7 @@ def coverage(p, sizes, correlation, trials=TRIALS):
     [(5, 1, 0), (5, 4, 0), (5, 4, 0.3), (5, 20, 1), (10, 1, 0), (10, 6, 0.5), (40, 2, 0.2),
      (200, 1, 0)],
 )  # fmt: skip
-def test_intervals_hold_their_level(p, clusters, size, correlation):
+def test_coverage(p, clusters, size, correlation):
     assert coverage(p, [size] * clusters, correlation) > 0.93
 
 
@@ -67,22 +67,22 @@ UNEQUAL = {
 @pytest.mark.parametrize("p", [0.02, 0.5, 0.9])
 @pytest.mark.parametrize("correlation", [0, 0.2, 0.6, 1])
 @pytest.mark.parametrize("sizes", UNEQUAL.values(), ids=UNEQUAL)
-def test_intervals_of_unequal_clusters_hold_their_level(p, sizes, correlation):
+def test_coverage_with_unequal_clusters(p, sizes, correlation):
     assert coverage(p, sizes, correlation, trials=200) > 0.925
 
 
 @pytest.mark.parametrize(
     "sizes", [[1, 1, 1, 1, 46], [1] * 9 + [41], [1] * 18 + [40] * 2, [2**n for n in range(10)]]
 )
-def test_a_few_large_clusters_have_no_interval(sizes):
-    """However many small ones stand beside them."""
+def test_few_large_clusters_have_no_interval(sizes):
+    """Regardless of the number of small ones."""
     draw = np.random.default_rng(2)
     for correlation in (0, 0.6, 1):
         assert mean_interval(*clustered_answers(draw, 0.5, sizes, correlation)) is None
 
 
-def test_effective_samples():
-    """Equal clusters are as many as there are; alike answers make one question of each."""
+def test_effective_sample_size():
+    """Equal clusters count fully; perfectly correlated questions count once per cluster."""
     alike = effective_sample(np.full(20, 5), 1)
     assert (alike.clusters, alike.freedom, alike.questions) == pytest.approx((20, 19, 20))
     apart = effective_sample(np.full(20, 5), 0)
@@ -92,7 +92,7 @@ def test_effective_samples():
     assert skewed.freedom == pytest.approx(9090**2 / (90 + 10 * 30**4) - 1)
 
 
-def test_correlations_within_clusters():
+def test_intra_cluster_correlation():
     draw = np.random.default_rng(3)
     for correlation in (0, 0.3, 0.7, 1):
         estimate = intra_cluster_correlation(
@@ -103,7 +103,7 @@ def test_correlations_within_clusters():
     assert intra_cluster_correlation([1.0, 1.0, 1.0], ["a", "a", "c"]) == 1
 
 
-def test_large_samples_have_no_wider_intervals_than_they_need():
+def test_width_for_large_samples():
     assert 0.94 < coverage(0.5, [2] * 400, 0.3) < 0.98
     values, groups = clustered_answers(np.random.default_rng(0), 0.7, [1] * 4000, 0)
     interval = mean_interval(values, groups)
@@ -112,8 +112,8 @@ def test_large_samples_have_no_wider_intervals_than_they_need():
     )
 
 
-def test_partial_credits_hold_their_level():
-    """Answers worth 0, 0.3, 0.6 or 1, as in VQA, from ten images on."""
+def test_coverage_with_partial_credits():
+    """Credits of 0, 0.3, 0.6 or 1, as in VQA, from ten images on."""
     draw, worth, held = np.random.default_rng(3), np.array([0, 0.3, 0.6, 1.0]), 0
     chances = np.array([0.2, 0.1, 0.2, 0.5])
     for _ in range(TRIALS):
@@ -125,8 +125,8 @@ def test_partial_credits_hold_their_level():
 
 @pytest.mark.parametrize("credit", [0.1, 0.3, 1 / 3, 0.6, 0.9])
 @pytest.mark.parametrize("size", [1, 3])
-def test_equal_partial_credits_are_not_certain(credit, size):
-    """Whatever rounding makes of their variance: as if so many questions were right or wrong."""
+def test_interval_of_equal_partial_credits(credit, size):
+    """With zero variance: as for as many right or wrong questions."""
     for count in (5, 7, 10, 30, 100):
         interval = mean_interval([credit] * (count * size), np.repeat(np.arange(count), size))
         assert interval.low < credit < interval.high
@@ -134,8 +134,8 @@ def test_equal_partial_credits_are_not_certain(credit, size):
 
 
 @pytest.mark.parametrize("count", [5, 10, 100])
-def test_all_right_and_all_wrong_are_exact(count):
-    """Clopper and Pearson: the rate at which so many right in a row are as rare as 2.5 %."""
+def test_clopper_pearson_for_all_right_or_wrong(count):
+    """The rate at which that many right in a row have a probability of 2.5 %."""
     names = list(map(str, range(count)))
     right, wrong = mean_interval([1.0] * count, names), mean_interval([0.0] * count, names)
     assert right.low**count == pytest.approx(0.025)
@@ -152,7 +152,7 @@ def test_small_samples_have_no_interval():
     assert mean_interval([1.0, 0.0, 1.0, 1.0, 0.0], list("abcde")) is not None
 
 
-def test_intervals_keep_to_what_a_score_can_be():
+def test_intervals_stay_within_the_range():
     interval = bounded_interval(0.95, 0.1, effective_sample(np.full(5, 4), 0.0))
     assert 0 < interval.low < 0.95 < interval.high <= 1
     singles = effective_sample(np.ones(60), 0.0)
@@ -166,14 +166,14 @@ def test_intervals_keep_to_what_a_score_can_be():
     assert equal.high > 0.55
 
 
-def test_without_groups_it_is_the_ordinary_error():
+def test_standard_error_without_clusters():
     draw = random.Random(0)
     values = [float(draw.random() < 0.3) for _ in range(500)]
     alone = clustered_error(values, [str(n) for n in range(500)])
     assert alone == pytest.approx(stdev(values) / math.sqrt(500), rel=1e-9)
 
 
-def test_questions_that_share_an_image_count_less():
+def test_clusters_widen_the_interval():
     draw = random.Random(1)
     right = [float(draw.random() < 0.5) for _ in range(100)]
     names = list(map(str, range(100)))
@@ -193,8 +193,8 @@ def f1_of(labels, credits):
 
 
 @pytest.mark.parametrize(("clusters", "size"), [(10, 6), (40, 4)])
-def test_the_jackknife_holds_its_level_for_f1(clusters, size):
-    """Hits and false alarms at rates that differ from image to image."""
+def test_jackknife_coverage_for_f1(clusters, size):
+    """With true and false positive rates that differ between images."""
     draw, held = np.random.default_rng(5), 0
     groups = np.repeat(np.arange(clusters), size).astype(str)
     labels = np.tile([1, 0], clusters * size // 2)
@@ -216,13 +216,13 @@ def test_the_jackknife_holds_its_level_for_f1(clusters, size):
     assert held / 150 > 0.9
 
 
-def test_the_jackknife_of_a_mean_is_its_clustered_error():
+def test_jackknife_of_a_mean_equals_the_clustered_error():
     values, groups = clustered_answers(np.random.default_rng(1), 0.6, [3] * 50, 0.4)
     jackknifed = jackknife(lambda own: {"": (mean(values[n] for n in own), len(own))}, groups)[""]
     assert jackknifed.error == pytest.approx(clustered_error(values, groups), rel=0.02)
 
 
-def test_the_jackknife_of_many_clusters_leaves_out_random_groups():
+def test_jackknife_of_many_clusters_uses_random_groups():
     values, groups = clustered_answers(np.random.default_rng(1), 0.6, [1] * 2000, 0)
 
     def scores(own):

@@ -12,13 +12,13 @@ TRIALS = 400
 
 
 def mcnemar(wins, losses):
-    """The exact test by its own formula: as many of so many coins, or more, on one side."""
+    """McNemar's exact test: the binomial tail."""
     count = wins + losses
     tail = sum(math.comb(count, k) for k in range(max(wins, losses), count + 1)) / 2**count
     return min(1.0, 2 * tail)
 
 
-def test_sign_flips_of_single_questions_are_mcnemars_exact_test():
+def test_sign_flips_equal_mcnemars_exact_test():
     for wins, losses in product(range(6), range(5)):
         differences = np.array([1.0] * wins + [-1.0] * losses + [0.0] * 7)
         assert sign_flip_test(differences) == pytest.approx(mcnemar(wins, losses))
@@ -27,8 +27,8 @@ def test_sign_flips_of_single_questions_are_mcnemars_exact_test():
         assert sign_flip_test(differences) == pytest.approx(mcnemar(wins, losses), rel=1e-9)
 
 
-def test_sign_flips_of_any_differences():
-    """Every sign tried, against the exact distribution."""
+def test_sign_flips_equal_enumeration():
+    """Compared with all combinations of signs."""
     draw = np.random.default_rng(4)
     whole = draw.integers(1, 5, 12) * draw.choice([-1.0, 1.0], 12)
     tried = [abs(sum(np.abs(whole) * signs)) >= abs(whole.sum()) - 1e-9
@@ -40,7 +40,7 @@ def test_sign_flips_of_any_differences():
     assert sign_flip_test(odd) == pytest.approx(np.mean(tried))
 
 
-def test_steps_are_the_largest_that_divide_all():
+def test_common_step():
     assert common_steps(np.array([2.0, 2, 3]) / 7).tolist() == [2, 2, 3]
     assert common_steps(np.array([0.3, 0.6, 1.0])).tolist() == [3, 6, 10]
     assert common_steps(np.array([1.0, math.pi])) is None
@@ -53,8 +53,8 @@ def test_steps_are_the_largest_that_divide_all():
     assert sign_flip_test(twelve_and_six / 1170) == pytest.approx(exact)
 
 
-def test_one_large_change_among_many_decides():
-    """Its sign alone makes the sum as large: half of all signs, whatever the normal one says."""
+def test_one_large_change_among_many():
+    """Its sign decides the sum, so that p is one half, unlike in a normal approximation."""
     small = np.sort(np.random.default_rng(0).uniform(0.9, 1.1, 20)) * np.tile([1, -1], 10)
     half = sign_flip_test(np.append(small, 100.0))
     assert half == pytest.approx(0.5, abs=0.1)
@@ -63,7 +63,7 @@ def test_one_large_change_among_many_decides():
     assert sign_flip_test(whole) == pytest.approx(exact)
 
 
-def test_many_changes_without_a_common_step_are_drawn():
+def test_changes_without_a_common_step_are_sampled():
     draw = np.random.default_rng(4)
     many = draw.normal(0.1, 1, 400)
     normal = math.erfc(abs(many.sum()) / math.sqrt(2 * many @ many))
@@ -71,8 +71,8 @@ def test_many_changes_without_a_common_step_are_drawn():
     assert sign_flip_test(many) == sign_flip_test(many)
 
 
-def test_sign_flips_of_images_count_images():
-    """Twenty changed answers about three images are three changes."""
+def test_sign_flips_by_image():
+    """Twenty changed responses about three images are three changes."""
     assert sign_flip_test(np.array([7.0, 7.0, 6.0])) == pytest.approx(0.25)
 
 
@@ -81,7 +81,7 @@ def test_sign_flips_of_images_count_images():
     [([4] * 8, 0.1), ([2] * 40, 0.0), ([1] * 300, 0.05), ([1] * 90 + [30] * 10, 0.1),
      (list(range(1, 31)), 0.05)],
 )  # fmt: skip
-def test_paired_intervals_hold_their_level(sizes, gain):
+def test_coverage(sizes, gain):
     draw, held = np.random.default_rng(11), 0
     for _ in range(TRIALS):
         first, groups = clustered_answers(draw, 0.5, sizes, 0.3)
@@ -97,8 +97,8 @@ def test_paired_intervals_hold_their_level(sizes, gain):
     assert held / TRIALS > 0.925
 
 
-def test_few_changes_are_not_certain():
-    """Of 1,000 questions five became right and none wrong: McNemar's exact test says 0.06."""
+def test_interval_of_few_changes():
+    """Five of 1,000 questions became right and none wrong: McNemar's exact test gives p = 0.06."""
     changes = np.array([1.0] * 5 + [0.0] * 995) / 1000
     names = list(map(str, range(1000)))
     error = clustered_error(changes * 1000, names)

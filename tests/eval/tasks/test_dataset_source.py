@@ -1,4 +1,4 @@
-"""What lmms-eval and VLMEvalKit read: data sets of the hub, and tables with images within."""
+"""Data of lmms-eval and VLMEvalKit: hub data sets, and tables with embedded images."""
 
 import base64
 import csv
@@ -157,7 +157,7 @@ def right(answer: object) -> str:
 
 
 def check(name: str, protocol: str, folder: Path) -> list:
-    """The questions, which get full credit for right answers alone."""
+    """The questions, after checking that only right responses get full credit."""
     kind, split = BENCHMARKS[name.split(":")[0]], name.split(":")[1]
     kind.check(split, protocol)
     questions = list(kind.questions(folder, split, protocol))
@@ -171,7 +171,7 @@ def check(name: str, protocol: str, folder: Path) -> list:
 
 
 @pytest.mark.parametrize("name", HUB)
-def test_a_data_set_of_the_hub(tmp_path, name):
+def test_hub_data_sets(tmp_path, name):
     folder, rows, prompt = HUB[name]
     parquet(tmp_path / "hub" / folder, rows)
     questions = check(name, "lmms-eval", tmp_path)
@@ -182,7 +182,7 @@ def test_a_data_set_of_the_hub(tmp_path, name):
     assert content(questions[0]) == tuple(one["bytes"] for one in images)
 
 
-def test_mmmu_as_choices_with_images_in_their_places(tmp_path):
+def test_mmmu_as_multiple_choice_with_interleaved_images(tmp_path):
     pictures = [base64.b64encode(png(colour)).decode() for colour in ("red", "blue")]
     rows = [
         CHOICES | {"index": "1", "id": "dev_Art_1", "answer": "B", "split": "dev", "image":
@@ -213,8 +213,8 @@ def test_mmmu_as_choices_with_images_in_their_places(tmp_path):
         list(mmmu.questions(tmp_path, "val", "vlmevalkit"))
 
 
-def test_documents_by_the_challenges_formula(tmp_path):
-    """And a file for its server, where the answers are known to it alone."""
+def test_docvqa(tmp_path):
+    """Also the file for its server, for splits without public targets."""
     hub, docvqa = tmp_path / "hub" / "DocVQA", BENCHMARKS["docvqa"]
     row = {"questionId": "9", "question": "Which?", "image": image(), "answers": ["a  b c"]}
     parquet(hub / "validation-0.parquet", [row])
@@ -232,7 +232,7 @@ def test_documents_by_the_challenges_formula(tmp_path):
     assert docvqa.required_files("test", "official")[0].dataset == "lmms-lab-encoder/DocVQA"
 
 
-def test_gqa_has_its_images_in_files_of_their_own(tmp_path):
+def test_gqa_images_in_separate_tables(tmp_path):
     hub = tmp_path / "hub"
     row = {"id": "20", "imageId": "n1", "question": "Which?", "answer": "red"}
     row |= {"types": {"structural": "query"}}
@@ -307,7 +307,7 @@ TABLES: Mapping[str, tuple[str, dict[str, str], str]] = {
 
 
 @pytest.mark.parametrize("name", TABLES)
-def test_a_table_of_vlmevalkit(tmp_path, name):
+def test_vlmevalkit_tables(tmp_path, name):
     file, row, prompt = TABLES[name]
     row = row | {"index": "5", "image": base64.b64encode(png("red")).decode()}
     rows = [row]
@@ -321,7 +321,7 @@ def test_a_table_of_vlmevalkit(tmp_path, name):
 
 
 def test_images_of_a_table(tmp_path):
-    """Several in a list, and those of an earlier row."""
+    """Several in a list, and references to an earlier row."""
     pictures = [base64.b64encode(png(colour)).decode() for colour in ("red", "blue")]
     rows = [CHOICES | {"index": "1", "answer": "A", "image": str(pictures)},
             CHOICES | {"index": "2", "answer": "A", "image": "1"},
@@ -338,7 +338,7 @@ def test_images_of_a_table(tmp_path):
         list(seed.questions(tmp_path, "test-img", "vlmevalkit"))
 
 
-def test_faults_are_named(tmp_path):
+def test_errors(tmp_path):
     pope, vqa = BENCHMARKS["pope"], BENCHMARKS["vqav2"]
     with pytest.raises(
         MGMError,
@@ -362,8 +362,8 @@ def test_faults_are_named(tmp_path):
     assert vqa.protocols_of("val") == ["lmms-eval"]
 
 
-def test_a_data_set_is_unpacked_once(tmp_path, monkeypatch):
-    """And again where its files are others; nothing half-done stays."""
+def test_data_set_is_extracted_once(tmp_path, monkeypatch):
+    """Again if its files change; no partial folders remain."""
     folder, rows, _ = HUB["pope:test"]
     pope = BENCHMARKS["pope"]
     source = pope.sources["test", "lmms-eval"]
@@ -381,14 +381,14 @@ def test_a_data_set_is_unpacked_once(tmp_path, monkeypatch):
     assert len(list((tmp_path / "unpacked").iterdir())) == 2
 
 
-def test_published_files_do_where_they_hold_the_same_questions():
+def test_published_files_with_the_same_questions():
     for name in ("textvqa", "mme", "mmvet"):
         assert BENCHMARKS[name].also_published
         assert BENCHMARKS[name].protocols_of(BENCHMARKS[name].splits[0])[0] == "paper"
 
 
 @pytest.mark.parametrize("protocol", ["vlmevalkit", "lmms-eval"])
-def test_a_judge_names_the_letter_that_rules_do_not_find(tmp_path, protocol):
+def test_judge_extracts_letters(tmp_path, protocol):
     mmbench = BENCHMARKS["mmbench"]
     row = CHOICES | {"index": "5", "answer": "B", "image": base64.b64encode(png("red")).decode()}
     table(tmp_path / "MMBench_DEV_EN.tsv", [row])
@@ -411,8 +411,8 @@ def test_a_judge_names_the_letter_that_rules_do_not_find(tmp_path, protocol):
     assert score.judge == "rules"
 
 
-def test_broken_rows_of_a_table_are_left_out_and_named(tmp_path):
-    """A row with more columns, without an image, with one that is none, and with fewer columns."""
+def test_damaged_rows_are_skipped(tmp_path):
+    """With too many or too few columns, without an image, with an invalid image."""
     red = base64.b64encode(png("red")).decode()
     rows = [["1", "red", red], ["2", "red", red, "more"], ["3", "red", ""], ["4", "red", "[" * 99],
             ["5"], ["6", "red", str([red, 7])], ["7", "blue", "1"], ["7", "blue", red]]  # fmt: skip
@@ -433,8 +433,8 @@ def test_broken_rows_of_a_table_are_left_out_and_named(tmp_path):
         list(BENCHMARKS["seed"].questions(tmp_path, "test-img", "vlmevalkit"))
 
 
-def test_what_a_killed_unpacking_left_is_removed(tmp_path):
-    """Not what another process unpacks at the same time."""
+def test_partial_extraction_is_removed(tmp_path):
+    """But not one of a running process."""
     folder, rows, _ = HUB["pope:test"]
     parquet(tmp_path / "hub" / folder, rows)
     pope = BENCHMARKS["pope"]

@@ -1,4 +1,4 @@
-"""Files of answers as VLMEvalKit and lmms-eval write them, of every benchmark that they have."""
+"""Prediction files of VLMEvalKit and lmms-eval, for all their benchmarks."""
 
 import base64
 import csv
@@ -21,10 +21,9 @@ Rows = list[dict[str, Any]]
 
 
 def samples(questions: list[Question], texts: list[str], old: bool) -> Rows:
-    """What `save_results_samples` of lmms-eval writes.
+    """Lines of `save_results_samples` of lmms-eval.
 
-    Newer versions leave the row out, and unpack lists of one; `resps` stands there only where it
-    says something else.
+    Newer versions omit the row and unwrap lists of one; `resps` is there only if it differs.
     """
     lines = []
     for number, (question, text) in enumerate(zip(questions, texts, strict=True)):
@@ -40,7 +39,7 @@ def samples(questions: list[Question], texts: list[str], old: bool) -> Rows:
 
 
 def predictions(path: Path, rows: Rows) -> Path:
-    """What `dump` of VLMEvalKit writes: pandas' files of the table without its images."""
+    """A file of VLMEvalKit's `dump`: the table without images, by pandas."""
     columns = list(rows[0])
     if path.suffix == ".xlsx":
         book = openpyxl.Workbook()
@@ -72,7 +71,7 @@ def of_harness(tmp_path: Path, name: str, protocol: str, rows: Rows | None = Non
 
 @pytest.mark.parametrize("old", [True, False])
 @pytest.mark.parametrize("name", HUB)
-def test_samples_of_lmms_eval(tmp_path, name, old):
+def test_lmms_eval_samples(tmp_path, name, old):
     kind, questions = of_harness(tmp_path, name, "lmms-eval")
     texts = [f"answer {n}" for n in range(len(questions))]
     file = tmp_path / "20260101_samples_task.jsonl"
@@ -84,7 +83,7 @@ def test_samples_of_lmms_eval(tmp_path, name, old):
 
 @pytest.mark.parametrize("suffix", [".xlsx", ".tsv", ".json", ".csv"])
 @pytest.mark.parametrize("name", TABLES)
-def test_predictions_of_vlmevalkit(tmp_path, name, suffix):
+def test_vlmevalkit_predictions(tmp_path, name, suffix):
     kind, questions = of_harness(tmp_path, name, "vlmevalkit")
     index: Any = 5 if suffix in (".xlsx", ".json") else "5"
     rows = [{"index": index} | TABLES[name][1] | {"prediction": "line 1\n\"B\"\t'2'"}]
@@ -107,8 +106,8 @@ def predicted(*order: int, question: bool = True, shift: int = 0) -> Rows:
 
 @pytest.mark.parametrize("question", [True, False])
 @pytest.mark.parametrize("order", [(0, 1, 2, 3), (3, 1, 0), (2,)])
-def test_popes_answers_are_not_shifted(tmp_path, order, question):
-    """Its indexes begin at 0."""
+def test_pope_indexes_start_at_0(tmp_path, order, question):
+    """So that predictions must not be shifted."""
     kind, questions = of_harness(tmp_path, "pope:test", "vlmevalkit", POPE)
     file = predictions(tmp_path / "m_POPE.xlsx", predicted(*order, question=question))
     match = match_predictions(file, kind, questions)
@@ -117,8 +116,8 @@ def test_popes_answers_are_not_shifted(tmp_path, order, question):
     assert len(match.missing) == 4 - len(order)
 
 
-def test_answers_to_other_questions_are_refused(tmp_path, caplog):
-    """Where the file has the question, it has to be that of its index."""
+def test_predictions_of_other_questions(tmp_path, caplog):
+    """A question in the file must be that of its index."""
     kind, questions = of_harness(tmp_path, "pope:test", "vlmevalkit", POPE)
     shifted = predictions(tmp_path / "m.tsv", predicted(0, 1, 2, shift=1))
     with pytest.raises(
@@ -136,8 +135,8 @@ def test_answers_to_other_questions_are_refused(tmp_path, caplog):
     assert "1 predictions for another question than that of their id, ignored" in caplog.text
 
 
-def test_indexes_of_other_data_are_refused(tmp_path):
-    """The published POPE has other questions in another order, three of each name."""
+def test_indexes_of_other_data(tmp_path):
+    """The published POPE has other questions in another order, and ids three times."""
     data = make_all(tmp_path / "data")
     kind = BENCHMARKS["pope"]
     questions = list(kind.questions(data / "pope", "test", "paper"))
@@ -150,8 +149,8 @@ def test_indexes_of_other_data_are_refused(tmp_path):
         match_predictions(tmp_path / "m.jsonl", kind, questions)
 
 
-def test_rows_of_lmms_eval_in_published_files(tmp_path):
-    """By the ids in its metrics, or by the row where the question can be compared."""
+def test_lmms_eval_samples_for_published_files(tmp_path):
+    """Matched by the ids in their metrics, or by row if the question can be compared."""
     data = make_all(tmp_path / "data")
     kind = BENCHMARKS["mmmu"]
     questions = list(kind.questions(data / "MMMU", "val", "lmms-eval"))
@@ -175,7 +174,7 @@ def test_rows_of_lmms_eval_in_published_files(tmp_path):
 
 
 @pytest.mark.parametrize("suffix", [".xlsx", ".json"])
-def test_nulls_are_empty_answers(tmp_path, suffix, caplog):
+def test_null_is_an_empty_response(tmp_path, suffix, caplog):
     kind, questions = of_harness(tmp_path, "pope:test", "vlmevalkit", POPE)
     rows = predicted(0, 1, 2, 3)
     rows[1]["prediction"] = None
@@ -193,7 +192,7 @@ def test_nulls_are_empty_answers(tmp_path, suffix, caplog):
         assert one.text == ""
 
 
-def test_records_that_are_none_cost_themselves(tmp_path, caplog):
+def test_invalid_records_are_skipped(tmp_path, caplog):
     kind, questions = of_harness(tmp_path, "pope:test", "vlmevalkit", POPE)
     good, odd = predicted(0, 1), predicted(2, 3)
     odd[0]["prediction"] = {"nested": ["a"]}
@@ -213,15 +212,15 @@ def test_records_that_are_none_cost_themselves(tmp_path, caplog):
     assert len(match.unreadable) == 4
 
 
-def test_a_whole_number_that_a_table_has_made_a_fraction(tmp_path):
+def test_integers_saved_as_floats(tmp_path):
     kind, questions = of_harness(tmp_path, "pope:test", "vlmevalkit", POPE)
     rows = [one | {"index": float(one["index"])} for one in predicted(0, 1)]
     match = match_predictions(predictions(tmp_path / "m.xlsx", rows), kind, questions)
     assert [one.text for one in match.responses] == ["a dog", "a cat"]
 
 
-def test_one_name_of_several_questions_where_one_is_missing(tmp_path, caplog):
-    """Nothing tells which: the order would shift the others."""
+def test_duplicate_id_with_a_missing_prediction(tmp_path, caplog):
+    """It is ambiguous, since matching by order could shift the others."""
     data = make_all(tmp_path / "data")
     kind = BENCHMARKS["textvqa"]
     questions = list(kind.questions(data / "textvqa", "val", "paper"))
@@ -234,7 +233,7 @@ def test_one_name_of_several_questions_where_one_is_missing(tmp_path, caplog):
     assert "1 predictions with ids of several questions, ignored ('a')" in caplog.text
 
 
-def test_files_that_are_no_tables(tmp_path):
+def test_invalid_tables(tmp_path):
     kind, questions = of_harness(tmp_path, "pope:test", "vlmevalkit", POPE)
     (tmp_path / "m.pkl").write_bytes(pickle.dumps({"0": "yes"}))
     with pytest.raises(MGMError, match="reading a pickle can run any code"):
@@ -251,15 +250,15 @@ def test_files_that_are_no_tables(tmp_path):
 
 
 def numbered(name: str) -> Rows:
-    """Three rows of a table of VLMEvalKit, whose indexes begin at 0."""
+    """Three rows of a VLMEvalKit table, with indexes from 0."""
     row = TABLES[name][1]
     return [row | {"index": str(n), "question": f"{row['question']} {n}"} for n in range(3)]
 
 
 @pytest.mark.parametrize("form", ["object", "index", "prediction"])
 @pytest.mark.parametrize("name", TABLES)
-def test_a_bare_index_is_the_row_of_a_table(tmp_path, name, form):
-    """Without the question beside it nothing would tell that answers are shifted."""
+def test_bare_index_needs_the_question(tmp_path, name, form):
+    """Without the question a shift would go unnoticed."""
     kind, questions = of_harness(tmp_path, name, "vlmevalkit", numbered(name))
     texts = [f"answer {one.source_index}" for one in questions]
     assert texts == ["answer index 0", "answer index 1", "answer index 2"]
@@ -279,7 +278,7 @@ def test_a_bare_index_is_the_row_of_a_table(tmp_path, name, form):
 
 
 @pytest.mark.parametrize("name", HUB)
-def test_no_row_has_a_number_from_1_as_its_name(tmp_path, name):
+def test_ids_are_not_row_numbers_from_1(tmp_path, name):
     folder, own, _ = HUB[name]
     parquet(tmp_path / "hub" / folder, own)
     kind, split = BENCHMARKS[name.split(":")[0]], name.split(":")[1]
@@ -290,8 +289,8 @@ def test_no_row_has_a_number_from_1_as_its_name(tmp_path, name):
 
 
 @pytest.mark.parametrize("name", HUB)
-def test_samples_of_other_prompts_of_lmms_eval(tmp_path, name):
-    """Its variants and model-specific prompts add other words to the same question."""
+def test_lmms_eval_samples_of_other_prompts(tmp_path, name):
+    """Task variants and model-specific prompts add text to the question."""
     kind, questions = of_harness(tmp_path, name, "lmms-eval")
     records = samples(questions, ["yes"] * len(questions), old=False)
     rows = HUB[name][1]
@@ -310,8 +309,8 @@ def test_samples_of_other_prompts_of_lmms_eval(tmp_path, name):
 
 
 @pytest.mark.parametrize("name", TABLES)
-def test_right_answers_are_no_predictions(tmp_path, name):
-    """A table itself, and a harness's file whose column of predictions is missing."""
+def test_targets_are_not_predictions(tmp_path, name):
+    """A data table, and a file without its column of predictions."""
     kind, questions = of_harness(tmp_path, name, "vlmevalkit", numbered(name))
     with pytest.raises(MGMError, match="record 1: contains targets, not predictions"):
         match_predictions(tmp_path / TABLES[name][0], kind, questions)
@@ -322,7 +321,7 @@ def test_right_answers_are_no_predictions(tmp_path, name):
             match_predictions(file, kind, questions)
 
 
-def test_answers_with_their_questions_are_predictions(tmp_path):
+def test_answer_column_beside_the_question(tmp_path):
     kind, questions = of_harness(tmp_path, "pope:test", "vlmevalkit", POPE)
     records = [{"question_id": n, "question": POPE[n]["question"], "answer": f"a {name}"}
                for n, name in enumerate(OBJECTS)]  # fmt: skip
@@ -338,7 +337,7 @@ def test_answers_with_their_questions_are_predictions(tmp_path):
         [["-38.2", "False"], ["-1.0", "True"]], [-1.2, -3.0], -1.2,
     ],
 )  # fmt: skip
-def test_log_likelihoods_are_no_text(tmp_path, likelihoods):
+def test_log_likelihoods(tmp_path, likelihoods):
     kind, questions = of_harness(tmp_path, "vizwiz:val", "lmms-eval")
     lines(tmp_path / "s.jsonl", [{"doc_id": 0, "filtered_resps": likelihoods, "target": "x"}])
     with pytest.raises(MGMError, match="record 1: contains log-likelihoods, not text"):

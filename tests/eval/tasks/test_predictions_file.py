@@ -1,4 +1,4 @@
-"""Files of answers that somebody else has written, in every form, and what may be wrong in them."""
+"""Prediction files of other programs, in every format, and their errors."""
 
 import json
 from pathlib import Path
@@ -25,8 +25,8 @@ def questions(data: Path, name: str):
 
 
 @pytest.mark.parametrize("name", [name for name in MAKERS if name != "qbench"])  # has no names
-def test_what_a_benchmark_writes_can_be_read_back(data, name, tmp_path):
-    """Published answers files, and what servers and other evaluators take."""
+def test_submission_files_round_trip(data, name, tmp_path):
+    """Published answers files, and uploads for servers and other evaluators."""
     kind, expected_questions = questions(data, name)
     responses = [Response(one, f"answer {n}") for n, one in enumerate(expected_questions)]
     files = kind.submission(responses, tmp_path, kind.splits[0])
@@ -41,7 +41,7 @@ def test_what_a_benchmark_writes_can_be_read_back(data, name, tmp_path):
     assert read
 
 
-def test_forms(data, tmp_path):
+def test_formats(data, tmp_path):
     kind, expected_questions = questions(data, "gqa")
     book = openpyxl.Workbook()
     for row in (["index", "question", "prediction"], [20, "Which?", "red"]):
@@ -58,8 +58,8 @@ def test_forms(data, tmp_path):
         ] == ["red"], file
 
 
-def test_a_file_of_questions_is_none_of_answers(data, tmp_path):
-    """Those of published scripts have the question under the name of their answers."""
+def test_question_files_are_not_predictions(data, tmp_path):
+    """Those of published scripts have the question in the field of the answer."""
     kind, expected_questions = questions(data, "pope")
     file = data / "pope" / "llava_pope_test.jsonl"
     with pytest.raises(MGMError, match=r"6 of 6 predictions are the questions themselves; give"):
@@ -83,7 +83,7 @@ def test_empty_rows_of_a_spreadsheet(data, tmp_path):
     assert (len(match.responses), match.unknown, match.unreadable) == (1, [], [])
 
 
-def test_faults_are_counted_and_named(data, tmp_path, caplog):
+def test_problems_are_counted_and_logged(data, tmp_path, caplog):
     kind, expected_questions = questions(data, "seed")
     file = tmp_path / "merge.jsonl"
     lines(
@@ -109,8 +109,8 @@ def test_faults_are_counted_and_named(data, tmp_path, caplog):
     assert "1 questions with conflicting predictions, ignored ('v_11')" in log
 
 
-def test_one_name_of_several_questions(data, tmp_path):
-    """By the prompt where it is told, and else in their order."""
+def test_id_of_several_questions(data, tmp_path):
+    """Matched by the prompt if there is one, else by order."""
     kind, expected_questions = questions(data, "textvqa")
     assert [one.metadata["question_id"] for one in expected_questions] == ["a", "a", "b"]
     records = [
@@ -159,7 +159,7 @@ QUESTION_FIELDS = {
     ("name", "prompt"),
     [(name, prompt) for name, prompts in QUESTION_FIELDS.items() for prompt in prompts],
 )
-def test_prompts_of_the_question_in_other_words(data, tmp_path, name, prompt):
+def test_other_prompts_of_the_same_question(data, tmp_path, name, prompt):
     kind, expected_questions = questions(data, name)
     file = tmp_path / "theirs.jsonl"
     names = kind.prediction_ids(expected_questions[0])
@@ -179,7 +179,7 @@ def test_prompts_of_the_question_in_other_words(data, tmp_path, name, prompt):
         ("gqa", "What shape?"),
     ],
 )  # fmt: skip
-def test_prompts_of_other_questions_are_left_and_counted(data, tmp_path, name, prompt, caplog):
+def test_predictions_of_other_questions_are_counted(data, tmp_path, name, prompt, caplog):
     kind, expected_questions = questions(data, name)
     file = tmp_path / "theirs.jsonl"
     first, *others = ({"question_id": min(kind.prediction_ids(one)), "text": "x",
@@ -213,7 +213,7 @@ def test_prompts_of_other_questions_are_left_and_counted(data, tmp_path, name, p
         ("a.txt", "red", "unknown suffix '.txt'; give .jsonl"),
     ],
 )
-def test_files_that_are_none(data, tmp_path, name, content, says):
+def test_invalid_files(data, tmp_path, name, content, says):
     kind, expected_questions = questions(data, "gqa")
     (tmp_path / name).write_text(content)
     with pytest.raises(MGMError, match=says):
@@ -222,8 +222,8 @@ def test_files_that_are_none(data, tmp_path, name, content, says):
         match_predictions(tmp_path / "nowhere.jsonl", kind, expected_questions)
 
 
-def test_on_the_command_line(data, tmp_path, capsys):
-    """No model is loaded; a score over a part of the questions is not the benchmark's."""
+def test_command_line(data, tmp_path, capsys):
+    """No model is loaded; a partial score is marked."""
     file = tmp_path / "theirs.jsonl"
     lines(file, [{"question_id": "20", "text": "Red."}, {"question_id": "21", "text": "no"}])
     words = [

@@ -17,11 +17,11 @@ from mgm.eval.tasks.thinking import strip_thinking
         ("<THINK>A</THINK>B", "<THINK>A</THINK>B"),
     ],
 )
-def test_reasoning_is_taken_out(text, answer):
+def test_reasoning_is_removed(text, answer):
     assert strip_thinking(text) == answer
 
 
-def test_who_sees_an_answer_without_it():
+def test_scorer_and_files_get_the_response_without_reasoning():
     seed, response = (
         BENCHMARKS["seed"],
         Response(Question("1", "?", target="B"), "<think>A</think>B"),

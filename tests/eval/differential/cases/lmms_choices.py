@@ -1,4 +1,4 @@
-"""SEED-Bench and ScienceQA as lmms-eval asks and scores them."""
+"""SEED-Bench and ScienceQA: prompts and scores of lmms-eval."""
 
 from collections.abc import Iterator
 from random import Random
@@ -42,12 +42,12 @@ def seed(harness: Checkout, random: Random) -> Iterator[Record]:
 
 
 def seed_choices(doc: Doc) -> dict[str, str]:
-    """The choices of a row of SEED-Bench by their letters."""
+    """The choices of a row of SEED-Bench by letter."""
     return {letter: doc[f"choice_{letter.lower()}"] for letter in "ABCD"}
 
 
 def scienceqa(harness: Checkout, random: Random) -> Iterator[Record]:
-    """ScienceQA: the letter alone, or with a full stop behind it."""
+    """ScienceQA: only the letter, or the letter and a period."""
     module = task(harness, "scienceqa.utils")
     docs = []
     for n in range(120):

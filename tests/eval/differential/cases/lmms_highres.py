@@ -1,4 +1,4 @@
-"""Benchmarks with choices that high resolution is for, as lmms-eval asks and scores them."""
+"""High-resolution multiple-choice benchmarks: prompts and scores of lmms-eval."""
 
 from collections.abc import Iterator
 from random import Random
@@ -22,7 +22,7 @@ from tests.eval.differential.made_up import WORDS, choice_row, filled
 
 
 def vstar(harness: Checkout, random: Random) -> Iterator[Record]:
-    """V*: a letter in the first form that is found."""
+    """V*: the letter by the first matching pattern."""
     module = task(harness, "vstar_bench.utils")
     docs = []
     for n in range(120):
@@ -81,7 +81,7 @@ def mme_realworld(harness: Checkout, random: Random) -> Iterator[Record]:
 
 
 def ai2d(harness: Checkout, random: Random) -> Iterator[Record]:
-    """AI2D: a filter takes the letter before reasoning is taken out."""
+    """AI2D: a filter extracts the letter before reasoning is removed."""
     module = task(harness, "ai2d.utils")
     metric = harness.module("lmms_eval.api.metrics").exact_match_hf_evaluate
     letter_filter = module.MultiChoiceRegexFilter()
@@ -113,7 +113,7 @@ def ai2d(harness: Checkout, random: Random) -> Iterator[Record]:
 
 
 def realworldqa(harness: Checkout, random: Random) -> Iterator[Record]:
-    """RealWorldQA: letters, and short answers that have to be equal."""
+    """RealWorldQA: letters, and short answers by exact match."""
     module = task(harness, "realworldqa.utils")
     docs = []
     for n in range(120):
@@ -137,7 +137,7 @@ def realworldqa(harness: Checkout, random: Random) -> Iterator[Record]:
 
 
 def mmvp(harness: Checkout, random: Random) -> Iterator[Record]:
-    """MMVP: pairs of rows with one question."""
+    """MMVP: pairs of rows."""
     module = task(harness, "mmvp.utils")
     docs = []
     for n in range(2100):
@@ -171,7 +171,7 @@ def mmvp(harness: Checkout, random: Random) -> Iterator[Record]:
 
 
 def mmstar(harness: Checkout, random: Random) -> Iterator[Record]:
-    """MMStar: the mean of the kinds' means."""
+    """MMStar: mean over the categories' means."""
     module = task(harness, "mmstar.utils")
     docs = []
     for n in range(120):
@@ -199,7 +199,7 @@ def mmstar(harness: Checkout, random: Random) -> Iterator[Record]:
 
 
 def mmmu_pro(harness: Checkout, random: Random) -> Iterator[Record]:
-    """MMMU-Pro (vision): the bare letter."""
+    """MMMU-Pro (vision): only the letter."""
     module = task(harness, "mmmu_pro.utils")
     docs = []
     for n in range(120):

@@ -1,4 +1,4 @@
-"""Benchmarks with choices in which lmms-eval asks a judge or draws a letter."""
+"""Multiple-choice benchmarks of lmms-eval with an LLM judge or a random letter."""
 
 import ast
 from collections.abc import Iterator, Mapping
@@ -28,7 +28,7 @@ UNJUDGED = "the harness draws a letter where the judge names none three times; o
 
 
 def mmbench(harness: Checkout, random: Random) -> Iterator[Record]:
-    """MMBench: rules, and then a judge or, in the static task, the forms of a letter."""
+    """MMBench: rules, then a judge, or letter patterns in the static task."""
     module, evals = task(harness, "mmbench.en_utils"), task(harness, "mmbench.mmbench_evals")
     draws = Draws(evals, "rd")
     docs, groups = [], []
@@ -70,7 +70,7 @@ def mmbench(harness: Checkout, random: Random) -> Iterator[Record]:
 
 
 def mmbench_row(random: Random, index: int, odd: float = 0.05) -> Doc:
-    """A row of the data set, in which "nan" and None stand for choices that are not there."""
+    """A row of the data set, in which "nan" and None are missing choices."""
     row: Doc = dict(choice_row(random, index, odd=odd))
     empty = random.choice(("nan", "nan", None))
     row |= {letter: empty for letter in "ABCD" if not row[letter]}
@@ -83,14 +83,14 @@ def mmbench_row(random: Random, index: int, odd: float = 0.05) -> Doc:
 
 
 def shown(doc: Doc) -> dict[str, str]:
-    """The choices that are there."""
+    """The choices that exist."""
     return {letter: doc[letter] for letter in "ABCD" if doc[letter] not in ("nan", None)}
 
 
 def mmbench_score(
     evals: Any, result: Mapping[str, Any], static_only: bool = False, judge: Replies | None = None
 ) -> float:
-    """The score of one answer, as `eval_sub_data` gives it to a question with one round."""
+    """The score of one response, as `eval_sub_data` gives it to a question with one round."""
     import pandas
 
     evaluator = evals.MMBench_Evaluator()
@@ -102,13 +102,13 @@ def mmbench_score(
 
 
 def mmbench_reply(random: Random, doc: Doc) -> str:
-    """What a judge replies."""
+    """A reply of the judge."""
     forms = ("{l}", "{l}.", "E", "({l})", "hm", "I am not sure", "A or B", "The answer is {l}")
     return random.choice(forms).format(l=random.choice((doc["answer"], "A")))
 
 
 def hrbench(harness: Checkout, random: Random) -> Iterator[Record]:
-    """HR-Bench: rules and a judge; the harness ends with an error where neither finds a letter."""
+    """HR-Bench: rules and a judge; the harness raises if neither finds a letter."""
     module = task(harness, "hrbench.utils")
     evaluator = module.hrbench_evaluator
     docs = []
@@ -154,7 +154,7 @@ def _unreachable(payload: object) -> object:
 
 
 def mmmu_docs(random: Random, count: int) -> list[Doc]:
-    """Records of MMMU's own data set."""
+    """Records of MMMU's data set."""
     docs = []
     for n in range(count):
         choices = list(filled(choice_row(random, n, "ABCDEF", odd=0.05)).values())
@@ -177,13 +177,13 @@ def mmmu_docs(random: Random, count: int) -> list[Doc]:
 
 
 def mmmu_choices(doc: Doc) -> dict[str, str]:
-    """The choices of a record of MMMU by their letters."""
+    """The choices of a record of MMMU by letter."""
     options = ast.literal_eval(doc["options"])
     return dict(zip("ABCDEF", options or ("6", "twelve", "is 3.5"), strict=False))
 
 
 def mmmu(harness: Checkout, random: Random) -> Iterator[Record]:
-    """MMMU: the harness's parser of choices; open questions are compared letter by letter."""
+    """MMMU: the harness's parser of choices; open questions are compared character by character."""
     module = task(harness, "mmmu.utils")
     draws = Draws(harness.module(f"{TASKS}._task_utils.mmmu_mcq_utils"), "random")
     docs = mmmu_docs(random, 120)
@@ -233,7 +233,7 @@ def mmmu_question(record: Record, protocol: str = "lmms-eval") -> Question:
 
 
 def drawn(record: Record) -> str | None:
-    """Why a drawn letter is another one."""
+    """Why a random letter differs."""
     if not record.get("drawn"):
         return None
     return UNJUDGED if "replies" in record else RANDOM

@@ -1,4 +1,4 @@
-"""MathVista as lmms-eval scores it, with a judge that finds what an answer says."""
+"""MathVista: scores of lmms-eval with an LLM judge."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from random import Random
@@ -13,7 +13,7 @@ TASKS = "lmms_eval.tasks"
 
 
 def mathvista(harness: Checkout, random: Random) -> Iterator[Record]:
-    """MathVista: what a judge finds in an answer, where it does not stand for itself."""
+    """MathVista: answers that the judge extracts from responses that are not bare answers."""
     module = task(harness, "mathvista.utils")
     evaluator = module.mathvista_evaluator
     docs = [mathvista_doc(random, n) for n in range(120)]
@@ -42,7 +42,7 @@ def mathvista(harness: Checkout, random: Random) -> Iterator[Record]:
 
 
 def mathvista_doc(random: Random, index: int) -> Doc:
-    """A problem of one of MathVista's kinds."""
+    """A problem of one of MathVista's types."""
     kind = random.choice(("choices", "integer", "float", "list"))
     choices = list(filled(choice_row(random, index, odd=0.05)).values())
     answer, precision = {
@@ -68,12 +68,12 @@ def mathvista_doc(random: Random, index: int) -> Doc:
 
 
 def mathvista_choices(doc: Doc) -> dict[str, str]:
-    """The choices of a problem, or numbers in their place."""
+    """The choices of a problem, or numbers instead."""
     return dict(zip("ABCD", doc["choices"] or ("7", doc["answer"], "1.25"), strict=False))
 
 
 def mathvista_right(doc: Doc) -> str:
-    """The right letter, or the right answer."""
+    """The target: a letter or an answer."""
     return "ABCD"[doc["choices"].index(doc["answer"])] if doc["choices"] else doc["answer"]
 
 

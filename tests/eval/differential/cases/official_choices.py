@@ -1,4 +1,4 @@
-"""MMMU and MMMU-Pro as their authors score them, SEED-Bench and ScienceQA as LLaVA does."""
+"""MMMU and MMMU-Pro as scored by their authors, SEED-Bench and ScienceQA by LLaVA."""
 
 import io
 import json
@@ -27,7 +27,7 @@ from tests.eval.differential.made_up import choice_row, filled
 
 
 def mmmu(harness: Checkout, random: Random) -> Iterator[Record]:
-    """MMMU: `evaluate` over what the parsers find."""
+    """MMMU: `evaluate` with the parsers' results."""
     module = harness.module("utils.eval_utils", "mmmu")
     draws = Draws(module, "random")
     docs = mmmu_docs(random, 120)
@@ -55,7 +55,7 @@ def mmmu(harness: Checkout, random: Random) -> Iterator[Record]:
 
 
 def mmmu_pro(harness: Checkout, random: Random) -> Iterator[Record]:
-    """MMMU-Pro: a letter behind the last "Answer:", or as in MMMU."""
+    """MMMU-Pro: the letter after the last "Answer:", or as in MMMU."""
     module = harness.module("evaluate", "mmmu-pro")
     draws = Draws(module, "random")
     docs = []
@@ -78,7 +78,7 @@ def mmmu_pro(harness: Checkout, random: Random) -> Iterator[Record]:
 
 
 def seed(harness: Checkout, random: Random) -> Iterator[Record]:
-    """SEED-Bench: the answer has to be the letter and nothing else."""
+    """SEED-Bench: the response must be only the letter."""
     module = harness.module("convert_seed_for_submission", "scripts")
     module.ques_type_id_to_name = {1: "Scene"}
     docs = [
@@ -118,7 +118,7 @@ def seed_question(record: Record) -> Question:
 
 
 def scienceqa(harness: Checkout, random: Random) -> Iterator[Record]:
-    """ScienceQA: a program that reads and writes files."""
+    """ScienceQA: a script that reads and writes files."""
     problems = {}
     for n in range(2200):
         choices = list(filled(choice_row(random, n, "ABCDE", odd=0.05)).values())
@@ -147,7 +147,7 @@ def _run_scienceqa(
     pairs: list[tuple[dict, str]],
     numbers: list[int],
 ) -> dict[str, list]:
-    """The answers of some numbers, sorted by right and wrong."""
+    """Responses by question number, sorted into right and wrong ones."""
     names = [str(number) for number in numbers]
     (folder / "pid_splits.json").write_text(json.dumps({"test": names}))
     (folder / "problems.json").write_text(json.dumps(problems))

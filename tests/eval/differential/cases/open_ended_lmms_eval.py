@@ -1,4 +1,4 @@
-"""Benchmarks with free answers as lmms-eval asks and scores them."""
+"""Open-ended benchmarks: prompts and scores of lmms-eval."""
 
 import os
 from collections import defaultdict
@@ -35,14 +35,14 @@ Scorer = Callable[[Checkout, Row, str], Any]
 
 
 def as_scored(harness: Checkout, answer: str) -> str:
-    """An answer as tasks get it: `evaluate` strips reasoning, `process_results` blanks."""
+    """A response as tasks get it: `evaluate` removes reasoning, `process_results` whitespace."""
     strip = harness.module("lmms_eval.api.reasoning").strip_reasoning_tags
     tags = [["<think>", "</think>"], ["<analysis>", "</analysis>"]]  # default of --reasoning_tags
     return strip(answer, tags).strip()
 
 
 def task_options(harness: Checkout, path: str) -> Mapping[str, Any]:
-    """The prompt of a task's YAML file, `lmms_eval_specific_kwargs`, for no model in particular."""
+    """The default `lmms_eval_specific_kwargs` of a task's YAML file."""
     import yaml
 
     class Loader(yaml.SafeLoader):
@@ -57,7 +57,7 @@ def task_options(harness: Checkout, path: str) -> Mapping[str, Any]:
 def answers_to(
     random: Random, rows: Sequence[Row], make: Callable[[Random, Row], str]
 ) -> list[tuple[Row, str]]:
-    """Rows with answers, some of them long; rows come round in their order."""
+    """Rows with responses, some of them long; rows repeat in order."""
     pairs = [(rows[n % len(rows)], make(random, rows[n % len(rows)])) for n in range(COMPLETE)]
     return pairs + [(rows[n], text) for n, text in enumerate(long_answers("Yes"))]
 
@@ -65,7 +65,7 @@ def answers_to(
 def prompts(
     harness: Checkout, rows: Sequence[Row], task: str, file: str, name: str
 ) -> Iterator[Record]:
-    """What the task's function makes of rows."""
+    """Prompts by the task's function."""
     function = getattr(harness.module(f"{TASKS}.{task}.utils"), name)
     options = task_options(harness, f"{task}/{file}")
     for row in rows:
@@ -73,7 +73,7 @@ def prompts(
 
 
 def means(random: Random, scores: Sequence[float]) -> Iterator[Record]:
-    """Sets of answers whose metric is the harness's `mean`."""
+    """Sets of responses with the harness's `mean` as metric."""
     for own in sets_of(random, [[number] for number in range(len(scores))]):
         yield {"set": own, "score": 100 * sum(scores[n] for n in own) / len(own)}
 
@@ -84,7 +84,7 @@ def of_rows(
     make: Callable[[Random, Row], str],
     prompt: tuple[str, str, str],
 ) -> Callable[[Checkout, Random], Iterator[Record]]:
-    """Records of a benchmark whose answers are scored one by one."""
+    """Records of a benchmark that scores responses one by one."""
 
     def record(harness: Checkout, random: Random) -> Iterator[Record]:
         scores = []
@@ -114,7 +114,7 @@ def pope_rows(random: Random) -> list[Row]:
 
 
 def record_pope(harness: Checkout, random: Random) -> Iterator[Record]:
-    """Accuracy of each answer, and F1 of sets."""
+    """Accuracy of each response, and F1 of sets."""
     task = harness.module(f"{TASKS}.pope.utils")
     results = []
     rows = pope_rows(random)
@@ -133,7 +133,7 @@ MME_KINDS = ("existence", "count", "OCR", "code_reasoning", "text_translation", 
 
 
 def mme_rows(random: Random) -> list[Row]:
-    """Two questions about each image; the same image in two kinds are two."""
+    """Two questions per image; an image in two categories counts twice."""
     suffix = " Please answer yes or no."
     endings = (suffix, suffix, f"{suffix} ", "")
     return [
@@ -146,7 +146,7 @@ def mme_rows(random: Random) -> list[Row]:
 
 
 def record_mme(harness: Checkout, random: Random) -> Iterator[Record]:
-    """Each answer, and the sums of perception and cognition of sets of images."""
+    """Score of each response, and the sums of perception and cognition of sets of images."""
     task = harness.module(f"{TASKS}.mme.utils")
     results: list[tuple[str, dict]] = []
     images: dict[tuple[str, int], list[int]] = defaultdict(list)
@@ -192,13 +192,13 @@ def vqav2_rows(random: Random) -> list[Row]:
 
 
 def of_people(random: Random, row: Row) -> str:
-    """An answer as one of the people's."""
+    """A response that is one of the human answers."""
     texts = [one["answer"] if isinstance(one, dict) else one for one in row["answers"]]
     return short_answer(random, texts)
 
 
 def process(task: str, name: str, metric: str) -> Scorer:
-    """A task's `process_results`, and the metric of an answer in it."""
+    """The metric of a response by a task's `process_results`."""
 
     def score(harness: Checkout, row: Row, answer: str) -> Any:
         return getattr(harness.module(f"{TASKS}.{task}.utils"), name)(row, [answer])[metric]
@@ -243,7 +243,7 @@ def chart_rows(random: Random) -> list[Row]:
 
 
 def of_number(random: Random, row: Row) -> str:
-    """A number near the right one, or any answer."""
+    """A number near the target, or any response."""
     try:
         number = float(row["answer"].rstrip("%"))
         near = number * random.choice((1, 1.05, 0.95, 1.0501, 0.949, 1.049, -1, 100, 0.01))
@@ -291,12 +291,12 @@ def count_rows(random: Random) -> list[Row]:
 
 
 def of_count(random: Random, row: Row) -> str:
-    """The number, another one, or any answer."""
+    """The target, another number, or any response."""
     return short_answer(random, [str(row["number"])] * 3 + ["7", "1", "12"])
 
 
 def record_mmvet(harness: Checkout, random: Random) -> Iterator[Record]:
-    """Marks out of a judge's replies, and means over sets."""
+    """Grades in a judge's replies, and means over sets."""
     os.environ.setdefault("OPENAI_API_KEY", "none")  # without one the import fails
     task = harness.module(f"{TASKS}.mmvet.utils")
     results = []
@@ -318,7 +318,7 @@ def record_mmvet(harness: Checkout, random: Random) -> Iterator[Record]:
 
 
 class _MMVetJudge:
-    """Gives replies in their order; the reply behind a wait is thrown away by the harness."""
+    """Returns replies in order; the harness drops the reply after a wait."""
 
     def __init__(self, replies: Sequence[str]) -> None:
         self._left, self._waited = list(replies), False
@@ -355,7 +355,7 @@ BEYOND = ("10", "-0.1", "1.01", "2")
 
 
 def judge_replies(random: Random, tries: int) -> list[str]:
-    """Some replies of a judge: mostly a mark at once, sometimes after others or never."""
+    """Replies of a judge: mostly a grade at once, sometimes after others, or none."""
     bad = random.choice((0, 0, 0, 0, 1, 1, 2, tries))
     wrong = [random.choice(NO_MARKS) for _ in range(bad)]
     if bad and bad < tries and random.random() < 0.5:

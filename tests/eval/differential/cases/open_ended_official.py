@@ -1,9 +1,8 @@
-"""Benchmarks with free answers as their authors and LLaVA's published scripts score them.
+"""Open-ended benchmarks as scored by their authors and by LLaVA's published scripts.
 
 `record --official` takes llava (haotian-liu/LLaVA), pope (AoiDragon/POPE), mm-vet
-(yuweihao/MM-Vet), rrc (the evaluator of the DocVQA challenge, which QwenLM/Qwen-VL holds in
-eval_mm/) and mme (MME's calculation.py, which forks of OpenGVLab/InternVL hold in
-internvl_chat/eval/mme/).
+(yuweihao/MM-Vet), rrc (the evaluator of the DocVQA challenge in eval_mm/ of QwenLM/Qwen-VL) and mme
+(MME's calculation.py in internvl_chat/eval/mme/ of forks of OpenGVLab/InternVL).
 """
 
 import io
@@ -32,7 +31,7 @@ Row = dict[str, Any]
 
 
 def restore_question(record: Record) -> Question:
-    """A question of the published files with what a scorer reads of it."""
+    """A question with the fields that a scorer reads."""
     row = record["row"]
     return Question(
         row.get("id", "1"),
@@ -53,7 +52,7 @@ def printed(run: Callable[[], object]) -> list[str]:
 
 
 def run_script(path: Path, source: str, *words: str) -> None:
-    """Run a script that reads its options from the command line."""
+    """Run a script with command-line options."""
     before = sys.argv
     sys.argv = [str(path), *words]
     try:
@@ -112,7 +111,7 @@ def of_pope(
 def llavas_f1(
     harness: Checkout, texts: Sequence[str], labels: Sequence[str]
 ) -> tuple[float, float]:
-    """By LLaVA's `eval_pope`."""
+    """F1 by LLaVA's `eval_pope`."""
     module = harness.module("llava.eval.eval_pope")
     with tempfile.TemporaryDirectory() as folder:
         file = write_lines(Path(folder) / "labels.json", [{"label": one} for one in labels])
@@ -123,7 +122,7 @@ def llavas_f1(
 def authors_f1(
     harness: Checkout, texts: Sequence[str], labels: Sequence[str]
 ) -> tuple[float, float]:
-    """By POPE's `evaluate.py`, whose two paths are written into it."""
+    """F1 by POPE's `evaluate.py`, which has two hard-coded paths."""
     script = harness.path / "evaluate.py"
     with tempfile.TemporaryDirectory() as folder:
         answers = write_lines(Path(folder) / "answers.json", [{"answer": one} for one in texts])
@@ -143,7 +142,7 @@ def _f1_and_accuracy(lines: Sequence[str]) -> tuple[float, float]:
 
 
 def record_mme(harness: Checkout, random: Random) -> Iterator[Record]:
-    """Each answer, and the sum of all kinds of sets, as `calculation.py` prints it."""
+    """Score of each response, and the sum of all categories of sets, by `calculation.py`."""
     before, sys.argv = sys.argv, ["calculation.py"]
     try:
         module = harness.module("calculation")
@@ -191,7 +190,7 @@ def record_mme(harness: Checkout, random: Random) -> Iterator[Record]:
 
 
 def _in_a_line(answer: str) -> str:
-    """An answer in its line of the evaluator's file."""
+    """A response in its line of the evaluator's file."""
     return " ".join(answer.replace("\t", " ").splitlines()) if answer.strip("\n") else " "
 
 
@@ -203,7 +202,7 @@ def people_rows(random: Random) -> list[Row]:
 
 
 def record_textvqa(harness: Checkout, random: Random) -> Iterator[Record]:
-    """Each answer, and the accuracy of sets, as `TextVQAAccuracyEvaluator` has it."""
+    """Score of each response, and the accuracy of sets by `TextVQAAccuracyEvaluator`."""
     module = harness.module("llava.eval.m4c_evaluator")
     module.tqdm = lambda entries: entries
     evaluator = module.TextVQAAccuracyEvaluator()
@@ -217,7 +216,7 @@ def record_textvqa(harness: Checkout, random: Random) -> Iterator[Record]:
 
 
 def record_documents(harness: Checkout, random: Random) -> Iterator[Record]:
-    """Each answer, and the score of sets, as the challenge's `evaluate_method` has them."""
+    """Score of each response, and of sets by the challenge's `evaluate_method`."""
     module = harness.module("infographicsvqa_eval", "eval_mm")
     rows = [{"answer": row["answers"]} for row in common.document_rows(random)]
     make = lambda r, row: short_answer(r, row["answer"])  # noqa: E731
@@ -243,7 +242,7 @@ def record_documents(harness: Checkout, random: Random) -> Iterator[Record]:
 
 
 def record_gqa(harness: Checkout, random: Random) -> Iterator[Record]:
-    """Each answer as `convert_gqa_for_eval.py` writes it, equal to the right one or not."""
+    """Whether each response, as `convert_gqa_for_eval.py` writes it, equals the target."""
     script = harness.path / "scripts" / "convert_gqa_for_eval.py"
     source = script.read_text(encoding="utf-8")
     rows = [{"answer": row["answer"].lower()} for row in common.gqa_rows(random)]
@@ -264,7 +263,7 @@ def record_gqa(harness: Checkout, random: Random) -> Iterator[Record]:
 
 
 def record_mmvet(harness: Checkout, random: Random) -> Iterator[Record]:
-    """Marks out of a judge's replies, and means over sets."""
+    """Grades in a judge's replies, and means over sets."""
     module = harness.module("mm-vet_evaluator")
     rows = [
         {"answer": row["answer"], "category": row["capability"].replace(",", "_"),
@@ -286,7 +285,7 @@ def record_mmvet(harness: Checkout, random: Random) -> Iterator[Record]:
 
 
 def _grade(module: ModuleType, row: Row, answer: str) -> float:
-    """The mark of one answer, which MM-Vet's evaluator reads from a file and writes to one."""
+    """The grade of one response; MM-Vet's evaluator reads and writes files."""
     data = {"v1_0": {"question": row["facts"]["question"], "answer": row["answer"]}}
     with tempfile.TemporaryDirectory() as folder, redirect_stdout(io.StringIO()):
         result = Path(folder) / "result.json"
@@ -299,7 +298,7 @@ def _grade(module: ModuleType, row: Row, answer: str) -> float:
 
 
 class _ChatJudge:
-    """Completions of OpenAI's client, in their order."""
+    """Completions of OpenAI's client, in order."""
 
     def __init__(self, replies: Sequence[str]) -> None:
         self._left = list(replies)
@@ -354,7 +353,7 @@ BAD_REVIEWS = (
 
 
 def record_llava_bench(harness: Checkout, random: Random) -> Iterator[Record]:
-    """Marks out of a judge's reviews, and what `summarize_gpt_review.py` prints for sets."""
+    """Marks in a judge's reviews, and results of `summarize_gpt_review.py` for sets."""
     module = harness.module("llava.eval.eval_gpt_review_bench")
     script = harness.path / "llava" / "eval" / "summarize_gpt_review.py"
     source = script.read_text(encoding="utf-8")

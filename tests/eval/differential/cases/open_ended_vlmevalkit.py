@@ -1,4 +1,4 @@
-"""Benchmarks with free answers as VLMEvalKit asks and scores them."""
+"""Open-ended benchmarks: prompts and scores of VLMEvalKit."""
 
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
@@ -19,7 +19,7 @@ Row = dict[str, Any]
 def table_rows(
     random: Random, make: Callable[[Random], dict[str, Any]], count: int = 60
 ) -> list[Row]:
-    """Rows as a table holds them, in texts alone."""
+    """Rows of a table, with string values only."""
     return [
         {"index": str(n), "question": random.choice(common.QUESTIONS)} | make(random)
         for n in range(count)
@@ -29,7 +29,7 @@ def table_rows(
 def prompts(
     harness: Checkout, rows: Sequence[Row], module: str, kind: str, dataset: str
 ) -> Iterator[Record]:
-    """What a data set's `build_prompt` makes of rows."""
+    """Prompts by a data set's `build_prompt`."""
     owner = getattr(harness.module(module), kind)
     for row in rows:
         itself = owner.__new__(owner)
@@ -52,14 +52,14 @@ def yes_no_rows(random: Random, categories: Sequence[str]) -> list[Row]:
 def yes_no_answers(
     harness: Checkout, random: Random, rows: Sequence[Row]
 ) -> list[tuple[Row, str, str]]:
-    """Rows, answers, and what the harness extracts of them."""
+    """Rows, responses, and what the harness extracts from them."""
     extract = harness.module(f"{UTILS}.yorn").YOrN_Extraction
     pairs = common.answers_to(random, rows, lambda r, row: yes_no_answer(r, row["answer"].lower()))
     return [(row, answer, extract(answer)) for row, answer in pairs]
 
 
 def judged_answers(harness: Checkout, random: Random, rows: Sequence[Row]) -> Iterator[Record]:
-    """Answers without yes or no, of which a judge says what they mean."""
+    """Responses without yes or no, which a judge interprets."""
     module = harness.module(f"{UTILS}.yorn")
     says = (
         "Yes",
@@ -82,7 +82,7 @@ def judged_answers(harness: Checkout, random: Random, rows: Sequence[Row]) -> It
 
 
 def record_pope(harness: Checkout, random: Random) -> Iterator[Record]:
-    """Each answer, and F1 of sets; questions of several kinds among them."""
+    """Score of each response, and F1 of sets, including questions of several categories."""
     import pandas
 
     module = harness.module(f"{UTILS}.yorn")
@@ -110,7 +110,7 @@ def record_pope(harness: Checkout, random: Random) -> Iterator[Record]:
 
 
 def record_mme(harness: Checkout, random: Random) -> Iterator[Record]:
-    """Each answer, and the sum of sets with all kinds of questions."""
+    """Score of each response, and the sum of sets with all categories."""
     import pandas
 
     module = harness.module(f"{UTILS}.yorn")
@@ -180,7 +180,7 @@ def of_lines(
 
 
 def listed_rows(random: Random) -> list[Row]:
-    """Rows with a list of answers, as text; a few with one answer that is no list."""
+    """Rows with a list of targets as text; a few with one target that is not a list."""
 
     def answer(draw: Random) -> dict[str, Any]:
         texts = [short_truth(draw) for _ in range(draw.randint(1, 3))]
@@ -201,7 +201,7 @@ def chart_rows(random: Random) -> list[Row]:
 
 
 def right_texts(row: Row) -> list[str]:
-    """The answers of a row."""
+    """The targets of a row."""
     text = row["answer"]
     try:
         targets = eval(text) if text.startswith("[") else [text]
@@ -211,7 +211,7 @@ def right_texts(row: Row) -> list[str]:
 
 
 def any_answer(random: Random, row: Row) -> str:
-    """An answer with a right one in it, or another."""
+    """A response that contains a target, or another one."""
     texts = [str(text) for text in right_texts(row)]
     if random.random() < 0.3:
         return common.of_number(random, {"answer": random.choice(texts or ["1"])})
@@ -219,7 +219,7 @@ def any_answer(random: Random, row: Row) -> str:
 
 
 def record_ocrbench(harness: Checkout, random: Random) -> Iterator[Record]:
-    """Each answer as a data set of its own, and the norm of sets of answers."""
+    """Score of each response as a data set of its own, and the normalised score of sets."""
     import pandas
 
     module = harness.module(VQA)
@@ -248,7 +248,7 @@ def record_ocrbench(harness: Checkout, random: Random) -> Iterator[Record]:
 
 
 def record_countbenchqa(harness: Checkout, random: Random) -> Iterator[Record]:
-    """Each answer as a data set of its own, and the accuracy of sets of answers."""
+    """Score of each response as a data set of its own, and the accuracy of sets."""
     import pandas
 
     module = harness.module(VQA)
@@ -275,7 +275,7 @@ def record_countbenchqa(harness: Checkout, random: Random) -> Iterator[Record]:
 
 
 def record_mmvet(harness: Checkout, random: Random) -> Iterator[Record]:
-    """Marks out of a judge's replies, and means over sets."""
+    """Grades in a judge's replies, and means over sets."""
     import pandas
 
     module = harness.module(f"{UTILS}.mmvet")

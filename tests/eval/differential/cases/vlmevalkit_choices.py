@@ -1,4 +1,4 @@
-"""Benchmarks with choices as VLMEvalKit asks and scores them."""
+"""Multiple-choice benchmarks: prompts and scores of VLMEvalKit."""
 
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -50,7 +50,7 @@ def plain(dataset: str, letters: str = "ABCD", judge: bool = True) -> Callable[.
 
 
 def circular(harness: Checkout, random: Random) -> Iterator[Record]:
-    """MMBench: every question in as many rounds as it has choices, these in another order."""
+    """MMBench: every question in as many rounds as it has choices, with rotated choices."""
     scorer = harness.module(MCQ)
     rows, groups = [], []
     for index in range(750):
@@ -82,7 +82,7 @@ def circular(harness: Checkout, random: Random) -> Iterator[Record]:
 
 
 def mmmu(harness: Checkout, random: Random) -> Iterator[Record]:
-    """MMMU: open questions become two choices, and images stand where the text has them."""
+    """MMMU: open questions become multiple choice, and images are interleaved with text."""
     rows = [choice_row(random, n, "ABCDEF", odd=0.1, gaps=0.1) for n in range(40)]
     for row in rows[::4]:
         row |= dict.fromkeys("ABCDEF", "") | {"answer": random.choice(("twelve", "3.5", "B", "42"))}
@@ -109,7 +109,7 @@ def mmmu(harness: Checkout, random: Random) -> Iterator[Record]:
 
 
 def mmmu_pro(harness: Checkout, random: Random) -> Iterator[Record]:
-    """MMMU-Pro (vision): ten choices, which the model sees in the image alone."""
+    """MMMU-Pro (vision): ten choices, which are in the image only."""
     rows = [choice_row(random, n, "ABCDEFGHIJ", odd=0.1) for n in range(60)]
     records = list(scored_rows(harness, random, _pairs(random, rows, 2100), "MMMU_Pro_V"))
     yield from records
@@ -119,7 +119,7 @@ def mmmu_pro(harness: Checkout, random: Random) -> Iterator[Record]:
 
 
 def mmvp(harness: Checkout, random: Random) -> Iterator[Record]:
-    """MMVP: pairs of rows with one question."""
+    """MMVP: pairs of rows."""
     scorer = harness.module(MCQ)
     rows = []
     for pair in range(1100):
@@ -166,7 +166,9 @@ def hrbench(harness: Checkout, random: Random) -> Iterator[Record]:
 
 
 def mme_realworld(harness: Checkout, random: Random) -> Iterator[Record]:
-    """MME-RealWorld: the first capital letter; the harness ends at answers that are no text."""
+    """MME-RealWorld: the first capital letter; the harness raises for responses that are not
+    strings.
+    """
     owner = harness.module(IMAGE_MCQ).MMERealWorld
     scorer = harness.module(MCQ)
     rows = []
@@ -201,7 +203,7 @@ def mme_realworld(harness: Checkout, random: Random) -> Iterator[Record]:
 
 
 def _raising(owner: Any, table: Any, row: Row, folder: Path) -> Iterator[Record]:
-    """Answers that the harness reads as missing, and ends at."""
+    """Responses that the harness reads as missing, for which it raises."""
     for number, text in enumerate(("", "None", "nan")):
         file = folder / f"missing{number}.tsv"
         table.iloc[:1].assign(prediction=text).to_csv(file, sep="\t", index=False)

@@ -1,4 +1,4 @@
-"""MathVista as VLMEvalKit scores it, with a judge that finds what an answer says."""
+"""MathVista: scores of VLMEvalKit with an LLM judge."""
 
 import ast
 from collections.abc import Iterator
@@ -19,7 +19,7 @@ NUMBER_FORMS = (
 
 
 def mathvista(harness: Checkout, random: Random) -> Iterator[Record]:
-    """MathVista: what a judge finds in an answer, where it does not stand for itself."""
+    """MathVista: answers that the judge extracts from responses that are not bare answers."""
     scorer = harness.module(SCORER)
     rows = [mathvista_row(random, n) for n in range(60)]
     pairs = [(row, mathvista_answer(random, row)) for row in rows * 36]
@@ -44,7 +44,7 @@ def mathvista(harness: Checkout, random: Random) -> Iterator[Record]:
 
 
 def mathvista_row(random: Random, index: int) -> Row:
-    """A problem of one of MathVista's kinds."""
+    """A problem of one of MathVista's types."""
     kind = random.choice(("choices", "integer", "float", "list"))
     row = choice_row(random, index, odd=0.05)
     choices = list(filled(row).values())
@@ -72,7 +72,7 @@ def mathvista_row(random: Random, index: int) -> Row:
 
 
 def mathvista_answer(random: Random, row: Row) -> str:
-    """An answer to a problem: with choices, or with numbers."""
+    """A response to a problem: with choices, or with numbers."""
     choices = dict(zip("ABCD", ast.literal_eval(row["choices"]), strict=False))
     if choices:
         return choice_answer(random, choices, row["answer_option"])
@@ -84,7 +84,7 @@ def mathvista_answer(random: Random, row: Row) -> str:
 
 
 def mathvista_reply(random: Random, row: Row) -> str:
-    """What a judge finds in an answer."""
+    """The answer that the judge extracts."""
     right = row["answer_option"] or row["answer"]
     return random.choice((right, right, row["answer"], f"({right})", "B", "5", "0", "None", "3.5"))
 
