@@ -40,7 +40,7 @@ def test_error_is_one_line():
     assert one_line(OSError("no\n\tnetwork")) == "no network"
 
 
-def test_path_is_named_once():
+def test_path_occurs_once():
     for message, expected in (
         ("id is 3", "data.json: id is 3"),
         ("data.json: id", "data.json: id"),

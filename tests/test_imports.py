@@ -13,8 +13,8 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "mgm"
-# The rooms, each row above what it may import; what stands in one row imports nothing of that row.
-ROOMS = (
+# Layers of packages: each may import from the layers above it in this list, and not within itself.
+PACKAGE_LAYERS = (
     ("errors",),
     ("atomic", "file_digest"),
     ("model",),
@@ -23,7 +23,7 @@ ROOMS = (
     ("eval", "serve", "train"),
     ("__main__",),
 )
-# The same for the packages and files of each room.
+# The same for the subpackages and files of each package.
 LAYERS = {
     "model": (
         ("labels",),
@@ -175,8 +175,8 @@ def test_packages_import_downwards():
     seen = set()
     for importer, module, where in imports():
         if importer == "mgm":
-            continue  # the front door shows what all rooms offer
-        check_order(ROOMS, importer.split(".")[1], module.split(".")[1], where)
+            continue  # the public interface imports from every package
+        check_order(PACKAGE_LAYERS, importer.split(".")[1], module.split(".")[1], where)
         seen.add(importer.split(".")[1])
     assert set(LAYERS) <= seen
 

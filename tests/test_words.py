@@ -12,16 +12,8 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
-PACKAGE = ROOT / "mgm"
-PACKAGES = (
-    "",
-    "data",
-    "engine",
-    "eval",
-    "model",
-    "serve",
-    "train",
-)  # "": the files of `mgm/` itself
+PACKAGES = ("mgm", *(f"mgm/{one}" for one in ("data", "engine", "eval", "model", "serve", "train")))
+FOLDERS = (*PACKAGES, "benchmarks", "tests")
 
 # Home-made words, and what a reader of vLLM, transformers, PyTorch and lmms-eval searches for.
 IN_NAMES = {
@@ -45,10 +37,12 @@ OF_LIBRARIES = {
     "FileNotFoundError",
     "LocalEntryNotFoundError",
     "ModuleNotFoundError",
+    "NotFoundError",
     "NamedTemporaryFile",
     "NamedTuple",
     "PackageNotFoundError",
     "SentencePieceProcessor",
+    "WordPiece",
     "get_piece_size",
     "id_to_piece",
     "model_not_found",  # OpenAI's code of the error
@@ -60,6 +54,7 @@ OF_LIBRARIES = {
     "piece_size",
     "piece_to_id",
 }
+PHRASES = re.compile("at_most|at_least|least_recently")  # plain English in names of tests
 # In comments, docstrings, messages and --help.
 IN_PROSE = re.compile(
     r"\b(begun|facts?|heard|luck|pieces?|rooms?|rubbish|told"
@@ -72,12 +67,13 @@ EMPTY = re.compile(r"(See|As|Like) [\w`.'()]+\.?$")
 
 
 @cache
-def files(package: str) -> list[tuple[Path, ast.Module, str]]:
-    """Parsed files of a package of `mgm`, or of a folder."""
-    paths = PACKAGE.glob("*.py") if not package else (PACKAGE / package).rglob("*.py")
+def files(folder: str) -> list[tuple[Path, ast.Module, str]]:
+    """Parsed files of a folder, without this one; of `mgm` without its packages."""
+    paths = (ROOT / folder).glob("*.py") if folder == "mgm" else (ROOT / folder).rglob("*.py")
     return [
         (file, ast.parse(source), source)
         for file in sorted(paths)
+        if file != Path(__file__)
         for source in [file.read_text(encoding="utf-8")]
     ]
 
@@ -110,36 +106,36 @@ def prose(tree: ast.Module, source: str) -> Iterator[tuple[str, int]]:
             yield node.value, node.lineno
 
 
-@pytest.mark.parametrize("package", PACKAGES)
-def test_names_are_the_fields_words(package):
+@pytest.mark.parametrize("folder", FOLDERS)
+def test_names_are_the_fields_words(folder):
     wrong = [
         f"{where(file, line)}: {name} ({IN_NAMES[word]})"
-        for file, tree, _ in files(package)
+        for file, tree, _ in files(folder)
         for name, line in names(tree)
         if name not in OF_LIBRARIES
-        for word in words(name)
+        for word in words(PHRASES.sub("", name))
         if word in IN_NAMES
     ]
     assert not wrong, "say it in the words of vLLM, transformers, PyTorch or lmms-eval"
 
 
-@pytest.mark.parametrize("package", PACKAGES)
-def test_prose_is_plain_english(package):
+@pytest.mark.parametrize("folder", FOLDERS)
+def test_prose_is_plain_english(folder):
     wrong = [
         f"{where(file, line)}: {match[0]}"
-        for file, tree, source in files(package)
+        for file, tree, source in files(folder)
         for text, line in prose(tree, source)
         if (match := IN_PROSE.search(text))
     ]
     assert not wrong, "write what an engineer of the field would write"
 
 
-@pytest.mark.parametrize("package", PACKAGES)
-def test_docstrings_say_something(package):
+@pytest.mark.parametrize("folder", FOLDERS)
+def test_docstrings_say_something(folder):
     kinds = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef, ast.Module)
     wrong = [
         f"{where(file, getattr(node, 'lineno', 1))}: {text}"
-        for file, tree, _ in files(package)
+        for file, tree, _ in files(folder)
         for node in ast.walk(tree)
         if isinstance(node, kinds)
         and (text := ast.get_docstring(node))

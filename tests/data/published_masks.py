@@ -1,9 +1,9 @@
-"""Where the published training text or its label mask is wrong, told by its cause.
+"""Causes of wrong training texts and label masks in the published implementation.
 
 Published training masks a sample turn by turn: it splits the text at the template's separators,
-tokenises every turn alone, and adds up the lengths. Where they do not come to the length of the
-whole, nothing of the sample is learned. `counted_length` repeats that sum, so that a difference
-between our labels and the published ones has a cause, or is a fault of ours.
+tokenises each turn separately, and adds up the lengths. If the sum is not the length of the whole
+sample, it masks all labels. `counted_length` repeats that sum, so that every difference between our
+labels and published ones has a known cause, or is an error of ours.
 """
 
 from collections.abc import Sequence
@@ -26,10 +26,10 @@ class Splitting:
     """How published training splits a text into turns.
 
     Attributes:
-        end: what stands between turns.
-        opening: what stands between a question and its answer.
-        first: the length before the first turn.
-        ends_questions: `end` also follows the system text and every question.
+        end: separator of turns.
+        opening: separator of a question and its answer.
+        first: number of tokens before the first turn.
+        ends_questions: whether `end` also follows the system prompt and every question.
     """
 
     end: str
@@ -38,7 +38,7 @@ class Splitting:
     ends_questions: bool = False
 
 
-# By how an answer ends in the template.
+# By the text after an answer in the template.
 SPLITTINGS = {
     "</s>": Splitting("</s>", " ASSISTANT: "),
     " </s>": Splitting("</s>", "[/INST] "),
@@ -55,24 +55,24 @@ SPLITTINGS = {
 
 
 def is_caption(template: ConversationTemplate) -> bool:
-    """Whether published training has its code for captions take this template."""
+    """Whether published training uses its code for captions with this template."""
     return template.training is not None and template.training.drops_questions
 
 
 def has_turn_separator(template: ConversationTemplate) -> bool:
-    """Whether published training writes `###` separators, having no code for this template."""
+    """Whether published training writes `###` separators, for lack of code for this template."""
     return template.training is not None and bool(template.training.turn_separator)
 
 
 def text_cause(
     template: ConversationTemplate, messages: Sequence[Message], pads: bool
 ) -> str | None:
-    """Why published training has other ids for a conversation, or none; None: it has ours.
+    """Why published training has other ids for a conversation, or none; None: they are equal.
 
     Args:
-        template: of the record.
+        template: template of the record.
         messages: the conversation.
-        pads: whether the tokenizer comes with a padding token.
+        pads: whether the tokenizer has a padding token by default.
     """
     if not pads and template.layout.answer_open.startswith("<start_of_turn>"):
         return "no padding token"
@@ -87,10 +87,10 @@ def text_cause(
 
 
 def loses_tokens(text: str, tokenizer: PreTrainedTokenizerBase) -> bool:
-    """Whether published tokenising takes a token off every piece of `text` after an image.
+    """Whether published tokenisation drops a token after each image in `text`.
 
-    It takes off what the tokenizer put before the piece, if the first piece begins with that; but
-    the first piece may hold it as text.
+    It drops the first token of each part after an image if the first part starts with BOS; but that
+    BOS may be in the text, and not added by the tokenizer.
     """
     written = text.startswith(str(tokenizer.bos_token)) and IMAGE_MARKER in text
     return written and not leading_ids(tokenizer)
@@ -99,34 +99,34 @@ def loses_tokens(text: str, tokenizer: PreTrainedTokenizerBase) -> bool:
 def counted_length(
     text: str, splitting: Splitting, tokenizer: PreTrainedTokenizerBase, correction: int
 ) -> tuple[int, bool]:
-    """Tokens of `text` as published training adds them up, and whether every turn could be split.
+    """The sum of turn lengths of published training, and whether every turn could be split.
 
     Args:
-        text: the whole conversation, image markers in place.
-        splitting: of the template.
-        tokenizer: of the record.
-        correction: tokens added to every turn, or taken from every turn but the first.
+        text: the whole conversation, with image markers.
+        splitting: splitting of the template.
+        tokenizer: tokenizer of the record.
+        correction: added to the length of every turn; if negative, of every turn but the first.
     """
-    rounds = text.split(splitting.end)
+    turns = text.split(splitting.end)
     if splitting.ends_questions:
-        starts = [0, *range(3, len(rounds), 2)]
+        starts = [0, *range(3, len(turns), 2)]
         stops = [3, *(start + 2 for start in starts[1:])]
         bounds = zip(starts, stops, strict=True)
-        rounds = [splitting.end.join(rounds[start:stop]) for start, stop in bounds]
+        turns = [splitting.end.join(turns[start:stop]) for start, stop in bounds]
     length = splitting.first
-    for index, text_of_round in enumerate(rounds):
-        if not text_of_round:
-            return length, not any(rounds[index:])
-        if text_of_round.count(splitting.opening) != 1:
+    for index, turn in enumerate(turns):
+        if not turn:
+            return length, not any(turns[index:])
+        if turn.count(splitting.opening) != 1:
             return length, False
-        length += len(encode([Segment(text_of_round)], tokenizer, PUBLISHED_IMAGE, 1)[0])
-        length -= text_of_round.count(IMAGE_MARKER) if loses_tokens(text_of_round, tokenizer) else 0
+        length += len(encode([Segment(turn)], tokenizer, PUBLISHED_IMAGE, 1)[0])
+        length -= turn.count(IMAGE_MARKER) if loses_tokens(turn, tokenizer) else 0
         length += correction if correction > 0 or index else 0
     return length, True
 
 
 def published_correction(splitting: Splitting, legacy: bool) -> int:
-    """What published training adds to the length of a turn for a tokenizer that is `legacy`."""
+    """The correction of a turn's length by the tokenizer's `legacy` attribute."""
     if splitting.opening == " ASSISTANT: ":
         return 0 if legacy else -1
     return int(legacy and not splitting.first)
@@ -140,18 +140,18 @@ def mask_cause(
     legacy: bool,
     total: int,
 ) -> tuple[str | None, int | None]:
-    """Why the published mask of a sample is wrong, and the length that was added up for it.
+    """Why the published mask of a sample is wrong, and the sum of its turn lengths.
 
     Args:
-        template: of the record.
-        text: what published training tokenised, image markers in place.
+        template: template of the record.
+        text: text that published training tokenised, with image markers.
         open_question: whether the last question has no answer.
-        tokenizer: of the record.
-        legacy: whether published training holds it for a legacy one.
-        total: tokens of the whole that are not padding.
+        tokenizer: tokenizer of the record.
+        legacy: whether published training takes it for a legacy tokenizer.
+        total: number of tokens of the sample without padding.
 
     Returns:
-        None as the cause where the mask is right; None as the length where nothing is counted.
+        The cause, None if the mask is right; and the sum, None if none is computed.
     """
     if has_turn_separator(template):
         return "signals", None
@@ -173,7 +173,7 @@ def mask_cause(
 
 
 def warned(record: dict[str, Any]) -> tuple[int, int] | None:
-    """The two lengths in the warning that published training printed for a record."""
+    """The two lengths in the warning of published training for a record."""
     for line in record.get("stdout", "").splitlines():
         if line.startswith("WARNING: tokenization mismatch: "):
             counted, total = line.removesuffix(". (ignored)").split(": ")[-1].split(" vs. ")

@@ -118,7 +118,7 @@ def written(folder, records, ending):
 
 @pytest.mark.parametrize("ending", [".json", ".jsonl"])
 @pytest.mark.parametrize("name", BAD)
-def test_bad_samples_are_named_and_skipped(name, ending, folder, processor):
+def test_bad_samples_are_reported_and_skipped(name, ending, folder, processor):
     text, reason = BAD[name]
     path = written(folder, [record(), text, record()], ending)
     with pytest.raises(MGMError) as caught:

@@ -30,7 +30,7 @@ def test_read_questions_takes_every_turn_without_its_markers(tmp_path):
     assert second == Question(images, "Which?", "Garden", "comparison/read word", None)
 
 
-def test_a_wish_for_bare_answers_holds_for_every_question(tmp_path):
+def test_short_answer_suffix_applies_to_every_question(tmp_path):
     record = {
         "image": "a.png",
         "conversations": [
@@ -63,7 +63,7 @@ def test_read_questions_names_a_missing_file(tmp_path):
         ),
     ],
 )
-def test_a_file_that_was_not_drawn_is_named(text, fault, tmp_path):
+def test_file_of_another_program(text, fault, tmp_path):
     (tmp_path / "conversations.json").write_text(text)
     with pytest.raises(MGMError, match=fault):
         read_questions(tmp_path, limit=None)

@@ -5,14 +5,14 @@ from playground import faces, fonts
 
 
 @pytest.mark.parametrize("face", faces.FACES, ids=lambda face: face.file.rpartition("/")[2])
-def test_cap_height_is_as_asked(face):
+def test_cap_height(face):
     sized = fonts.font_with_cap(face, 30)
     _, top, _, bottom = sized.ink("H")
     assert abs((bottom - top) - 30) <= 1
 
 
 @pytest.mark.parametrize("face", faces.FACES[::5], ids=lambda face: face.file.rpartition("/")[2])
-def test_width_is_that_of_the_whole_line(face):
+def test_width_of_a_line(face):
     sized = fonts.font_with_cap(face, 20)
     assert sized.width("Total $12.95 AVATAR") == pytest.approx(
         sized.font.getlength("Total $12.95 AVATAR"), abs=0.5

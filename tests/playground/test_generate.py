@@ -39,7 +39,7 @@ def test_published_format(folder):
         assert len(record["kinds"]) == len(record["text_heights"]) == turns
 
 
-def test_what_is_there_is_kept(folder):
+def test_existing_data_is_kept(folder):
     before = (folder / "conversations.json").stat().st_mtime_ns
     generate(folder, "train", 16, 3, KINDS)
     assert (folder / "conversations.json").stat().st_mtime_ns == before
@@ -48,20 +48,20 @@ def test_what_is_there_is_kept(folder):
 
 
 @pytest.mark.slow
-def test_processes_draw_the_same(folder, tmp_path):
+def test_number_of_processes_does_not_change_the_data(folder, tmp_path):
     generate(tmp_path / "again", "train", 16, 3, KINDS, workers=2)
     for name in ("conversations.json", "captions.json"):
         assert (tmp_path / "again" / name).read_bytes() == (folder / name).read_bytes()
 
 
-def test_another_request_replaces(tmp_path):
+def test_other_options_replace_the_data(tmp_path):
     generate(tmp_path / "set", "train", 2, 3, ("emoji",))
     generate(tmp_path / "set", "held_out", 3, 3, ("emoji",))
     assert len(json.loads((tmp_path / "set" / "conversations.json").read_text())) == 3
     assert [path.name for path in tmp_path.iterdir()] == ["set"]
 
 
-def test_foreign_folder_is_left_alone(tmp_path):
+def test_other_folders_are_not_changed(tmp_path):
     (tmp_path / "notes.txt").write_text("mine")
     for manifest in (None, {"name": "app"}, ["app"]):
         if manifest:
@@ -71,13 +71,13 @@ def test_foreign_folder_is_left_alone(tmp_path):
     assert (tmp_path / "notes.txt").read_text() == "mine"
 
 
-def test_unknown_kind_names_the_known(tmp_path):
+def test_unknown_kind(tmp_path):
     with pytest.raises(MGMError, match=r"'graph' is unknown.*receipt"):
         generate(tmp_path / "set", "train", 2, 3, ("graph",))
 
 
-def test_texts_hold_their_answers():
-    read, found = 0, 0
+def test_texts_contain_their_answers():
+    read, contained = 0, 0
     for seed in range(200):
         text, turns = text_sample(seed)
         assert text
@@ -88,6 +88,6 @@ def test_texts_hold_their_answers():
                 ("Spell", "How", "Write", "Is ", "Do", "Are", "Which im", "What is the first char")
             ):
                 read += 1
-                found += answer.strip().lower() in text.lower()
+                contained += answer.strip().lower() in text.lower()
     assert read > 100
-    assert found / read > 0.97
+    assert contained / read > 0.97

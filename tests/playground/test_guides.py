@@ -31,42 +31,42 @@ def tokenizer():
 
 
 def guided(tokenizer, sample, turns, clues=()):
-    """Guides by head: (token at the query, keys as cells of the first image)."""
+    """Attention targets by head: (query token, key cells of the first image)."""
     encoded = Conversations(tokenizer, 1, 0).encoded(turns, [])
     ids, labels = encoded["ids"], encoded["labels"]
     begin = ids.index(len(tokenizer))
-    found = Guides(tokenizer).find(sample, ids, labels, clues)
-    for guide in found:
+    targets = Guides(tokenizer).find(sample, ids, labels, clues)
+    for guide in targets:
         answers = guide.head not in (FIND_WORD, FIND_THING)
         assert (labels[guide.query + 1] != IGNORE_INDEX) == answers
     return {
         head: [
             (tokenizer.convert_ids_to_tokens(ids[guide.query]), [key - begin for key in guide.keys])
-            for guide in found
+            for guide in targets
             if guide.head == head
         ]
         for head in HEADS
     }
 
 
-def test_words_of_a_receipt_are_found_and_read(tokenizer):
+def test_words_of_a_receipt(tokenizer):
     sample = draw_sample(4, "train", "receipt", turns=(30, 30))
     turn = next(t for t in sample.turns if t.kind == "receipt/price")
     question = turn.question.split("\n")[0]
     item = question.rstrip("?").removesuffix(" cost").split()[-1]
     cells = cell_targets(dense_targets(sample, 0))["characters"]
-    found = guided(tokenizer, sample, [("<image>\n" + question, turn.answer)])
-    [(last, keys)] = found[FIND_WORD]
+    guides = guided(tokenizer, sample, [("<image>\n" + question, turn.answer)])
+    [(last, keys)] = guides[FIND_WORD]
     assert last == item[-1]
     assert CHARACTER_ID[item[0]] in cells[keys[0]]
     assert CHARACTER_ID[item[-1]] in cells[keys[-1]]
-    assert len(found[READ]) == len(turn.answer)
-    for (_, [cell]), character in zip(found[READ], turn.answer, strict=True):
+    assert len(guides[READ]) == len(turn.answer)
+    for (_, [cell]), character in zip(guides[READ], turn.answer, strict=True):
         assert CHARACTER_ID[character] in cells[cell]
-    assert len(found[ASK_FIRST]) == len(found[ASK_LAST]) == 2
+    assert len(guides[ASK_FIRST]) == len(guides[ASK_LAST]) == 2
 
 
-def test_things_are_found_with_their_colour(tokenizer):
+def test_things_by_colour(tokenizer):
     seeds = range(40)
     samples = (draw_sample(seed, "train", "shapes") for seed in seeds)
     sample = next(s for s in samples if {t.label for t in s.objects[0]} >= {"heart", "star"})
@@ -74,14 +74,14 @@ def test_things_are_found_with_their_colour(tokenizer):
     color = hearts[0].color
     middles = cell_targets(dense_targets(sample, 0))["middle_thing"]
     turns = [("<image>\nHow many hearts are there?", "1"), (f"Is there a {color} heart?", "Yes")]
-    found = guided(tokenizer, sample, turns)
-    (_, every), (_, colored) = found[FIND_THING]
+    guides = guided(tokenizer, sample, turns)
+    (_, every), (_, colored) = guides[FIND_THING]
     assert sorted(every) == [i for i in range(CELLS) if middles[i] == THING_IDS["heart"]]
     assert len(colored) == sum(thing.color == color for thing in hearts)
     assert set(colored) <= set(every)
 
 
-def test_row_and_column_of_a_table_go_to_the_answer(tokenizer):
+def test_row_and_column_of_a_table(tokenizer):
     samples = (draw_sample(seed, "train", "table", turns=(30, 30)) for seed in range(40))
     sample, question, answer = next(
         (sample, turn.question.split("\n")[0], turn.answer)
@@ -89,49 +89,49 @@ def test_row_and_column_of_a_table_go_to_the_answer(tokenizer):
         for turn in sample.turns
         if turn.kind == "table/cell" and turn.question.startswith("What is the value in")
     )
-    found = guided(tokenizer, sample, [("<image>\n" + question, answer)])
+    guides = guided(tokenizer, sample, [("<image>\n" + question, answer)])
     words = question.rstrip("?").split()
     header, row = words[words.index("the", 4) + 1], words[-1]
-    assert [last for last, _ in found[FIND_WORD]] == [header[-1], row[-1]]
+    assert [last for last, _ in guides[FIND_WORD]] == [header[-1], row[-1]]
     # The header stands higher, so it comes first.
-    (_, [at_header]), (_, [same]) = found[ASK_FIRST]
-    (_, [at_row]), _ = found[ASK_LAST]
+    (_, [at_header]), (_, [same]) = guides[ASK_FIRST]
+    (_, [at_row]), _ = guides[ASK_LAST]
     assert at_header == same < at_row
 
 
-def test_highest_value_leads_to_its_label(tokenizer):
+def test_label_of_the_highest_value(tokenizer):
     sample = draw_sample(9, "train", "bar_chart", turns=(30, 30))
     turns = {turn.kind: turn for turn in sample.turns}
-    asked, value = turns["bar_chart/highest"], turns["bar_chart/highest value"]
-    assert asked.clue in value.answer
-    question = "<image>\n" + asked.question.split("\n")[0]
-    found = guided(tokenizer, sample, [(question, asked.answer)], [asked.clue])
-    (_, clue), (_, same) = found[FIND_CLUE]
+    highest, value = turns["bar_chart/highest"], turns["bar_chart/highest value"]
+    assert highest.clue in value.answer
+    question = "<image>\n" + highest.question.split("\n")[0]
+    guides = guided(tokenizer, sample, [(question, highest.answer)], [highest.clue])
+    (_, clue), (_, same) = guides[FIND_CLUE]
     assert clue == same
     cells = cell_targets(dense_targets(sample, 0))["characters"]
-    assert CHARACTER_ID[asked.clue[0]] in cells[clue[0]]
+    assert CHARACTER_ID[highest.clue[0]] in cells[clue[0]]
     # It is to be found where the first character of the answer is predicted.
-    assert found[FIND_CLUE][-1][0] == found[READ][0][0]
-    assert not guided(tokenizer, sample, [(question, asked.answer)])[FIND_CLUE]
+    assert guides[FIND_CLUE][-1][0] == guides[READ][0][0]
+    assert not guided(tokenizer, sample, [(question, highest.answer)])[FIND_CLUE]
 
 
-def test_a_sentence_looks_again_where_its_word_is_read(tokenizer):
+def test_answer_within_a_sentence(tokenizer):
     sample = draw_sample(9, "train", "bar_chart", turns=(30, 30))
-    asked = next(turn for turn in sample.turns if turn.kind == "bar_chart/highest")
-    turns = [("<image>\nWhich?", f"there are the {asked.answer}")]
-    found = guided(tokenizer, sample, turns, [asked.clue])
-    assert found[FIND_CLUE][0][0] == "<|assistant|>"
-    assert len(found[FIND_CLUE]) == 3
-    assert found[FIND_CLUE][-1][0] == found[READ][0][0]
+    highest = next(turn for turn in sample.turns if turn.kind == "bar_chart/highest")
+    turns = [("<image>\nWhich?", f"there are the {highest.answer}")]
+    guides = guided(tokenizer, sample, turns, [highest.clue])
+    assert guides[FIND_CLUE][0][0] == "<|assistant|>"
+    assert len(guides[FIND_CLUE]) == 3
+    assert guides[FIND_CLUE][-1][0] == guides[READ][0][0]
 
 
-def test_what_is_not_there_has_no_guide(tokenizer):
+def test_no_target_for_absent_words(tokenizer):
     sample = draw_sample(4, "train", "receipt")
-    found = guided(tokenizer, sample, [("<image>\nWhat does the Qqq cost?", "1.234")])
-    assert not any(found.values())
+    guides = guided(tokenizer, sample, [("<image>\nWhat does the Qqq cost?", "1.234")])
+    assert not any(guides.values())
 
 
-def test_loss_is_the_attention_that_strays():
+def test_loss_is_attention_outside_the_targets():
     torch.manual_seed(0)
     attention = [torch.rand(2, 6, 6).softmax(-1) for _ in HEADS]
     guides = [
@@ -140,8 +140,8 @@ def test_loss_is_the_attention_that_strays():
     ]
     batch = collate_guides(guides)
     by_head: dict[tuple[int, int], list[float]] = {}
-    for row, found in enumerate(guides):
-        for guide in found:
+    for row, row_guides in enumerate(guides):
+        for guide in row_guides:
             there = (
                 attention[HEADS.index(guide.head)][row, guide.query, list(guide.keys)].sum().item()
             )

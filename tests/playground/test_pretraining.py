@@ -63,14 +63,14 @@ def tokenizer():
     return build_tokenizer(["What", "does", "the", "sign", "say"])
 
 
-def test_slots_keep_what_stands_in_a_cell():
+def test_slots_of_a_cell():
     grid = np.arange(32 * 64).reshape(32, 64)
     cells = slots(grid, 4, 8)
     assert cells.shape == (8, 8, 32)
     assert (cells[2, 3] == grid[8:12, 24:32].ravel()).all()
 
 
-def test_targets_name_every_character_where_it_stands():
+def test_character_targets():
     page = draw_page(5)
     targets = dense_targets(page, 0)
     glyph = page.glyphs[0][0]
@@ -82,7 +82,7 @@ def test_targets_name_every_character_where_it_stands():
     assert (targets.characters > 0).sum() > 0.8 * len(page.glyphs[0])
 
 
-def test_targets_name_every_thing_where_its_middle_is():
+def test_thing_targets():
     sample = draw_sample(3, "train", "shapes")
     cells = cell_targets(dense_targets(sample, 0))
     names = sorted(THING_IDS[thing.label] for thing in sample.objects[0])
@@ -93,7 +93,7 @@ def test_targets_name_every_thing_where_its_middle_is():
         assert cells["middle_color"][cell] in cells["colors"][cell]
 
 
-def test_cells_list_their_characters_in_reading_order():
+def test_characters_in_reading_order():
     targets = nothing()
     characters = targets.characters
     # The second cell of the first row: "ab", not quite level, and "c" in a line below.
@@ -111,7 +111,7 @@ def test_cells_list_their_characters_in_reading_order():
     assert cell_targets(targets)["characters"][1].tolist() == [1, 2, 3, 4, 5, 6]
 
 
-def test_letters_of_a_word_are_level():
+def test_letters_share_a_baseline():
     canvas = Canvas((256, 256), (255, 255, 255))
     face = FACES[0]
     canvas.turned_text("bag", 128, 128, face, 20, (0, 0, 0), 0)
@@ -124,7 +124,7 @@ def test_letters_of_a_word_are_level():
     assert levels == sorted(levels, reverse=True)
 
 
-def test_encoders_learn_and_load_as_towers(tokenizer, tmp_path):
+def test_encoders_train_and_load_as_towers(tokenizer, tmp_path):
     torch.manual_seed(0)
     tables = [torch.randn(len(table), 192) for table in (CHARACTERS, THINGS, COLORS)]
     model = Pretraining(len(tokenizer), CellCode(*tables).requires_grad_(False))
@@ -157,7 +157,7 @@ def test_encoders_learn_and_load_as_towers(tokenizer, tmp_path):
     assert clip(torch.randn(1, 3, CLIP_SIZE, CLIP_SIZE)).shape == (1, CELLS, CLIP_WIDTH)
 
 
-def test_cells_take_the_places_of_image_tokens(tokenizer, tmp_path):
+def test_cells_replace_image_tokens(tokenizer, tmp_path):
     torch.manual_seed(0)
     grids = Conversations(tokenizer, batch_size=2, seed=0)
     samples = [grids.draw(seed) for seed in range(6)]
@@ -193,7 +193,7 @@ def test_cells_take_the_places_of_image_tokens(tokenizer, tmp_path):
     torch.testing.assert_close(load_code(tmp_path)(batch), code(batch))
 
 
-def test_an_answer_is_right_when_every_token_is():
+def test_exact_match_needs_every_token():
     targets = torch.tensor(
         [[IGNORE_INDEX, 1, 2, IGNORE_INDEX, 3], [2, IGNORE_INDEX, 1, 1, IGNORE_INDEX]]
     )
@@ -206,7 +206,7 @@ def test_an_answer_is_right_when_every_token_is():
     assert loss.item() == pytest.approx(weighted / sum(tokens**0.5 for tokens, _ in parts))
 
 
-def test_words_stand_where_they_were_drawn():
+def test_word_positions():
     canvas = Canvas((256, 128), (255, 255, 255))  # 384 pixels of the frame, 96 of them above it
     for text, x, y in (("Corn", 10, 20), ("9.90", 150, 20), ("Total", 10, 60), ("12.40", 150, 60)):
         canvas.text(text, x, y, FACES[0], 14, (0, 0, 0))
@@ -214,42 +214,42 @@ def test_words_stand_where_they_were_drawn():
         canvas.text("same", 10, y, FACES[0], 14, (0, 0, 0))
     sample = Sample("page", [canvas.image], [], "", [canvas.glyphs], [[]])
     words = words_on(sample, 0)
-    found = {word.text: (word.row, word.column) for word in words}
-    assert found == {"Corn": (4, 1), "9.90": (4, 8), "Total": (6, 1), "12.40": (6, 8)}
-    asked = dict(q for seed in range(9) for q in position_questions(words, random.Random(seed)))
-    assert asked['Where is "9.90"?'] == "row 4, column 8"
-    assert asked["What is in row 6, column 1?"] == "Total"
-    assert asked['What is directly left of "9.90"?'] == "Corn"
-    assert asked['What is directly right of "Total"?'] == "12.40"
-    assert asked['What is directly below "9.90"?'] == "12.40"
-    assert asked['What is directly above "Total"?'] == "Corn"
-    assert 'What is directly above "Corn"?' not in asked
+    positions = {word.text: (word.row, word.column) for word in words}
+    assert positions == {"Corn": (4, 1), "9.90": (4, 8), "Total": (6, 1), "12.40": (6, 8)}
+    answers = dict(q for seed in range(9) for q in position_questions(words, random.Random(seed)))
+    assert answers['Where is "9.90"?'] == "row 4, column 8"
+    assert answers["What is in row 6, column 1?"] == "Total"
+    assert answers['What is directly left of "9.90"?'] == "Corn"
+    assert answers['What is directly right of "Total"?'] == "12.40"
+    assert answers['What is directly below "9.90"?'] == "12.40"
+    assert answers['What is directly above "Total"?'] == "Corn"
+    assert 'What is directly above "Corn"?' not in answers
 
 
-def test_places_agree_with_the_cells():
+def test_positions_agree_with_cells():
     page = draw_page(11)
     characters = cell_targets(dense_targets(page, 0))["characters"].reshape(12, 12, -1)
     words = [word for word in words_on(page, 0) if word.text[0].isalnum()]
-    begun = [
+    matches = [
         CHARACTER_ID[word.text[0]] in characters[word.row - 1, word.column - 1] for word in words
     ]
     assert len(words) > 5
-    assert sum(begun) >= 0.9 * len(words)  # turned lines and cells with too much in them
+    assert sum(matches) >= 0.9 * len(words)  # turned lines and cells with too much in them
 
 
 class CutOffError(Exception):
-    """What a test raises in the middle of a training."""
+    """Raised by a test in the middle of a training."""
 
 
 def noisy_training(steps, out, cut_off=None, end=None):
-    """A training with random numbers in it: its model, and after how many batches it began."""
+    """A training with random numbers: the model, and the batch index at each start."""
     torch.manual_seed(0)
     model = torch.nn.Linear(3, 3)
     muon_and_adam = optimizers([model], [model], 1e-2, 1e-3)
-    begun = []
+    first_batches = []
 
     def losses(done):
-        begun.append(done)
+        first_batches.append(done)
         for batch in range(done, end or steps):
             if batch == cut_off:
                 raise CutOffError
@@ -261,13 +261,13 @@ def noisy_training(steps, out, cut_off=None, end=None):
         torch.save(model.state_dict(), folder / "model.pt")
 
     train(model, losses, muon_and_adam, steps, out, save)
-    return model, begun
+    return model, first_batches
 
 
-def test_a_training_goes_on_where_it_was_cut_off(tmp_path, monkeypatch):
+def test_interrupted_training_resumes(tmp_path, monkeypatch):
     monkeypatch.setattr("playground.pretraining.loop.SAVE_EVERY", 4)
-    whole, begun = noisy_training(11, tmp_path / "whole")
-    assert begun == [0]
+    whole, first_batches = noisy_training(11, tmp_path / "whole")
+    assert first_batches == [0]
     with pytest.raises(CutOffError):
         noisy_training(11, tmp_path / "parts", cut_off=6)
     assert [path.name for path in tmp_path.iterdir() if path.name != "whole"] == [
@@ -275,14 +275,14 @@ def test_a_training_goes_on_where_it_was_cut_off(tmp_path, monkeypatch):
     ]
     noisy_training(11, tmp_path / "parts", end=7)  # the data ends early
     assert not (tmp_path / "parts").exists()
-    parts, begun = noisy_training(11, tmp_path / "parts")
-    assert begun == [4]
+    parts, first_batches = noisy_training(11, tmp_path / "parts")
+    assert first_batches == [4]
     assert torch.equal(parts.weight, whole.weight)
     assert torch.equal(parts.bias, whole.bias)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["parts", "whole"]
 
 
-def test_a_file_of_another_training_is_refused(tmp_path, monkeypatch):
+def test_state_of_another_training(tmp_path, monkeypatch):
     monkeypatch.setattr("playground.pretraining.loop.SAVE_EVERY", 4)
     unfinished = tmp_path / "out.unfinished"
     torch.save({"model": torch.nn.Linear(2, 2).state_dict()}, unfinished)
@@ -293,8 +293,8 @@ def test_a_file_of_another_training_is_refused(tmp_path, monkeypatch):
         noisy_training(11, tmp_path / "out")
 
 
-def test_streams_go_on_where_they_were(tokenizer):
-    """The batches after the first 12, for a stream of the seed that the trainings take then."""
+def test_streams_resume(tokenizer):
+    """The batches after the first 12 of a stream with the trainings' seed."""
     size = 2
     first, later = (
         iter(
@@ -311,7 +311,7 @@ def test_streams_go_on_where_they_were(tokenizer):
     assert SAVE_EVERY % POOL == 0
 
 
-def test_the_code_that_ships_loads():
+def test_shipped_pretraining_code_loads():
     folder = Path(__file__).parents[2] / "playground" / "model_zoo" / "llama-nano"
     code = load_code(folder)
     batch = {name: torch.from_numpy(array[None]) for name, array in cell_targets(nothing()).items()}

@@ -8,7 +8,7 @@ from mgm.errors import MGMError
 from playground.release import release
 
 
-def test_what_ships_is_in_bfloat16_and_names_no_folder(tmp_path):
+def test_released_model_is_bfloat16_without_paths(tmp_path):
     trained = tmp_path / "trained"
     trained.mkdir()
     weights = {"weight": torch.randn(3, 2), "count": torch.tensor([7])}
@@ -31,13 +31,13 @@ def test_what_ships_is_in_bfloat16_and_names_no_folder(tmp_path):
     assert (tmp_path / "out" / "tokenizer.json").read_text() == '{"dtype": "float32"}'
 
 
-def test_a_folder_without_weights_is_refused(tmp_path):
+def test_folder_without_weights(tmp_path):
     with pytest.raises(MGMError, match=r"no \.safetensors"):
         release(tmp_path, tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
 
-def test_what_cannot_be_read_is_named(tmp_path):
+def test_unreadable_weights(tmp_path):
     trained = tmp_path / "trained"
     trained.mkdir()
     save_file({"weight": torch.zeros(2)}, trained / "model.safetensors")

@@ -206,7 +206,7 @@ def test_refused_run_moves_no_files(stage2_flags, tmp_path) -> None:
 
     assert "has done 2 steps, and this run would have 1" in refused(max_steps=1)
     assert "--learning_rate was 0.01, is 0.5" in refused(learning_rate=0.5)
-    (checkpoint / "run.json").unlink()  # which would have told before
+    (checkpoint / "run.json").unlink()  # a check that would have raised before
     before = contents(tmp_path)
     assert "train other parameters" in refused(max_steps=3, freeze_backbone=True)
     missing = {"resume_from_checkpoint": False, "data_path": "nowhere.json"}

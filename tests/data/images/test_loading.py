@@ -342,6 +342,6 @@ def test_png_without_palette(palette):
         open_image(content[:begin] + chunk + content[end:])
 
 
-def test_endless_file_is_named_once(monkeypatch):
+def test_endless_file_is_reported_once(monkeypatch):
     monkeypatch.setattr(images, "MAX_FILE_BYTES", 1000)
     assert message_of("/dev/zero").count("/dev/zero") == 1

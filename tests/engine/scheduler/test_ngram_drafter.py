@@ -32,7 +32,7 @@ def taught(*answers: list[int], max_tokens: int = 4) -> NGramDrafter:
 def test_drafts_repeat_earlier_outputs():
     drafter = taught(*[[1, 2, 3, 4, 5, 6, 7]] * 9)
     assert drafter.propose([1, 2], 9).tokens == (3, 4, 5, 6)  # no more than usual
-    assert drafter.propose([1, 2], 2).tokens == (3, 4)  # no more than there is room for
+    assert drafter.propose([1, 2], 2).tokens == (3, 4)  # limited by the remaining tokens
     assert drafter.propose([9, 8, 1, 2], 1).tokens == (3,)
     assert drafter.propose([5, 6], 9, stop_ids={END}).tokens == (7,)  # then the answer ended
     assert drafter.propose([1, 2], 9, stop_ids={5}).tokens == (3, 4)

@@ -152,7 +152,7 @@ def test_long_prompts_are_prefilled_in_chunks(engine, monkeypatch):
     list(long)
     prompt = len(engine.processor.encode(engine.prompt(Request("x" * 200))))
     assert read.count(16) == prompt // 16
-    # Between two pieces of the one, the other gets a token.
+    # Between two chunks of one prompt, the other request gets a token.
     assert read[1:8:2] == [1, 1, 1, 1]
     short.close()
 
@@ -332,7 +332,7 @@ def test_cancelled_requests_free_their_rows(engine, pictures):
     assert list(streams[2]) == []
     alone = Engine(engine.model, engine.processor)
     assert "".join(streams[1]) == alone.answer([requests[1]])[0].text
-    del streams  # whoever is read no more makes room too
+    del streams  # a dropped stream frees its row
     assert engine.answer([requests[4]])[0] == alone.answer([requests[4]])[0]
     assert not engine.scheduler.busy
 

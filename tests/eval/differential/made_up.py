@@ -87,7 +87,7 @@ def choice_row(
         "question": random.choice(QUESTIONS),
         **row,
         "answer": random.choice(there),
-        "category": random.choice(("colour", "count, place", "ocr")),
+        "category": random.choice(("colour", "count, area", "ocr")),
     }
 
 

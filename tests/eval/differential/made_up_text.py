@@ -80,7 +80,7 @@ def short_answer(random: Random, right: Sequence[str]) -> str:
 
 
 def short_truth(random: Random) -> str:
-    """A target."""
+    """A random target text."""
     return random.choice(NUMBERS + PHRASES)
 
 

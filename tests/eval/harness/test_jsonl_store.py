@@ -45,5 +45,5 @@ def test_full_disk(tmp_path):
         pytest.raises(MGMError, match=r"answers-0\.jsonl: could not be written \(File too large\)"),
     ):
         texts.append("b", "x" * 1000)
-    texts.append("c", "third")  # there is room again
+    texts.append("c", "third")  # there is space again
     assert load_texts(file)[0] == {"a": "first", "c": "third"}

@@ -144,7 +144,7 @@ def test_largest_body_is_dropped_for_others(monkeypatch):
         largest, second = begin(9000), begin(5000)
         # Small bodies do not count.
         assert ask(f"{where}/echo", b"a" * 1000)[0] == 200
-        # The newcomer is not the largest: who holds most makes room, at once.
+        # The new body is not the largest: the largest one is dropped at once.
         assert ask(f"{where}/echo", b"a" * 2000) == (200, {"bytes": 2000})
         assert status_of(largest) == 503
         # The newcomer is the largest.

@@ -44,7 +44,7 @@ def test_lottery_is_weighted_by_speed():
 
 
 class Clock:
-    """Replaces `time.monotonic`."""
+    """A fake clock that replaces `time.monotonic`."""
 
     now = 1000.0
 
@@ -117,7 +117,7 @@ def test_failing_workers_back_off_exponentially(method, clock):
     assert broken.backoff == 1
 
 
-def test_least_failing_worker_is_chosen_if_all_fail(clock):
+def test_worker_with_fewest_failures_is_chosen(clock):
     registry = WorkerRegistry()
     often = registry.register("often", status("m"), False)
     once = registry.register("once", status("m", length=9), False)

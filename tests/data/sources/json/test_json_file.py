@@ -160,7 +160,7 @@ def test_other_form_is_logged(tmp_path, caplog):
     ],
     ids=lambda value: None if isinstance(value, bytes) else value[:30],
 )
-def test_other_files_are_named(tmp_path, name, content, words):
+def test_errors_of_other_file_types(tmp_path, name, content, words):
     path = tmp_path / name
     path.write_bytes(content)
     if name == "data.jsonl" and content == b"{}":

@@ -70,7 +70,7 @@ def test_stages_are_a_set() -> None:
         ({"mode": "none", "window_shift": 1}, 'its default beside mode "none"'),
     ],
 )
-def test_wrong_settings_are_named(fusion, message: str) -> None:
+def test_invalid_settings(fusion, message: str) -> None:
     with pytest.raises(MGMError) as error:
         tiny_config(fusion=fusion)
     assert message in str(error.value)
