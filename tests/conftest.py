@@ -10,9 +10,9 @@ import pytest
 
 FOLDER = pytest.StashKey[tempfile.TemporaryDirectory[str]]()
 EXEMPT = ("slow", "process", "heavy", "browser", "gpu")  # marks of tests that may take longer
-# Of CPU, of a test without one of them: twice what is wanted, since a loaded machine takes that.
+# CPU seconds of a test without a mark: twice the target, for loaded machines.
 MAX_CPU_SECONDS = 10.0
-# Settings of whoever runs the tests, which would change what programs and libraries do in them.
+# Environment variables of users that change results of programs and libraries.
 SETTINGS = (
     *("ACCELERATE_", "COLUMNS", "DEEPSPEED_", "DIFFUSERS_", "FSDP_", "GRADIO_", "HF_", "LINES"),
     *("LOCAL_RANK", "MASTER_", "MGM_API_KEYS", "NO_COLOR", "OPENAI_", "RANK", "TORCHELASTIC_"),
@@ -28,13 +28,13 @@ def forget_settings(variables: MutableMapping[str, str]) -> None:
             del variables[name]
 
 
-forget_settings(os.environ)  # before anything reads them
-os.environ.setdefault("OMP_NUM_THREADS", "1")  # the tests are small, and processes share the cores
+forget_settings(os.environ)  # before they are read
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # tests are small, and processes share the cores
 
 
 def pytest_configure(config: pytest.Config) -> None:
     """Start programs from a process with all imports; see `tests.preloaded`."""
-    if "MGM_TEST_PYTHON" not in os.environ:  # it is there in the processes of pytest-xdist
+    if "MGM_TEST_PYTHON" not in os.environ:  # it exists in the processes of pytest-xdist
         folder = config.stash[FOLDER] = tempfile.TemporaryDirectory(prefix="mgm-tests-")
         stand_in = Path(folder.name) / "python"
         os.environ["MGM_TEST_PYTHON"] = str(stand_in)

@@ -36,7 +36,7 @@ PYTHON = os.environ.get("MGM_TEST_PYTHON", sys.executable)
 # Limits of a process, which the stand-in passes on.
 LIMITS = (resource.RLIMIT_FSIZE, resource.RLIMIT_AS, resource.RLIMIT_NOFILE, resource.RLIMIT_CORE)
 TEST = "PYTEST_CURRENT_TEST"  # the variable that names the test
-LOOK = 2.0  # seconds between two looks at whether the tests still run
+LOOK = 2.0  # seconds between checks whether the tests still run
 
 MODULES = (
     "mgm.convert",
@@ -78,7 +78,7 @@ IMPORTED = (
     "transformers.models.llama.modeling_llama",
     "transformers.models.clip.modeling_clip",
 )
-# Read by libraries when they are imported, or by the interpreter when it starts.
+# Read by libraries at import, or by the interpreter at start.
 AT_IMPORT = ("CUDA_", "HF_", "LANG", "LC_", "LD_PRELOAD", "OMP_", "PYTHON", "TRANSFORMERS_")
 
 
@@ -100,14 +100,14 @@ def write_stand_in(file: Path) -> None:
         "variables": {n: v for n, v in os.environ.items() if n.startswith(AT_IMPORT)},
         "server": [sys.executable, "-m", "tests.preloaded", str(address), str(os.getpid())],
         "root": root,
-        # As good as left out: the server imported from there, and Gradio sets it when imported.
+        # Ignored: the server was imported with it, and Gradio sets it at import.
         "same": {"PYTHONPATH": root, "HF_HUB_DISABLE_TELEMETRY": "True"},
         "limits": [[limit, list(resource.getrlimit(limit))] for limit in LIMITS],
         "log": str(file.with_name("log")),
     }
     text = Path(__file__).with_name("stand_in.py").read_text(encoding="utf-8")
     text = text.replace("SETTINGS = {}", f"SETTINGS = {settings!r}")
-    # The shell, since a path with a space is none that the kernel starts; it is no text to Python.
+    # The shell, since the kernel cannot start an interpreter path with a space; to Python a string.
     start = f'#!/bin/sh\n"exec" "{sys.executable}" "-IS" "$0" "$@"\n'
     file.write_text(start + text, encoding="utf-8")
     file.chmod(0o755)
@@ -116,7 +116,7 @@ def write_stand_in(file: Path) -> None:
 def main(address: str, watched: int) -> None:
     """Serve until the watched process is gone; in a forked process: run what was asked for."""
     for module in IMPORTED:
-        with contextlib.suppress(ImportError):  # what is optional may be missing
+        with contextlib.suppress(ImportError):  # optional packages may be missing
             importlib.import_module(module)
     gc.collect()
     gc.freeze()
@@ -125,7 +125,7 @@ def main(address: str, watched: int) -> None:
     listener.listen(64)
     Path(f"{address}.new").rename(address)
     children: dict[int, socket.socket] = {}
-    tests: dict[int, str] = {}  # that asked for them
+    tests: dict[int, str] = {}  # that requested them
     wake_read, wake_write = os.pipe2(os.O_NONBLOCK)
     signal.set_wakeup_fd(wake_write)
     signal.signal(signal.SIGCHLD, _nothing)
@@ -135,7 +135,7 @@ def main(address: str, watched: int) -> None:
             if stream is listener:
                 connection = listener.accept()[0]
                 request, files = _received(connection)
-                if request is None:  # whoever asked was killed meanwhile
+                if request is None:  # the caller was killed meanwhile
                     _close(files)
                     connection.close()
                     continue
@@ -239,7 +239,9 @@ def _run_program(kind: str, program: str, words: list[str]) -> None:
     if kind == "-m":
         sys.path[0] = str(Path.cwd())
         is_package = hasattr(sys.modules.get(program), "__path__")
-        sys.modules.pop(f"{program}.__main__" if is_package else program, None)  # or it would warn
+        sys.modules.pop(
+            f"{program}.__main__" if is_package else program, None
+        )  # else it would warn
         runpy.run_module(program, run_name="__main__", alter_sys=True)
     elif kind == "-c":
         main_module = sys.modules["__main__"] = ModuleType("__main__")
@@ -257,7 +259,7 @@ def _end(status: int) -> None:
         try:
             stream.flush()
         except OSError:
-            status = 120  # the interpreter's own, of a stream that cannot be written to
+            status = 120  # the interpreter's own error for a stream that cannot be written to
         except ValueError:
             pass  # the program has closed it
     os._exit(status)

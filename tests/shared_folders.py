@@ -17,13 +17,13 @@ def shared_folder(
     """The folder `name` of this test session, which must not be modified; `make` fills it."""
     root = factory.getbasetemp()
     if "PYTEST_XDIST_WORKER" in os.environ:
-        root = root.parent  # of all workers
+        root = root.parent  # of all worker processes
     folder = root / name
     with (root / f"{name}.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         made = root / f"{name}.made"
         if not made.exists():
-            # Under its final name, which ends up in files; what was left half-made goes.
+            # Under its final name, which ends up in files; partial folders are removed.
             shutil.rmtree(folder, ignore_errors=True)
             folder.mkdir()
             make(folder)

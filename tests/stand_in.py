@@ -28,7 +28,7 @@ def main():
     known = program in SETTINGS["modules"] if kind == "-m" else not program.startswith("-")
     same = at_import(os.environ) == at_import(SETTINGS["variables"])
     limits = [[limit, list(resource.getrlimit(limit))] for limit, _ in SETTINGS["limits"]]
-    # The server would have the limits of who starts it, and so would all that it forks.
+    # Else the server, and all processes that it forks, would have the limits of its first caller.
     may_start = limits == SETTINGS["limits"] or os.path.exists(SETTINGS["socket"])
     if not (known and same and may_start and are_open(0, 1, 2)):
         os.execv(SETTINGS["python"], [SETTINGS["python"], *words])
@@ -55,7 +55,7 @@ def main():
             signal.signal(number, lambda got, _: server.sendall(bytes([got])))
         signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
         for number in (0, 1, 2):
-            os.close(number)  # or whoever reads them would wait for this process too
+            os.close(number)  # else a reader would wait for this process, too
         status = json.loads(server.recv(64) or b"1")
     if status < 0:
         signal.signal(-status, signal.SIG_DFL) if -status != signal.SIGKILL else None
@@ -98,7 +98,7 @@ def connected():
 def start_server(address):
     """Start the server, and wait until it listens."""
     if os.path.exists(address):
-        os.unlink(address)  # of one that is gone
+        os.unlink(address)  # of a server that has ended
     with open(SETTINGS["log"], "a") as log:
         server = subprocess.Popen(
             SETTINGS["server"],

@@ -35,7 +35,7 @@ def test_error_is_one_line():
         assert str(MGMError(text)) == "a b"
     assert (
         str(MGMError("my  file.png: no\nfile")) == "my  file.png: no file"
-    )  # names stay as they are
+    )  # names are not changed
     assert str(pickle.loads(pickle.dumps(MGMError("a\nb")))) == "a b"
     assert one_line(OSError("no\n\tnetwork")) == "no network"
 

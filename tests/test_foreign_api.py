@@ -20,10 +20,10 @@ from typing import Any
 import pytest
 from packaging.version import Version
 
-pytestmark = pytest.mark.heavy  # alone it has to import all these libraries
+pytestmark = pytest.mark.heavy  # importing all these libraries takes long
 ROOT = Path(__file__).resolve().parents[1]
 FOLDERS = ("mgm", "playground", "benchmarks", "scripts")
-DOCUMENTED = {"_exit", "_replace"}  # of os, and of named tuples
+DOCUMENTED = {"_exit", "_replace"}  # names of os, and of named tuples
 BY_NAME = {"getattr", "hasattr", "setattr", "delattr"}
 
 
@@ -117,7 +117,7 @@ TABLE = (
         "_scaled_dot_product_flash_attention _scaled_dot_product_efficient_attention "
         "_scaled_dot_product_cudnn_attention _scaled_dot_product_flash_attention_for_cpu",
     ),
-    # what trains and speeds up
+    # libraries of training and kernels
     Foreign(
         "mgm/train/distributed/deepspeed_start.py",
         "deepspeed.ops",
@@ -164,7 +164,7 @@ TABLE = (
     ),
     Foreign("mgm/train/distributed/process_errors.py", "atexit", "_run_exitfuncs"),
     Foreign("mgm/data/sources/shards.py", "tarfile.TarFile", "members", in_source=True),
-    # in environments of their own, where alone these are checked
+    # in environments of their own, where only these are checked
     Foreign(
         "mgm/engine/vllm/model.py",
         "vllm.multimodal.processing.BaseMultiModalProcessor",
@@ -185,7 +185,7 @@ TABLE = (
     ),
 )
 
-# Overrides that do not take all that the library's own method takes, and why that is right.
+# Overrides with fewer parameters than the library's method, and why that is right.
 NARROWER = {
     "mgm/data/processing_mgm.py MGMProcessor.from_pretrained": "options come by name",
     "mgm/model/configuration_mgm.py MGMConfig.from_pretrained": "options come by name",
@@ -323,7 +323,7 @@ def our_classes() -> Iterator[tuple[str, ast.ClassDef, type, list[type]]]:
         except ModuleNotFoundError as error:
             if str(error.name).startswith("mgm"):
                 raise
-            continue  # of an extra that is not installed here
+            continue  # of an extra that is not installed
         for definition in derived:
             built = getattr(module, definition.name)
             theirs = [base for base in built.__mro__ if is_foreign(base)]
@@ -400,7 +400,7 @@ def test_every_name_is_used_by_its_owner_alone():
     }
     for owner, name in sorted(table()):
         assert name in mentions[owner], f"{owner} does not use {name} any more"
-        # Who defines such a name itself means that; `uses` finds overrides.
+        # A class that defines such a name itself means its own; `uses` finds overrides.
         others = [f for f in mentions if f != owner and name in mentions[f] - defined(f)]
         assert not others, f"{name} is of {owner}"
 
@@ -447,7 +447,7 @@ def overrides() -> Iterator[tuple[str, list[str]]]:
             own, other = parameters(built, name), parameters(base, name)
             if own is None or other is None:
                 continue
-            # Modules and functions of torch take anything, until a subclass says what.
+            # Modules and functions of torch accept any arguments, until a subclass defines them.
             if not other or not all(map(is_variadic, other)):
                 yield f"{file} {definition.name}.{name}", refused(own, other)
 

@@ -85,9 +85,9 @@ LAYERS = {
         ("train_mem",),
     ),
 }
-MAX_FILES = 9  # of a folder, beside __init__.py
+MAX_FILES = 9  # files per folder, without __init__.py
 MANY_FILES = {"eval/benchmarks"}  # one file for each benchmark
-# Packages and files of servers, which these libraries are for; others import them where they start
+# Packages of servers, which need these libraries; others import them in functions.
 # a server.
 SERVERS = (
     *(f"serve/http/{name}.py" for name in ("concurrency_limit", "connection", "disconnect")),
@@ -108,13 +108,13 @@ OF_SERVERS = {
     *("aiohttp", "anyio", "fastapi", "gradio", "h11", "prometheus_client", "pydantic"),
     *("pydantic_core", "starlette", "uvicorn", "yarl"),
 }
-# Files that other programs import, and nobody here.
+# Files that only other programs import.
 OF_OTHERS = {
     "engine/vllm/model.py": "vllm",
     "engine/vllm/tokenizer.py": "vllm",
     "eval/lmms/model.py": "lmms_eval",
 }
-MODULE_OF = {"pillow": "PIL"}  # where a distribution is imported under another name
+MODULE_OF = {"pillow": "PIL"}  # distributions that are imported under another name
 
 
 def sources() -> Iterator[tuple[Path, ast.Module]]:

@@ -53,7 +53,7 @@ def test_scripts_and_modules(tmp_path):
     helped = run(PYTHON, "-m", "mgm.convert", "--help", env=environment())
     assert "python -m mgm.convert" in helped.stdout
     assert helped.stderr == ""
-    # Which has no interpreter that is known to it: the real one runs it.
+    # The server does not know this interpreter: the real one runs it.
     assert run(PYTHON, "-m", "json.tool", input="[1]").stdout.split() == ["[", "1", "]"]
     assert run(PYTHON, "-c", "print(1)", env=environment(HF_HUB_OFFLINE="1")).stdout == "1\n"
 
@@ -84,7 +84,7 @@ def test_signals(python, number):
     own = int(process.stdout.readline())
     process.send_signal(number)
     assert process.wait(20) == -number
-    assert process.stdout.read() == ""  # nobody has it open any more
+    assert process.stdout.read() == ""  # no process has it open any more
     for _ in range(100):
         if not os.path.exists(f"/proc/{own}"):  # noqa: PTH110
             return

@@ -101,7 +101,7 @@ def test_prompts():
     for record in records:
         template = get_template(record["version"])
         turns = turns_of(record["messages"])
-        if record["history"] == "tuple_first":  # what the web page sends with an image
+        if record["history"] == "tuple_first":  # what the published page sends with an image
             turns = introduce_image(template, turns)
         ours = build_prompt(template, turns)
         if "error" in record:
@@ -128,7 +128,7 @@ def test_ids_of_prompts():
         try:
             tokenizer = load(record["tokenizer"])
         except pytest.skip.Exception:
-            continue  # the selection in tests/golden holds a few tokenizers
+            continue  # tests/golden has only some of the tokenizers
         ids, _ = encode([Segment(record["prompt"])], tokenizer, PUBLISHED_IMAGE, 1)
         what = record["tokenizer"], record["prompt"]
         if loses_tokens(record["prompt"], tokenizer):

@@ -28,7 +28,7 @@ def golden_cases():
         try:
             available.append((case, golden(f"images/{case['image']}")))
         except pytest.skip.Exception:
-            continue  # the selection in tests/golden holds a few images
+            continue  # tests/golden has only some of the images
     assert available
     return available
 
@@ -124,7 +124,7 @@ def test_fast_mode_is_within_one_grey_level(aspect):
     for index in range(40):
         width, height = (int(side) for side in draw.integers(20, 500, 2))
         pixels = draw.integers(0, 256, (height, width, 3), dtype=np.uint8)
-        if index % 2:  # nothing but black and white, where resizing goes beyond both
+        if index % 2:  # black and white only, where bicubic interpolation overshoots
             pixels = (pixels & 128) // 128 * 255
         image = Image.fromarray(pixels)
         left, right = (p.high_resolution(image).astype(int) for p in (exact, fast))
@@ -221,7 +221,7 @@ def test_towers_with_different_normalisations(mode):
     crops = views["pixel_values"][0]
     assert torch.allclose(crops[1], low[0, :, :28, 28:], atol=1e-5)
     assert torch.allclose(crops[4], whole[0], atol=1e-5)
-    # The margins of a padded image are the mean colour of what they are made for.
+    # The margins of a padded image have the mean colour of the image processor.
     margin = processor.high_resolution(Image.new("RGB", (64, 2)))[0, 0]
     assert margin.tolist() == [int(255 * mean) for mean in aux[0]]
 

@@ -21,7 +21,7 @@ from mgm.errors import MGMError
 from tests.shared_folders import shared_folder
 from tests.tiny_model import build
 
-HALF = "\\ud83d"  # as JSON writes it
+HALF = "\\ud83d"  # escaped as JSON
 
 
 def record(question='"<image>\\nWhich?"', answer='"red"', image='"0.png"', more=""):
@@ -106,7 +106,7 @@ def written(folder, records, ending):
         with tarfile.open(path, "w") as archive:
             for number, text in enumerate(records):
                 content = text.encode()
-                # As it stands, a tar's samples have their images in members: a path is one too.
+                # The images of a tar's samples are members; here a path is used.
                 member = tarfile.TarInfo(f"{number}.json")
                 member.size = len(content)
                 archive.addfile(member, io.BytesIO(content))
@@ -127,7 +127,7 @@ def test_bad_samples_are_reported_and_skipped(name, ending, folder, processor):
     assert message.startswith(f"{path}: sample 1"), message
     assert reason in message
     assert len(message) < 700
-    message.encode()  # goes into any file, on any terminal
+    message.encode()  # can be written to any file and terminal
     assert message.isprintable()
     bad_samples = BadSamples(folder / "bad.jsonl")
     dataset = TrainingDataset(path, processor, bad_samples=bad_samples)
@@ -184,7 +184,7 @@ def test_doctor_reports_the_same_samples(ending, folder, model, processor, capsy
     assert unusable == set(range(1, 1 + len(BAD)))
     assert report["usable"] == len(records) - len(BAD)
     page = (folder / "page.html").read_text()
-    assert "%2523%20%3F%23%26%3Cb%3E%22.png" in page  # a URL of the file
+    assert "%2523%20%3F%23%26%3Cb%3E%22.png" in page  # a file URL
     dataset = TrainingDataset(clean, processor)
     assert len(dataset) == 1 + len(GOOD)
     assert len(list(dataset)) == 1 + len(GOOD)

@@ -46,7 +46,7 @@ def test_single_batched_and_streamed_answers_are_equal(engine, requests):
     assert len({answer.text for answer in alone}) == len(alone)
     assert engine.answer(requests) == alone
     assert engine.answer(requests, batch_size=3) == alone
-    # Accepted drafts may bring a short answer in one chunk; without them it comes token by token.
+    # Accepted drafts may give a short answer in one chunk; without them it has a chunk per token.
     drafting = Engine(engine.model, engine.processor, num_speculative_tokens=8)
     for request, answer in zip(requests, alone, strict=True):
         for one in (drafting, engine):
@@ -196,7 +196,7 @@ def test_other_conversation_template(engine):
     assert engine.prompt(Request("hi")).endswith(" USER: hi ASSISTANT:")
     with pytest.raises(MGMError, match="vicuna_v1"):
         engine.use_template("vicuna")
-    assert engine.template.stop == "</s>"  # the wrong name changed nothing
+    assert engine.template.stop == "</s>"  # the failed call changed nothing
 
 
 def test_errors_of_load(tiny_folder, tmp_path):
@@ -233,7 +233,7 @@ def test_conflicting_settings_are_errors_at_load(tiny_folder, tmp_path, file, ch
     folder = tmp_path / "changed"
     shutil.copytree(tiny_folder, folder)
     settings = json.loads((folder / "processor_config.json").read_text())
-    settings.pop("image_processor", None)  # the one beside it counts
+    settings.pop("image_processor", None)  # the base given by the caller is used
     (folder / "processor_config.json").write_text(json.dumps(settings))
     changed = json.loads((folder / file).read_text()) | change
     (folder / file).write_text(json.dumps(changed))

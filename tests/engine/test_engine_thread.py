@@ -35,7 +35,7 @@ def test_submit_while_a_step_runs(engine, monkeypatch):
     try:
         first = engine.stream(Request("hi", max_new_tokens=5))
         assert started.wait(60)
-        # A step holds `step_lock` now: this would never come back if it waited for it.
+        # A step holds `step_lock` now: this would deadlock if it waited for the lock.
         with ThreadPoolExecutor(1) as pool:
             call = pool.submit(engine.stream, Request("you", max_new_tokens=5))
             second = call.result(30)
@@ -56,7 +56,7 @@ def test_dropping_a_stream_does_not_wait(engine, monkeypatch):
         with ThreadPoolExecutor(1) as pool:
             pool.submit(stream.__del__).result(30)
         go.set()
-        stream.close()  # comes after it
+        stream.close()  # runs after the step
         assert stream.answer.finish_reason == "cancelled"
         assert not engine.scheduler.busy
     finally:
@@ -82,7 +82,7 @@ def test_calls_run_between_steps(engine, monkeypatch, max_seconds, together):
         assert "".join(stream)
     finally:
         engine.stop()
-    if together == 1:  # each work has a step after it, but for the first, which began the answer
+    if together == 1:  # a step runs after each call, except the first, which started the answer
         assert done[:6] == ["step", "work", "step", "work", "step", "work"]
     else:
         assert done[:4] == ["work", "work", "work", "step"]

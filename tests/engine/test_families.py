@@ -22,7 +22,7 @@ from mgm.model.published_layout.config_fields import FIELDS
 from mgm.model.published_layout.weight_names import to_published
 from tests.golden_files import golden
 
-TOKENIZER = {"mixtral": "mistral"}  # where it is not called as the family
+TOKENIZER = {"mixtral": "mistral"}  # model types that differ from the family's name
 ENDS = {
     "vicuna": {"</s>"},
     "llama3": {"<|eot_id|>", "<|end_of_text|>"},
@@ -31,7 +31,7 @@ ENDS = {
     "mixtral": {"</s>"},
     "mistral": {"</s>"},
 }
-ASKS = {  # how a prompt begins and ends
+ASKS = {  # start and end of a prompt
     "vicuna": ("A chat between a curious user and an artificial ", "USER: Hi ASSISTANT:"),
     "llama3": (
         "<|start_header_id|>system<|end_header_id|>\n\nYou are a helpful language and vision ",
@@ -126,7 +126,7 @@ def give_habit(model: MGMForConditionalGeneration, tokens: list[int]) -> None:
     language_model = model.language_model
     for parameter in language_model.parameters():
         if parameter.dim() > 1:
-            parameter.zero_()  # nothing is added to the embedding of the last token
+            parameter.zero_()  # no addition to the embedding of the last token
         else:
             parameter.fill_(0.0 if "gemma" in language_model.config.model_type else 1.0)
     axes = torch.eye(WIDTH)

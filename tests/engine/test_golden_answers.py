@@ -6,7 +6,7 @@ import pytest
 import mgm
 from tests.golden_files import golden, golden_json
 
-CLEAR = 1e-3  # margin between the best two tokens below which builds may differ
+CLEAR = 1e-3  # logit margin of the two best tokens below which builds may differ
 
 
 @pytest.mark.parametrize("name", ["mgm_llama", "mgm_llama_hd", "mgm_gemma", "mgm_mixtral"])

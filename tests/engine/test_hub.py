@@ -69,7 +69,7 @@ def test_revision_token_and_offline_mode(tmp_path, repositories) -> None:
         assert lines[4].endswith(
             "check name, revision, token and connection, or give a local folder"
         )
-    # The hub is gone: what was downloaded is still there, and the rest is a clear error.
+    # The hub is stopped: downloaded files are used, and others give an error.
     offline = {"HF_HUB_OFFLINE": "1"}
     done = python(address, home, TRY, f"attempt('short', {TOKEN!r})", **offline)
     assert done.stdout.split() == ["40"], done.stderr

@@ -9,7 +9,7 @@ from mgm.eval.harness.question import Question
 from mgm.eval.registry import BENCHMARKS
 from mgm.eval.tasks.benchmark import LMMS_EVAL, VLMEVALKIT
 
-# A row with the fields of all harnesses' tables.
+# A row with the fields of the tables of all harnesses.
 ROW: dict[str, Any] = {
     "index": "7", "id": "validation_Art_1", "question_id": "7", "questionId": "7", "pid": "7",
     "image_id": 3, "imageId": "n1", "question": "Which colour is it?", "hint": "Look.",
@@ -83,7 +83,7 @@ def questions_of(data: Path, name: str, split: str, protocol: str) -> list[Quest
     if (split, protocol) not in kind.sources:
         if name == "nano":
             return [Question("a/0", "Which?", target="B", group="a", metadata={"prompt": "Which?"})]
-        # Files of its first split stand for those of the others. The last hold every kind.
+        # Files of the first split are used for all. The last hold every category.
         return list(kind.questions(kind.folder_in(data), kind.splits[0], protocol))[-6:]
     return list(_of_rows(name, split, protocol))
 

@@ -64,7 +64,7 @@ def test_results_have_provenance(data, model, tmp_path):
     assert usage["prompt_tokens"] > 8 * 20
     assert 0 <= usage["completion_tokens"] <= 16
     assert first["complete"] is False
-    # Scored anew without the model: what it was and what it took is known.
+    # Scored again without the model: provenance and usage are kept.
     assert evaluate(data, model, tmp_path, *words, "--score-only") == 0
     again = results(tmp_path)["mme:test"]
     assert again["run"]["model"] == run["model"]

@@ -73,7 +73,7 @@ def test_interrupted_download_resumes(tmp_path, caplog):
             assert provide(needed, tmp_path)
         assert starts == [0, 20_000]
         assert (tmp_path / "file.tsv").read_bytes() == content
-        assert provide(needed, tmp_path)  # it is there
+        assert provide(needed, tmp_path)  # it exists
         (tmp_path / "file.tsv").write_bytes(b"other")
         with pytest.raises(MGMError, match="of another version"):
             provide(needed, tmp_path)
@@ -159,7 +159,7 @@ def test_kills_during_download_and_extraction(tmp_path):
         )  # fmt: skip
     assert done.stdout == "True\n", done.stderr
     assert starts == sorted(starts)
-    assert starts[2] == starts[3] == len(file.content)  # it was not fetched again
+    assert starts[2] == starts[3] == len(file.content)  # it was not downloaded again
     assert [one for one, _ in file.requests] == [None, *(f"bytes={n}-" for n in starts[:2])]
     extracted = {
         f"all/images/{one.name}": one.read_bytes() for one in (folder / "images").iterdir()
@@ -193,7 +193,7 @@ def test_file_with_a_wrong_digest(tmp_path):
         for _ in range(2):
             with pytest.raises(MGMError, match=r"has the md5 .* expected 000"):
                 provide(needed, tmp_path)
-            assert list(tmp_path.iterdir()) == []  # it is fetched again
+            assert list(tmp_path.iterdir()) == []  # it is downloaded again
 
 
 def test_published_names_of_folders(tmp_path):
@@ -233,10 +233,10 @@ def test_hub_data_sets(tmp_path):
     assert record["lmms-lab-encoder/POPE"]["files"] == {
         "data/test-*.parquet": ["data/test-0.parquet"]
     }
-    # Without a network it says what goes where, and counts what lies there.
+    # Offline it lists missing files, and counts existing ones.
     assert main([*words[2:], "--offline"]) == 0
     assert main(["gqa", "--protocol", "lmms-eval", "--data-dir", str(data), "--offline"]) == 1
-    tables[0].unlink()  # one of what was to be fetched, as after a kill
+    tables[0].unlink()  # one of the needed files is missing, as after a kill
     (tables[0].parent / "test-1.parquet").write_bytes(b"PAR1")
     assert main([*words[2:], "--offline"]) == 1
 

@@ -48,7 +48,7 @@ def test_error_of_one_benchmark(data, model, tmp_path, capfd, caplog):
     assert "error: gqa:testdev: gqa: no responses (20: question 20: image 1" in caplog.text
     assert score_of(out, "mme", "test")["questions"] == 8
     assert "MME" in (out / "report.html").read_text()
-    with pytest.raises(MGMError, match="gqa: no responses"):  # nothing else was to report
+    with pytest.raises(MGMError, match="gqa: no responses"):  # no other benchmark to report
         main(words(data, model, out, "--benchmark", "gqa"))
 
 
@@ -70,7 +70,7 @@ def test_damaged_records_and_images_are_skipped(data, model, tmp_path, caplog):
     assert len(skipped) == 10
     assert "nowhere.jpg" in skipped["7"]
     assert score["complete"] is False
-    assert caplog.text.count(": skipping ") == 9  # which is known before the model loads
+    assert caplog.text.count(": skipping ") == 9  # an error before the model is loaded
 
 
 def test_server_that_stops(data, tmp_path, capfd, caplog):
@@ -91,7 +91,7 @@ def test_server_that_stops(data, tmp_path, capfd, caplog):
     with server(reply_with("Yes")) as (address, bodies):
         options[1] = address
         assert main([*options, "--benchmark", "mme", "gqa"]) == 0
-        assert len(bodies) >= 6  # another address may be another model
+        assert len(bodies) >= 6  # another endpoint may have another model
 
 
 def nano(data: Path, count: int) -> None:

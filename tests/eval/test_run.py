@@ -205,7 +205,7 @@ def test_killed_runs_keep_responses(data, tmp_path):
             assert time.monotonic() < until
             time.sleep(0.01)
         process.send_signal(signal.SIGKILL)
-        process.communicate()  # until nobody has its errors open, so that it is gone
+        process.communicate()  # until no process has its stderr open, so that it has exited
     assert main(words) == 0
     keys = [
         json.loads(line)["key"] for line in answers.read_text().splitlines() if line.endswith("}")
@@ -315,10 +315,10 @@ def test_judge(data, tmp_path):
         assert (judge.usage.requests, judge.usage.prompt_tokens) == (2, 20)
         again = ModelJudge("gpt", f"{address}/v1", tmp_path / "judge.jsonl", wait=0.001)
         assert score_responses(kind, split, "paper", questions, responses, again).value == 50
-        assert len(bodies) == 5  # what could be parsed is known
+        assert len(bodies) == 5  # parseable replies are cached
     for reply in ("soon", None):
         app, _ = judge_application([reply])
-        with running(app) as address:  # a reply that is no mark costs its question
+        with running(app) as address:  # a reply without a grade skips its question
             judge = ModelJudge("gpt", f"{address}/v1", tmp_path / f"{reply}.jsonl", wait=0.001)
             assert score_responses(kind, split, "paper", questions, responses, judge).value == 0
     app, _ = judge_application([401])
@@ -342,7 +342,7 @@ def test_cache_key_depends_on_weights(tmp_path):
     names.add(model_key(str(tmp_path / "a"), base))
     (tmp_path / "base" / "config.json").write_text("[]")
     names.add(model_key(str(tmp_path / "a"), base))
-    (tmp_path / "a" / "chat_template.jinja").write_text("x")  # it decides answers, too
+    (tmp_path / "a" / "chat_template.jinja").write_text("x")  # it affects responses, too
     names.add(model_key(str(tmp_path / "a"), {}))
     assert len(names) == 6
 

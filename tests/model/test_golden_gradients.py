@@ -9,10 +9,10 @@ from mgm.model.published_layout.weight_names import to_published
 from tests.golden_files import golden, golden_json
 from tests.model.inputs import Case, difference, expanded, pixels
 
-# In float64 what is left is the rounding of the published run. In float32, on some processors, the
-# published code itself is as far from float64 as this.
+# In float64 only the rounding of the published run remains. In float32, on some processors, the
+# published code itself differs from float64 by as much.
 TOLERANCES = {torch.float64: 1e-5, torch.float32: 2e-5}
-# Scores do not change with the key's bias: what the published code has there is rounding.
+# The key's bias does not affect attention: the published gradient is rounding noise.
 ONLY_ROUNDING = {"model.vlm_uni_aux_projector.0.bias", "model.vlm_uni_aux_projector.1.bias"}
 
 

@@ -29,7 +29,7 @@ def loaded(model: str) -> MGMForConditionalGeneration:
 
 
 def images_of(case: Case, model: MGMForConditionalGeneration) -> dict[str, torch.Tensor]:
-    # The published code also encodes a stand-in image for text-only samples; we encode none.
+    # The published code also encodes a dummy image for text-only samples.
     names = [name for name in case.entry["images"] or [] if name]
     return pixels(names, model.config) if names else {}
 
@@ -55,7 +55,7 @@ def test_features_of_every_stage(name: str) -> None:
     tokens = model.low_resolution_tokens(images["pixel_values"])
     stages = model.high_resolution_stages(images["pixel_values_aux"])
     mined = model.mined_tokens(tokens, stages)
-    # Ours hold cells, then the global view; the published order is the global view, then cells.
+    # Ours are cells, then the global view; the published order is the reverse.
     cells = model.config.image_grid**2
     ordered = torch.cat([tokens[0, cells:], tokens[0, :cells]])
     of_mining = torch.cat([mined[0, cells:], mined[0, :cells]])
@@ -101,7 +101,7 @@ def test_embeddings_logits_and_loss(name: str, case_name: str) -> None:
     output = model(**batch, **images_of(case, model))
     hook.remove()
 
-    # The published figures are those before Gemma scales them.
+    # The published values are those before Gemma scales them.
     embeds = seen["inputs_embeds"] / getattr(model.get_input_embeddings(), "embed_scale", 1)
     if "embeds_0" in case.figures:
         assert stored_rows_difference(case, "embeds", embeds) < TOLERANCE

@@ -136,7 +136,7 @@ def test_one_query_for_all_views(model) -> None:
     tokens, stages = parts(model)
     query = torch.randn(tokens.shape[-1], generator=torch.Generator().manual_seed(3))
     ours = features(model, mode="one_query", query=tuple(query.tolist()))
-    again = model.mined_tokens(torch.randn_like(tokens), stages)  # whatever the tokens are
+    again = model.mined_tokens(torch.randn_like(tokens), stages)  # independent of the tokens
     assert torch.allclose(ours, projected(model, tokens + again), atol=1e-5)
 
 

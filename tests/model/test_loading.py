@@ -176,7 +176,7 @@ def test_config_without_a_possible_model(saved) -> None:
 )
 def test_config_mismatch_allocates_no_memory(saved, monkeypatch, changes, message) -> None:
     change_config(saved, **changes)
-    monkeypatch.setattr(PreTrainedModel, "from_pretrained", None)  # is not reached
+    monkeypatch.setattr(PreTrainedModel, "from_pretrained", None)  # not executed
     assert re.search(message, fault(saved))
 
 
@@ -309,7 +309,7 @@ EMBEDDINGS_APART = HEAD_APART | {"language_model.model": "cpu", "language_model.
     ("device_map", "memory"),
     [
         ("auto", None),
-        ("auto", {"cpu": "150KB"}),  # less than the model takes
+        ("auto", {"cpu": "150KB"}),  # less than the size of the model
         (WHOLE_ON_DISK, None),
         (HEAD_APART, None),
         (EMBEDDINGS_APART, None),

@@ -64,7 +64,7 @@ def test_hd_tokens_start_with_the_global_view() -> None:
     features = model.get_image_features(**images)
     assert features.shape == (2, 80, 24)
     changed = images["pixel_values"].clone()
-    changed[:, -1] += 1  # the global view comes last among the crops, first among the tokens
+    changed[:, -1] += 1  # the global view is the last crop, and its tokens come first
     moved = model.get_image_features(changed, images["pixel_values_aux"]) - features
     assert moved[:, :16].abs().amin() > 0
     assert moved[:, 16:].abs().amax() == 0
@@ -369,7 +369,7 @@ def test_gradient_checkpointing_of_all_or_one_tower(where: str) -> None:
     )
 
     def gradients() -> dict[str, torch.Tensor]:
-        torch.manual_seed(7)  # of the paths that are dropped
+        torch.manual_seed(7)  # drop path is random
         model.zero_grad()
         model(**labelled(model.config, LABELLED), **images).loss.backward()
         held = {name: value.grad for name, value in model.named_parameters()}
@@ -411,7 +411,7 @@ def test_compiled_parts_equal_eager() -> None:
         assert difference(features, expected) < 1e-6
         assert again.keys() == slopes.keys()
         for name, slope in slopes.items():
-            # Of a key's bias, which changes no attention, all that is there is rounding.
+            # The key's bias does not affect attention: its gradient is rounding noise.
             if name.endswith(("k_proj.bias", "key.bias", "key.norm.bias")):
                 assert again[name].norm() < 1e-3
             else:

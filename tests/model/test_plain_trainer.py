@@ -151,7 +151,7 @@ def test_predictions_are_logits(options, model, file, processor, tmp_path):
         assert not seen
         return
     assert evaluated["eval_n"] == len(samples)
-    assert isinstance(seen[0].predictions, np.ndarray)  # alone: no cache, no losses of groups
+    assert isinstance(seen[0].predictions, np.ndarray)  # without cache and group losses
     assert seen[0].predictions.shape == (*seen[0].label_ids.shape, VOCABULARY)
     assert output.predictions.shape == seen[0].predictions.shape
     if "include_for_metrics" in options:
@@ -171,7 +171,7 @@ def test_samples_of_several_sources(model, file, processor, tmp_path):
 
 
 def test_generated_predictions(model, file, processor, tmp_path):
-    samples = Subset(TrainingDataset(file, processor), range(4))  # whole batches, which count alike
+    samples = Subset(TrainingDataset(file, processor), range(4))  # full batches, with equal weights
     plain = trainer(
         *(model, samples, processor, tmp_path, Seq2SeqTrainer),
         predict_with_generate=True,

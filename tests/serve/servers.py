@@ -27,7 +27,7 @@ def free_port() -> int:
 @contextlib.contextmanager
 def running(app: Any) -> Generator[str]:
     """Serve a FastAPI application; yields its address."""
-    import uvicorn  # here, since tests without servers use the rest
+    import uvicorn  # imported here, since tests without servers use the rest
 
     from mgm.serve.http.server import CONNECTION_SETTINGS
 

@@ -181,7 +181,7 @@ def test_missing_and_unsupported_checkpoints(run, tmp_path):
         (["--num-speculative-tokens", "-1"], ["--num-speculative-tokens is -1", "give 0"]),
         (["--ocr"], ["--ocr", "--image-file"]),
         (["--gen", "--gen-model", "playground"], ["playground", "is not a text-to-image pipeline"]),
-        pytest.param(  # which asks the hub, and waits for it
+        pytest.param(  # which waits for the hub
             ["--gen", "--gen-model", "nowhere"],
             ["nowhere", "is not a text-to-image pipeline"],
             marks=pytest.mark.slow,
@@ -217,7 +217,7 @@ def test_commas_in_file_names(tmp_path):
 
 def test_commas_in_data_urls(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "iVBO").touch()  # as what follows the comma
+    (tmp_path / "iVBO").touch()  # the part after the comma
     url = "data:image/png;base64,iVBO"
     assert cli.split_sources(url) == [url]
     assert cli.split_sources(f"a.png,{url},b.png") == ["a.png", url, "b.png"]

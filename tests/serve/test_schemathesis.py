@@ -17,7 +17,7 @@ schemathesis = pytest.importorskip("schemathesis")
 hypothesis = pytest.importorskip("hypothesis")
 
 pytestmark = pytest.mark.slow
-EXAMPLES = 25  # of each endpoint, well-formed and again malformed
+EXAMPLES = 25  # requests per endpoint, valid and malformed each
 CHAT = {"model": "tiny", "messages": [{"role": "user", "content": "hi"}], "temperature": 0}
 
 
@@ -49,7 +49,7 @@ def test_generated_requests(server, request):
     for result in schema.get_all_operations():
         operation = result.ok()
         if "register" in operation.path:
-            continue  # they would take the worker off, or put others on
+            continue  # they would remove the worker or register others
         for mode in schemathesis.GenerationMode:
             statuses.setdefault(operation.label, set()).update(sent(operation, mode))
     assert statuses["POST /v1/chat/completions"] >= {200, 400}
@@ -72,8 +72,8 @@ def sent(operation, mode) -> set[int]:
     @hypothesis.given(strategy)
     def check(case) -> None:
         if mode is schemathesis.GenerationMode.POSITIVE and isinstance(case.body, dict):
-            case.body["model"] = "tiny"  # or all would end there
-            case.body.pop("structured_outputs", None)  # which takes exactly one of its fields
+            case.body["model"] = "tiny"  # else all requests would be rejected there
+            case.body.pop("structured_outputs", None)  # exactly one of its fields is allowed
         answer = case.call(timeout=30)
         statuses.add(answer.status_code)
         assert answer.status_code < 500, (case.body, answer.text)
@@ -84,6 +84,6 @@ def sent(operation, mode) -> set[int]:
             assert error["message"]
             assert "\n" not in error["message"]
 
-    with suppress(hypothesis.errors.Unsatisfiable):  # without a parameter nothing is malformed
+    with suppress(hypothesis.errors.Unsatisfiable):  # without parameters nothing can be malformed
         check()
     return statuses

@@ -30,11 +30,11 @@ class Terminal:
 
     def __init__(self, *arguments):
         self.screen = ""
-        self.reads = []  # characters on the screen after each
+        self.reads = []  # terminal output after each question
         self.process, self.descriptor = pty.fork()
         if self.process == 0:
             os.chdir(ROOT)
-            # Or the questions of tests would be among those of whoever runs them.
+            # A history file of its own, not the user's.
             os.environ["HOME"] = tempfile.mkdtemp()
             os.execv(arguments[0], arguments)
 

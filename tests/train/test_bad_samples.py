@@ -82,7 +82,7 @@ def test_list_of_an_earlier_run_is_moved(flags, faulty):
     aside = flags["output_dir"] / "earlier_run_1" / BAD_SAMPLES_FILE
     assert json.loads(aside.read_text()) == entry
     before = quarantined(flags)
-    assert set(before) >= faulty[1] - {9}  # whose damage shows when its image is read
+    assert set(before) >= faulty[1] - {9}  # whose damage is found at decoding
     assert "of before" not in before.values()
     run_training(words(flags | saving | {"max_steps": 2}))
     assert quarantined(flags).items() >= before.items()
@@ -96,7 +96,7 @@ def test_skipping_equals_removing(flags, data):
     clean = run_training(
         words(flags | order | {"data_path": data, "output_dir": flags["output_dir"]})
     )
-    # The one with a damaged image is known to be there, and holds nothing but its place.
+    # The sample with a damaged image is counted as valid at first, and has no labels.
     assert len(kept) == len(clean.train_dataset) + 1
     assert list(kept[kept.file_indices.tolist().index(9)]) == ["index"]
     same = [kept[index] for index in range(len(kept)) if kept.file_indices[index] != 9]

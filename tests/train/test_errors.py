@@ -212,7 +212,7 @@ def test_checkpoint_of_other_parameters(flags, stage1, tmp_path) -> None:
     more = {"tune_mm_mlp_adapter": None, "max_steps": 4}
     with pytest.raises(MGMError, match="--tune_mm_mlp_adapter was True, is False"):
         run_training(words(flags | changes | more))
-    (flags["output_dir"] / "checkpoint-2" / "run.json").unlink()  # as of another program
+    (flags["output_dir"] / "checkpoint-2" / "run.json").unlink()  # as written by another program
     with pytest.raises(MGMError, match="was made with other flags"):
         run_training(words(flags | changes | more))
 

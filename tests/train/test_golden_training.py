@@ -13,8 +13,8 @@ from tests.golden_files import golden, golden_json
 from tests.train.conftest import words
 from tests.train.test_processes import ROOT, losses, train_in_processes
 
-# Their true gradient is zero (the softmax over a window forgets them), so that rounding noise moves
-# them, which Adam makes a step of.
+# Their true gradient is zero (softmax over a window ignores constants), so that rounding noise
+# moves them, and Adam scales it to full steps.
 NOISE = {"model.vlm_uni_aux_projector.0.bias", "model.vlm_uni_aux_projector.1.bias"}
 
 
@@ -55,7 +55,7 @@ def flags(expected, tmp_path_factory):
 def trainer(flags, expected):
     order = expected["sample_order"]
     with pytest.MonkeyPatch.context() as patch:
-        # The order hangs on what else had drawn random numbers; the sampler has tests of its own.
+        # The order depends on earlier random numbers; the sampler has tests of its own.
         patch.setattr(ModalitySampler, "__iter__", lambda self: iter(order))
         return run_training(words(flags))
 
@@ -75,7 +75,7 @@ def test_gradient_norms(steps, expected):
 
 
 def test_learning_rates(steps, expected):
-    # Theirs logged the rate of the next step; the first step's is 0, as warm-up starts there.
+    # The published run logged the rate of the next step; that of the first is 0 (warm-up).
     theirs = [0.0] + [entry["learning_rate"] for entry in expected["log"][:3]]
     assert [entry["learning_rate"] for entry in steps] == pytest.approx(theirs)
 

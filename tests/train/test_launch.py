@@ -23,7 +23,7 @@ RECIPES = sorted(
     for family in ("gemma", "llama", "llama3", "mixtral", "yi")
     for path in (ROOT / "scripts" / family / "train").glob("*.sh")
 )
-# Samples a step over all devices of the published runs, for stages 1 and 2.
+# Global batch sizes of the published runs, for stages 1 and 2.
 GLOBAL = {1: 256, 2: 128}
 
 
@@ -112,7 +112,7 @@ def test_one_process_on_a_cpu(tmp_path, monkeypatch):
         tmp_path, monkeypatch, "--use_cpu", "True", "--deepspeed", "z.json", "--output_dir", "o"
     )
     assert command[:3] == [sys.executable, "-m", "mgm.train"]
-    assert "--deepspeed" not in command  # there is nothing to share
+    assert "--deepspeed" not in command  # a single process shards nothing
 
 
 def test_several_processes_on_a_cpu(tmp_path, monkeypatch):
@@ -143,7 +143,7 @@ def test_machines_of_a_hostfile(tmp_path, monkeypatch):
     (tmp_path / "hostfile").write_text("first slots=8\nsecond slots=8\n")
     command = started(tmp_path, monkeypatch, "--global_batch_size", "256")
     assert command[:4] == ["deepspeed", "--hostfile", "hostfile", "--master_port"]
-    assert "--no_local_rank" in command  # every process has it in its environment
+    assert "--no_local_rank" in command  # each process has it in its environment
     assert command[command.index("--module") + 1] == "mgm.train"
     assert command[command.index("--per_device_train_batch_size") + 1] == "8"
     assert command[command.index("--gradient_accumulation_steps") + 1] == "2"

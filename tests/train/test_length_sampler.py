@@ -25,10 +25,12 @@ def test_at_most_12_percent_padding(devices):
     padded = sum(max(lengths[index] for index in batch) * len(batch) for batch in made)
     assert 1 - filled / padded < 0.12
     mixed = [batch for batch in made if len({images[index] > 0 for index in batch}) == 2]
-    assert len(mixed) <= 2 * devices  # of what fills no step
+    assert len(mixed) <= 2 * devices  # of the incomplete last step
     of_step = [made[start : start + devices] for start in range(0, len(made), devices)]
     full = [max(lengths[i] for batch in step for i in batch) for step in of_step[:-2]]
-    assert full[0] == max(full)  # where memory is too small, it shows at once
+    assert full[0] == max(
+        full
+    )  # the longest batch is first, so that too little memory shows at once
 
 
 def test_order_depends_only_on_seed_and_epoch():

@@ -25,7 +25,7 @@ from tests.train.test_processes import train_in_processes, zero_settings
 ADAPTERS = ("lora", "dora", "qlora")
 TRAINED = ("stage1", "full", *ADAPTERS)
 LIBRARY = ("engine", "save_model", "save_pretrained")
-COMMANDS = ("native", "published", "merged")  # which write into new folders alone
+COMMANDS = ("native", "published", "merged")  # which need new folders
 SEED = dict(zip((*TRAINED, *LIBRARY), itertools.count(1), strict=False))
 
 pytest.importorskip("peft")
@@ -113,7 +113,7 @@ def pairs() -> list[ParameterSet]:
 def test_folder_has_the_last_saved_model(write, saved, tmp_path, first, second) -> None:
     folder = tmp_path / "folder"
     write(first, folder)
-    for name in ("added_tokens.json", "notes.txt"):  # of another tokenizer, and of the user
+    for name in ("added_tokens.json", "notes.txt"):  # files of another tokenizer, and of the user
         (folder / name).write_text('{"<x>": 7}')
     write(second, folder)
     alone = saved(second if second in TRAINED else "lora")
@@ -176,7 +176,7 @@ def test_save_total_limit_counts_own_checkpoints(stage2_flags, tmp_path, caplog)
     run_training(words(flags | {"resume_from_checkpoint": False}))
     assert steps(tmp_path) == {"checkpoint-2", "earlier_run_1/checkpoint-100"}
     assert "checkpoint-100 of an earlier run moved to" in caplog.text
-    run_training(words(flags | {"max_steps": 3}))  # goes on from its own
+    run_training(words(flags | {"max_steps": 3}))  # resumes from its own checkpoint
     assert steps(tmp_path) == {"checkpoint-3", "earlier_run_1/checkpoint-100"}
 
 

@@ -40,7 +40,7 @@ TOWERS = ("vision_tower", "vision_tower_aux")
 SIZES = {"hidden_size": 24, "intermediate_size": 32, "num_hidden_layers": 2}
 HEADS = {"num_attention_heads": 2, "num_key_value_heads": 1}
 VIT = VISION | {"image_size": 32, "patch_size": 8}
-# More embeddings than tokens, as released models have them.
+# More embeddings than tokens, as in released models.
 QWEN3 = Qwen3Config(**SIZES, **HEADS, head_dim=12, vocab_size=320, tie_word_embeddings=True)
 PHI = PhiConfig(**SIZES, num_attention_heads=2, partial_rotary_factor=0.5, vocab_size=320)
 PHI3 = Phi3Config(**SIZES, **HEADS, vocab_size=320, pad_token_id=0)
@@ -60,7 +60,7 @@ def language_folder(folder: Path, config: PretrainedConfig, special: list[str]) 
     tokenizer.save_pretrained(folder)
     config.bos_token_id, config.eos_token_id = None, tokenizer.eos_token_id
     model = AutoModelForCausalLM.from_config(config)
-    with torch.no_grad():  # no token is chosen that the tokenizer has not
+    with torch.no_grad():  # no padding token id is sampled
         model.get_output_embeddings().weight[len(tokenizer) :] = 0
     model.save_pretrained(folder)
     return folder
@@ -79,7 +79,7 @@ def timm_folder(folder: Path, architecture: str = "convnextv2_atto") -> Path:
     torch.manual_seed(0)
     network = timm.create_model(architecture, depths=(1, 2, 1, 1), dims=(4, 8, 12, 16))
     with torch.no_grad():
-        for parameter in network.parameters():  # fresh, GRN does nothing
+        for parameter in network.parameters():  # at initialisation GRN is the identity
             parameter.add_(0.1 * torch.randn_like(parameter))
     save_for_hf(network, folder, safe_serialization=True)
     return folder
@@ -161,7 +161,7 @@ def test_another_vision_transformer(flags, tmp_path) -> None:
 def test_normalisation_of_siglip(flags, tmp_path) -> None:
     folder = siglip_folder(tmp_path / "vit")
     _, processor = start_of(flags | {"vision_tower": folder})
-    # Of the size that is wanted already: their processor resizes nothing, nor does ours.
+    # Already of the target size: neither processor resizes it.
     image = Image.effect_noise((32, 32), 80).convert("RGB")
     processor.image_processor.image_size_aux = 32
     views = processor.image_processor(image)

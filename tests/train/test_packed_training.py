@@ -30,7 +30,7 @@ def losses(trainer) -> list[float]:
 @pytest.mark.heavy
 @pytest.mark.parametrize("by_modality", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_every_sample_once_per_epoch(flags, data, tmp_path, by_modality):
-    # Rows hold about as many images each, whether the recipes' flag asks for it or not.
+    # Rows have similar numbers of images, with and without the recipes' flag.
     flags = flags | {"group_by_modality_length": by_modality}
     trainer = run_training(words(flags | {"output_dir": tmp_path}))
     rows = trainer.train_dataset.rows

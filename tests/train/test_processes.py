@@ -19,7 +19,7 @@ from tests.preloaded import PYTHON
 from tests.train.conftest import words
 
 ROOT = Path(__file__).parents[2]
-LIMIT = 240  # seconds after which processes that wait for one another are ended
+LIMIT = 240  # seconds after which deadlocked processes are killed
 
 
 def train_in_processes(
@@ -257,7 +257,7 @@ def check_goes_on(flags: dict[str, object], folder: Path) -> None:
     """Check that a run resumed from its first checkpoint ends with the same weights."""
     done = train_in_processes(flags)
     assert done.returncode == 0, done.stderr[-3000:]
-    (file,) = folder.glob("*model.safetensors")  # of an adapter, it has another name
+    (file,) = folder.glob("*model.safetensors")  # of an adapter, whose file has another name
     straight = load_file(file)
     for checkpoint in folder.glob("checkpoint-*"):
         if checkpoint.name != "checkpoint-2":

@@ -53,7 +53,9 @@ def test_finished_run_with_other_flags(finished, data, caplog):
     message = fault(finished | {"image_aspect_ratio": "square"})
     assert "--image_aspect_ratio was pad, is square" in message
     other = data.parent / "other.json"
-    other.write_text(data.read_text().replace('"say 0"', '"sum 0"'))  # as long, as many samples
+    other.write_text(
+        data.read_text().replace('"say 0"', '"sum 0"')
+    )  # of equal length and number of samples
     try:
         assert "--data_path was " in fault(finished | {"data_path": other})
     finally:

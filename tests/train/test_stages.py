@@ -104,7 +104,7 @@ def test_output_folder_is_complete(stage2, data) -> None:
     assert config["image_size_aux"] == 128
     assert "use_cache" not in config
     ends = GenerationConfig.from_pretrained(folder).eos_token_id
-    assert sorted(ends) == [2, 5]  # the tokenizer's end, and the template's
+    assert sorted(ends) == [2, 5]  # the stop tokens of tokenizer and template
     model = AutoModelForImageTextToText.from_pretrained(folder)
     processor = AutoProcessor.from_pretrained(folder)
     assert processor.conversation == "nano"
@@ -139,7 +139,7 @@ def test_killed_run_resumes(stage2_flags, stage2, tmp_path, monkeypatch, caplog)
             run_training(flags)
     curves = {"curves.png"} if find_spec("matplotlib") else set()
     assert {path.name for path in tmp_path.iterdir()} == {"checkpoint-2"} | curves
-    left = tmp_path / ".checkpoint-4.0123abcd.part"  # what SIGKILL leaves
+    left = tmp_path / ".checkpoint-4.0123abcd.part"  # as after SIGKILL
     left.mkdir()
     with warnings.catch_warnings():
         warnings.simplefilter("error")
@@ -191,7 +191,7 @@ def test_without_mining(stage1_flags, stage2_flags, tmp_path) -> None:
 def test_replaced_encoders(stage1, stage2_flags, parts, tmp_path) -> None:
     kept = load_model(stage1).state_dict()
     towers = {"vision_tower": parts["clip"], "vision_tower_aux": parts["convnext"]}
-    assert not moved(kept, start_of(stage2_flags | towers))  # they are what it was made of
+    assert not moved(kept, start_of(stage2_flags | towers))  # they describe the result
     without = start_of(stage2_flags | {"vision_tower_aux": "none"})
     gone = {name for name in kept if name.startswith(("vision_tower_aux.", "mining."))}
     assert without.keys() == kept.keys() - gone
@@ -210,7 +210,7 @@ def test_hd_from_a_standard_model(stage2_flags, tmp_path) -> None:
 
 
 def test_batch_without_labels(stage2_flags, tmp_path) -> None:
-    # So short that every answer is cut off.
+    # So short that every answer is truncated.
     more = {"model_max_length": 17, "max_steps": 2, "save_strategy": "no", "output_dir": tmp_path}
     flags = stage2_flags | more | {"weight_decay": 0.0}
     assert not moved(start_of(flags), run_training(words(flags)).model.state_dict())

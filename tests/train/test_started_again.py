@@ -57,7 +57,7 @@ def test_stage_2_resumes_after_a_repeated_stage_1(
     run_training(words(first))
     assert "all 1 steps are done" in caplog.text
     assert contents(tmp_path / "one") == before
-    (tmp_path / "one/config.json").unlink()  # as a run that was killed leaves it
+    (tmp_path / "one/config.json").unlink()  # as after a kill
     run_training(words(first))
     assert contents(tmp_path / "one").keys() == before.keys()
     for name in before.keys() - {"trainer_state.json"}:
@@ -195,7 +195,7 @@ def test_several_processes(stage2_flags, tmp_path, processes, settings, more):
     assert again.returncode == 0, again.stderr[-3000:]
     assert again.stderr.count("already has the trained model") == 1
     assert contents(tmp_path / "run") == before
-    for name in ("config.json", "trainer_state.json"):  # as a run that was killed leaves it
+    for name in ("config.json", "trainer_state.json"):  # as after a kill
         (tmp_path / "run" / name).unlink()
     again = train(flags, processes, launcher=processes > 1)
     assert again.returncode == 0, again.stderr[-3000:]

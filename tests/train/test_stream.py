@@ -80,7 +80,7 @@ def test_every_sample_once_per_epoch(tars, data, processor, readers):
     for reader in range(readers):
         stream = streamed(tars, processor, reader=(reader, readers))
         mine = {(shard, index) for shard in range(5) for index in range(shard, count, 5)}
-        # As many as this reader's own part holds.
+        # As many as this reader's part has.
         if readers <= 5:
             own = sum(shard % readers == reader for shard, _ in mine)
         else:

@@ -110,7 +110,7 @@ def published(batches):
 def test_published_training_data():
     """Ids and labels of the samples of the published optimizer steps."""
     folder = golden("tokenizers/vicuna")
-    # One position for an image, as in the records.
+    # One position per image, as in the golden records.
     image_processor = MGMImageProcessor(14, 64)
     processor = MGMProcessor(image_processor, load_tokenizer(folder), "v1", image_token_id=-200)
     dataset = ConversationDataset(

@@ -45,7 +45,7 @@ def encoded(file: Path) -> str:
     return base64.b64encode(file.read_bytes()).decode()
 
 
-# Records that say the same, by what they are like; each is given the image file.
+# Equivalent records by format; each gets the image file.
 DIALECTS = {
     "llava": lambda file: {"image": file.name, "conversations": from_value()},
     "llava, list": lambda file: {"image": [file.name], "conversations": from_value()},
@@ -198,7 +198,7 @@ def test_every_format_in_every_container(container, tiny, processor, expected, c
         record = record_of(file)
         by_name = "red.png" in str(record) and "file://" not in str(record)
         if write is as_tar_with_images and not by_name:
-            continue  # the image would be there twice
+            continue  # the image would be stored twice
         if write is as_parquet_with_bytes and not (by_name and {"image", "images"} & record.keys()):
             continue
         both = items(write(record, tiny, file), tiny, processor, streamed)

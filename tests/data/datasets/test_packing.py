@@ -32,7 +32,7 @@ def test_at_most_5_percent_padding(per_image, limit):
     assert padded < 0.05
     assert 1 - sum(filled) / (limit * len(rows)) < 0.05
     counts = [sum(images[index] for index in row) for row in rows]
-    assert np.percentile(counts, 99) <= np.mean(counts) + 3  # no row takes much longer
+    assert np.percentile(counts, 99) <= np.mean(counts) + 3  # rows have similar numbers of images
 
 
 def test_rows_depend_only_on_the_seed():

@@ -41,7 +41,7 @@ def test_single_modality_is_grouped_by_length(sign):
 
 def test_text_only_batches_are_sorted_as_published():
     lengths = [-5, -3, -8, -1, -9, -2, -7, -4]
-    # Worked out from the published algorithm, on two devices.
+    # Computed by hand from the published algorithm, for two devices.
     expected = [5, 6, 2, 4, 3, 1, 7, 0]
     assert modality_order(lengths, 2, 2, torch.Generator().manual_seed(1)) == expected
 

@@ -206,7 +206,7 @@ def as_table(folder: Path, inside: bool) -> Path:
         talk = sample.get("conversations")
         rows.append({"images": [held(name) for name in names], "conversations": talk})
     path = folder / "table.parquet"
-    # In two groups of rows, as large tables are written.
+    # In two row groups, as large tables are written.
     parquet.write_table(pyarrow.Table.from_pylist(rows), path, row_group_size=9)
     return path
 
@@ -218,7 +218,7 @@ def test_table_has_the_errors_of_the_json_file(folder, tmp_path, inside, capsys)
     table = as_table(folder, inside)
     report = examined_file(table)
     by_kind = {kind: indices(report, kind) for kind in FINDING_KINDS if indices(report, kind)}
-    if inside:  # there, every use of an image is a copy
+    if inside:  # every use of an image is a copy there
         assert set(by_kind.pop("duplicate image")) > {17}
         assert by_kind == {kind: at for kind, at in PLANTED.items() if kind != "duplicate image"}
     else:

@@ -98,7 +98,7 @@ def test_frame_sizes_of_avif_variants():
     ):
         assert max_frame_pixels(content) == 64 * 48
         for cut in range(0, len(content), max(len(content) // 50, 1)):
-            max_frame_pixels(content[:cut])  # ends, and raises nothing
+            max_frame_pixels(content[:cut])  # ends without an error
     assert max_frame_pixels(b"") is None
     assert max_frame_pixels(b"\0" * 1000) is None
 
@@ -141,7 +141,7 @@ def test_memory_budget_is_fair():
             with lock:
                 used -= min(size, 100)
 
-    sizes = [60, 60, 30, 1000, 10, 10, 100, 0]  # one larger than all of it runs alone
+    sizes = [60, 60, 30, 1000, 10, 10, 100, 0]  # an image larger than the budget runs alone
     threads = []
     with budget.reserve(100):
         for number, size in enumerate(sizes):

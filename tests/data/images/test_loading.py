@@ -57,7 +57,7 @@ def test_every_source(tiny, served):
         bytearray(content),
         memoryview(content),
         file,
-        file,  # which is left where it was
+        file,  # the file's position is unchanged
         data_url,
         base64.b64encode(content).decode(),
         f"{served}/red.png",
@@ -133,7 +133,7 @@ def tiff_of(size, bits, strip, **tags):
 
 
 def test_12_bit_images():
-    # Two levels in three bytes: 4095 and 2048.
+    # Two samples in three bytes: 4095 and 2048.
     seen = np.asarray(open_image(tiff_of((2, 1), 12, bytes([0xFF, 0xF8, 0x00]))))
     assert seen[0, :, 0].tolist() == [255, 128]
     white = Image.open(io.BytesIO(tiff_of((2, 1), 12, b"\xff" * 3)))
@@ -211,9 +211,9 @@ def test_truncated_image_opened_by_the_caller(tmp_path):
 
 
 def test_gigantic_image(monkeypatch):
-    bomb = b"P5 20000 20000 255\n"  # the head of a picture of 400 million pixels
+    bomb = b"P5 20000 20000 255\n"  # the header of an image of 400 million pixels
     fails(bomb, "has 400,000,000 pixels, more than 178,956,970 pixels", "scale it down")
-    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", None)  # a limit that others took away
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", None)  # Pillow's limit, which users may remove
     fails(bomb, "20000 x 20000")
 
 
@@ -314,10 +314,10 @@ def test_slow_and_stalled_servers(monkeypatch, head, message):
 
         def answer():
             connection, _ = server.accept()
-            with connection, suppress(OSError):  # who reads may have gone
+            with connection, suppress(OSError):  # the client may have disconnected
                 connection.recv(65536)
                 connection.sendall(b"HTTP/1.1 200 OK\r\n" + head + b"\r\n")
-                for _ in range(8):  # a byte now and then is no silence
+                for _ in range(8):  # a byte now and then resets a read time-out
                     connection.sendall(b"a")
                     time.sleep(0 if head else 0.05)
 

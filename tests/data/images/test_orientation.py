@@ -11,7 +11,7 @@ from mgm.errors import MGMError
 from tests.data.images.written_formats import skip_unless_written
 
 PIXELS = np.zeros((16, 32, 3), np.uint8)
-PIXELS[:8, :16] = 250  # the upper left quarter of what is stored
+PIXELS[:8, :16] = 250  # the upper left quarter as stored
 ORIENTATION = 0x0112
 
 
@@ -41,7 +41,7 @@ def test_orientation_equals_pillow(orientation, kind):
 @pytest.mark.parametrize("orientation", range(1, 9))
 def test_tiff_is_rotated_once(orientation):
     content = file_of(orientation, "TIFF")
-    turned = Image.open(io.BytesIO(content)).convert("RGB")  # Pillow turns them as it decodes them
+    turned = Image.open(io.BytesIO(content)).convert("RGB")  # Pillow rotates these while decoding
     expected = ImageOps.exif_transpose(Image.open(io.BytesIO(file_of(orientation, "PNG"))))
     assert np.array_equal(turned, expected)
     for mode in (UPRIGHT, STORED):
@@ -101,7 +101,7 @@ def test_invalid_mode():
 
 
 def test_processor_orientation_is_saved(tmp_path):
-    content = file_of(6)  # the light quarter is at the upper right when the image is upright
+    content = file_of(6)  # the light quarter is at the upper right of the upright image
     upright, stored = MGMImageProcessor(), MGMImageProcessor(orientation=STORED)
     assert upright.orientation == UPRIGHT
     expected = {

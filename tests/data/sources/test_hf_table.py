@@ -17,7 +17,7 @@ def _own_cache(tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
 
 
-# As datasets.Image() is stored; that itself would put files into the table as it is saved.
+# As datasets.Image() is stored; the class itself would embed the files when saving.
 PICTURE = {"bytes": datasets.Value("binary"), "path": datasets.Value("string")}
 
 

@@ -50,7 +50,7 @@ def test_name_of_a_folder(tmp_path, path):
     file.write_text(json.dumps({"datasets": [{"path": path}]}))
     (source,) = read_mixture(file) or ()
     assert source.name
-    with pytest.raises(MGMError):  # there are no tables in it
+    with pytest.raises(MGMError):  # the folder has no tables
         main([str(file)])
 
 

@@ -25,7 +25,7 @@ from tests.golden_files import golden, golden_json
 LLAMA = ("vicuna", "vicuna_nonlegacy", "vicuna_nonlegacy2", "mistral", "yi")
 TOKENIZERS = (*LLAMA, "gemma", "llama3", "gptneox")
 BYTES = {letter: bytes([byte]) for byte, letter in bytes_to_unicode().items()}
-# Separators and roles of the templates, and texts that tokenizers find hard.
+# Separators and roles of templates, and texts with unusual tokenisation.
 WORDS = (
     *("USER:", "ASSISTANT:", "Human", "Assistant", "[INST]", "[/INST]", "<<SYS>>", "</s>", "<s>"),
     *("<|eot_id|>", "<|im_end|>", "<|im_start|>assistant", "<start_of_turn>model"),
@@ -97,7 +97,7 @@ def text_parts(sample: Sample, name: str) -> list[tuple[str, bool]]:
     for index, (question, answer) in enumerate(turns):
         before = [*turns[:index], (question, None)]
         asking = build_prompt(template, before)
-        if answer is None:  # the role that would answer is not written
+        if answer is None:  # the generation prompt is not in the text
             asking = asking.removesuffix(template.layout.answer_open)
         parts.append((asking.removeprefix(written), False))
         written = asking
@@ -141,7 +141,7 @@ def expected_labels(
     labels, offset = [IGNORE_INDEX] * len(first), 0
     for token in ids[len(first) :]:
         spelling = b"<image>" if token == PUBLISHED_IMAGE else spelled(tokenizer, token)
-        if not text.startswith(spelling, offset):  # sentencepiece puts a space before a stretch
+        if not text.startswith(spelling, offset):  # sentencepiece adds a leading space to each part
             assert spelling.startswith(b" "), (text[offset : offset + 20], spelling)
             spelling = spelling[1:]
             assert text.startswith(spelling, offset), (text[offset : offset + 20], spelling)
@@ -186,7 +186,7 @@ def test_system_prompt_is_written_and_has_no_labels(name):
     learned = [segment for segment in segments if segment.supervised]
     assert learned == [segment for segment in plain if segment.supervised]
     text = "".join(segment.text for segment in segments)
-    if layout.drops_questions:  # captions: of questions the images alone are written
+    if layout.drops_questions:  # captions: only the images of questions are written
         assert text == "".join(segment.text for segment in plain)
         return
     assert text.count("Speak like a pirate.") == 1

@@ -150,7 +150,7 @@ TEMPLATE = {"type": "TemplateProcessing", "pair": [], "special_tokens": {}}
         ("post_processor", TEMPLATE | {"single": [UNKNOWN, SEQUENCE]}),
         ("post_processor", TEMPLATE | {"single": [{"Sequence": {"id": "B", "type_id": 0}}]}),
         (
-            "post_processor",  # of an unknown token, without the text
+            "post_processor",  # unknown tokens, without their text
             TEMPLATE | {"single": [{"SpecialToken": {"id": "q", "type_id": 0}}]},
         ),
         ("normalizer", {"type": "Replace", "pattern": {"Regex": "."}, "content": ""}),
@@ -184,7 +184,7 @@ def test_tokens_that_are_not_utf_8(tmp_path, tokens):
     for token in map(str.encode, tokens):
         content = content.replace(token, b"\xff" * len(token), 1)
     file.write_bytes(content)
-    max_token_id(tmp_path)  # leaves it to who loads the tokenizer
+    max_token_id(tmp_path)  # the caller decides at load
     with pytest.raises(MGMError, match=r"tokenizer\.model: no usable tokenizer there \('utf-8'"):
         load_tokenizer(tmp_path)
 
@@ -204,5 +204,5 @@ def test_vocabulary_larger_than_the_model(tmp_path):
     with pytest.raises(MGMError, match=r"tokenizer\.json: 'beyond' is token 2147483647, and"):
         check_vocabulary(load_tokenizer(tmp_path), 1000)
     fine = load_tokenizer(folder("llama3"))
-    fine.add_tokens(["<beyond>"])  # as published ones do
+    fine.add_tokens(["<beyond>"])  # as in published tokenizers
     check_vocabulary(fine, len(fine.get_vocab()) - len(fine.get_added_vocab()))

@@ -45,7 +45,7 @@ def test_answer_attention_equals_transformers(engine, pictures) -> None:
     expected = eager_attention(engine, request, ANSWER).numpy()
     np.testing.assert_allclose(shares, expected, rtol=1e-4, atol=1e-7)
     assert 0 < shares.sum() < 1
-    assert engine.answer([request]) == before  # the model attends as before
+    assert engine.answer([request]) == before  # the attention implementation is restored
 
 
 def test_capped_attention(tmp_path, pictures) -> None:

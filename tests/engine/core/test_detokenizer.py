@@ -30,7 +30,7 @@ def test_multi_token_characters_are_not_split():
     ids = tokenizer(TEXT).input_ids
     parts, text = stream(tokenizer, ids)
     assert text.text == TEXT
-    assert len(ids) > len(TEXT)  # some characters took several tokens
+    assert len(ids) > len(TEXT)  # some characters have several tokens
     assert "\ufffd" not in "".join(parts)
     assert max(map(len, parts)) == 1
 
@@ -49,7 +49,7 @@ def test_invalid_utf8_does_not_affect_neighbours():
     tokenizer = load_tokenizer(golden("tokenizers/vicuna"))
     ids = tokenizer.convert_tokens_to_ids(["▁a", "<0x47>", "<0xB7>", "<0x47>", "▁a"])
     assert stream(tokenizer, ids)[1].text == "aG\ufffdG a"
-    ids = tokenizer.convert_tokens_to_ids(["<0xE5>", "<0x9B>"])  # two thirds of a character
+    ids = tokenizer.convert_tokens_to_ids(["<0xE5>", "<0x9B>"])  # two of three bytes of a character
     assert stream(tokenizer, ids)[0] == ["", "", "\ufffd"]
 
 
@@ -140,7 +140,7 @@ def test_token_bytes_equal_the_tokenizer(name):
     for text in (TEXT, "A sign: STOP\n  two  spaces", "é漢😀 café"):
         ids = tokens.tokenizer(text, add_special_tokens=False).input_ids
         made = b"".join(map(tokens.of, ids)).decode().strip()
-        if name == "nano":  # whose decoder takes a blank off every line
+        if name == "nano":  # whose decoder drops a blank at the start of every text
             made = made.replace("\n ", "\n")
         assert made == text
 
@@ -158,7 +158,7 @@ def test_candidate_equals_appended_text():
     tokens = vocabulary("vicuna")
     blank_a, a, half = tokens.tokenizer.convert_tokens_to_ids(["▁a", "a", "<0xE5>"])
     text = IncrementalDetokenizer(tokens)
-    assert text.candidate(blank_a) == ("a", b"a")  # no blank begins the text
+    assert text.candidate(blank_a) == ("a", b"a")  # no leading blank
     assert text.candidate(half) == ("bytes:\\xe5", b"\xe5")
     text.append(a)
     assert text.candidate(blank_a) == (" a", b" a")

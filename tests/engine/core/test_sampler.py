@@ -8,7 +8,7 @@ from mgm.engine.core.errors import GenerationError
 from mgm.engine.core.sampler import Sampler, sample
 from mgm.engine.core.sampling_params import SampledToken, SamplingParams
 
-LOGITS = torch.tensor([2.0, 1.0, 0.0, -1.0])  # chances are 0.64, 0.24, 0.09, 0.03
+LOGITS = torch.tensor([2.0, 1.0, 0.0, -1.0])  # probabilities are 0.64, 0.24, 0.09, 0.03
 
 
 def draws(count: int, **settings) -> torch.Tensor:

@@ -144,7 +144,7 @@ def test_constrained_and_free_requests_in_a_batch(engine):
     alone = [Engine(engine.model, engine.processor).answer([one])[0] for one in requests]
     assert engine.answer(requests) == alone
     drafting = Engine(engine.model, engine.processor, num_speculative_tokens=8)
-    for _ in range(2):  # the second time with drafts of what was written before
+    for _ in range(2):  # the second time with drafts of earlier outputs
         assert drafting.answer(requests) == alone
 
 
@@ -175,7 +175,7 @@ def test_bans_and_grammar_without_allowed_tokens(engine):
     a = engine.processor.encode("a")[-1]
     with pytest.raises(MGMError, match="logit_bias bans every token") as caught:
         engine.answer([request(StructuredOutput(regex="xa"), logit_bias={a: -100})])
-    assert not isinstance(caught.value, GenerationError)  # it is the client's
+    assert not isinstance(caught.value, GenerationError)  # a client error
 
 
 @pytest.mark.parametrize(
@@ -217,7 +217,7 @@ def test_deep_recursion_of_rules_does_not_crash(engine):
 
 def test_compile_timeout(engine, monkeypatch):
     monkeypatch.setattr("mgm.engine.grammar.compiler.MAX_COMPILE_SECONDS", 0.2)
-    schema = {"type": "integer", "multipleOf": 1000003}  # some 20 s
+    schema = {"type": "integer", "multipleOf": 1000003}  # would take about 20 s
     with pytest.raises(MGMError, match=r"takes more than 0\.2 seconds to compile"):
         engine.stream(request(StructuredOutput(json=schema)))
 
@@ -345,8 +345,8 @@ def test_grammars_are_compiled_one_at_a_time(compiler, monkeypatch):
     monkeypatch.setattr("mgm.engine.grammar.compiler.MAX_COMPILE_WAIT", 0.05)
     compiler.compile(StructuredOutput(regex="ab"), STOPS)
     with compiler._compiling:
-        compiler.compile(StructuredOutput(regex="ab"), STOPS)  # which is known
-        compiler.compile(StructuredOutput(choice=["a", "b"]), STOPS)  # which costs little
+        compiler.compile(StructuredOutput(regex="ab"), STOPS)  # a cached grammar
+        compiler.compile(StructuredOutput(choice=["a", "b"]), STOPS)  # a fast compilation
         with pytest.raises(EngineBusyError, match="others were still being compiled"):
             compiler.compile(StructuredOutput(regex="ac"), STOPS)
     compiler.compile(StructuredOutput(regex="ac"), STOPS)
@@ -390,7 +390,7 @@ def test_grammars_are_cached():
     first.accept(a)
     again = compiler.compile(StructuredOutput(choice=["ab", "ac"]), stops)
     assert len(compiler._compiled) == 1
-    assert again.bitmask() != first.bitmask()  # it begins anew
+    assert again.bitmask() != first.bitmask()  # it starts from its initial state
     for number in range(MAX_COMPILED + 3):
         compiler.compile(StructuredOutput(choice=[f"{number}"]), stops)
     assert len(compiler._compiled) == MAX_COMPILED

@@ -55,7 +55,7 @@ def test_capacity_holds_with_threads():
                 cache.put(b"%d" % name, torch.full((10,), float(name)))
             else:
                 assert features[0] == name
-            assert cache.nbytes <= 440  # one more, while another thread puts it
+            assert cache.nbytes <= 440  # one more while another thread inserts
 
     with ThreadPoolExecutor(8) as pool:
         list(pool.map(ask, range(8)))

@@ -153,7 +153,7 @@ def test_interrupt_leaves_no_state(engine, monkeypatch, fault):
             raise error
 
     seen = watch(engine, monkeypatch, interrupted)
-    images = [plain(colour) for colour in COLOURS]  # two groups: the second waits
+    images = [plain(colour) for colour in COLOURS]  # two batches: the second waits
     with pytest.raises(KeyboardInterrupt):
         engine.images.encode(images)
     assert len(engine.images.encode(images)) == len(COLOURS)
@@ -161,7 +161,9 @@ def test_interrupt_leaves_no_state(engine, monkeypatch, fault):
 
 
 def test_waiting_threads_get_an_error_when_the_engine_stops(engine, monkeypatch):
-    monkeypatch.setattr(engine_thread, "MAX_CALL_SECONDS", -1.0)  # it looks up after every call
+    monkeypatch.setattr(
+        engine_thread, "MAX_CALL_SECONDS", -1.0
+    )  # it checks after every forward pass
     engine.start()
     event = threading.Event()
     engine._core.run_soon(lambda: event.wait(60) and None)
@@ -187,7 +189,7 @@ def test_fusion_settings_have_separate_cache_entries(engine):
     assert not torch.allclose(ablated, whole, atol=1e-3)
     alone = Engine(engine.model, engine.processor)
     assert torch.equal(alone.images.encode([plain("red")])[0], ablated)
-    # Neither is a prefix read again that holds the image of before.
+    # Nor does a cached prefix with the earlier image match.
     assert engine.answer([request])[0].text == alone.answer([request])[0].text
     with pytest.raises(MGMError, match="prepare them again"):
         engine.start_generation(prepared)

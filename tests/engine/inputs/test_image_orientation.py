@@ -43,7 +43,7 @@ def test_orientation_upright_and_stored(engine):
     }
     assert not torch.equal(expected["upright"], expected["stored"])
     for source in (content, Image.open(io.BytesIO(content))):
-        for word in ("upright", "stored", "upright"):  # one is not taken for the other
+        for word in ("upright", "stored", "upright"):  # separate cache entries
             features = engine.images.encode([source], word)[0]
             torch.testing.assert_close(features, expected[word])
         torch.testing.assert_close(engine.images.encode([source])[0], expected["upright"])

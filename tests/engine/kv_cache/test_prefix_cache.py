@@ -61,7 +61,7 @@ def test_longest_prefix_matches(seed):
             insert(cache, keys)
             kept.append(keys)
             positions |= {tuple(keys[: n + 1].tolist()) for n in range(len(keys))}
-        assert cache.nbytes == POSITION * len(positions)  # nothing is kept twice
+        assert cache.nbytes == POSITION * len(positions)  # shared prefixes are stored once
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -72,7 +72,7 @@ def test_capacity(seed):
         keys = np.array([draw.choice((1, 2)) for _ in range(draw.randint(1, 50))])
         insert(cache, keys)
         assert cache.nbytes <= cache.capacity
-        # What was put last is whole, unless it alone is too large.
+        # The last inserted prefix is complete, unless it exceeds the capacity by itself.
         whole = cache.match_length(np.append(keys, 9), torch.float32) == len(keys)
         assert whole or len(keys) > 40
         matched(cache, keys)
@@ -82,7 +82,7 @@ def test_capacity(seed):
 
 def test_least_recently_used_is_evicted():
     rows = [np.array([5, 5, number, 4, 4, 4]) for number in range(3)]
-    cache = PrefixCache(10 * POSITION)  # two rows with their common beginning
+    cache = PrefixCache(10 * POSITION)  # two rows with a common prefix
     insert(cache, rows[0])
     insert(cache, rows[1])
     matched(cache, np.append(rows[0], 1))

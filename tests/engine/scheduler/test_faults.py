@@ -16,9 +16,9 @@ from mgm.engine.engine import Engine
 from mgm.engine.scheduler.config import SchedulerConfig
 
 CULPRIT = 3
-BELL = "^"  # a token that only the culprit's prompt has
+BELL = "^"  # a token that only the faulty prompt has
 SEED = 666
-LONG = "l" * 120  # so that its positions are beyond those of all others
+LONG = "l" * 120  # so that its positions are larger than those of all others
 
 
 class BrokenMask:
@@ -265,7 +265,7 @@ def test_faulty_requests_are_not_cached(engine, monkeypatch, pictures, stage):
     cached_length = engine.scheduler.prefix_cache.match_length(
         sequence.token_keys, engine.model.dtype
     )
-    if stage in (spoil_decode, break_decode):  # the prompt was good
+    if stage in (spoil_decode, break_decode):  # the prompt was valid
         assert cached_length == len(sequence.token_keys) - 1
         return
     assert not cached_length

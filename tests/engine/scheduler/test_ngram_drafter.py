@@ -12,7 +12,7 @@ from mgm.engine.scheduler.ngram_drafter import Draft, NGramDrafter
 from tests.engine.scheduler.test_scheduler import count_tokens_read, questions, windows
 from tests.tiny_model import build
 
-END = 99  # the token that ends answers
+END = 99  # the stop token
 DRAFT_TOKENS = 8
 
 
@@ -31,10 +31,10 @@ def taught(*answers: list[int], max_tokens: int = 4) -> NGramDrafter:
 
 def test_drafts_repeat_earlier_outputs():
     drafter = taught(*[[1, 2, 3, 4, 5, 6, 7]] * 9)
-    assert drafter.propose([1, 2], 9).tokens == (3, 4, 5, 6)  # no more than usual
+    assert drafter.propose([1, 2], 9).tokens == (3, 4, 5, 6)  # the usual length
     assert drafter.propose([1, 2], 2).tokens == (3, 4)  # limited by the remaining tokens
     assert drafter.propose([9, 8, 1, 2], 1).tokens == (3,)
-    assert drafter.propose([5, 6], 9, stop_ids={END}).tokens == (7,)  # then the answer ended
+    assert drafter.propose([5, 6], 9, stop_ids={END}).tokens == (7,)  # the answer ended there
     assert drafter.propose([1, 2], 9, stop_ids={5}).tokens == (3, 4)
     assert drafter.propose([9, 2], 9).tokens == ()  # one token is not enough
     assert drafter.propose([], 9).tokens == ()
@@ -59,7 +59,7 @@ def test_only_new_tokens_are_counted():
     drafter.update([1, 2, 3, 4], 1)
     assert drafter.propose([1, 2], 1).tokens == ()
     assert drafter.propose([2, 3], 1).tokens == (4,)
-    drafter.update([5, 6], 9)  # all of them, and nothing from the end
+    drafter.update([5, 6], 9)  # all of them, with draft tokens at the end
     assert drafter.propose([5, 6], 1).tokens == ()
 
 
@@ -68,12 +68,12 @@ def test_draft_length_follows_acceptance():
     sure, unsure = Draft((1, 2, 3), (0.9, 0.8, 0.7)), Draft((4,), (0.2,))
     none = Draft()
     assert drafter.truncate_to_throughput([sure]) == [sure]
-    assert drafter.truncate_to_throughput([unsure]) == [unsure]  # alone it costs nearly nothing
+    assert drafter.truncate_to_throughput([unsure]) == [unsure]  # cheap for a single sequence
     assert drafter.truncate_to_throughput([unsure] * 40) == [none] * 40
-    # One of many makes the rows of all longer.
+    # A draft of one of many rows widens all of them.
     assert drafter.truncate_to_throughput([sure, *[none] * 29]) == [none] * 30
     assert drafter.truncate_to_throughput([*[sure] * 9, unsure]) == [*[sure] * 9, unsure]
-    long = Draft((1, 2, 3, 4), (0.9, 0.8, 0.7, 0.1))  # the last is not worth a longer step
+    long = Draft((1, 2, 3, 4), (0.9, 0.8, 0.7, 0.1))  # the last token is not worth a longer step
     assert drafter.truncate_to_throughput([long] * 9) == [sure] * 9
 
 
@@ -108,7 +108,7 @@ def test_memory_is_bounded(monkeypatch):
         many.update([1, 2, number], 1)
     (counts,) = many._ngrams.values()
     assert len(counts.counts) == ngram_drafter.MAX_CONTINUATIONS
-    assert counts.top_token() == (1000, 150 / 251)  # of all that came
+    assert counts.top_token() == (1000, 150 / 251)  # of all inserted tokens
 
 
 def test_zero_and_too_few_tokens():
@@ -134,7 +134,7 @@ def spoil(engine, how: str) -> None:
         return Draft(tuple(draw.randrange(words) for _ in range(max(count, 0))))
 
     drafter.propose = propose
-    drafter.truncate_to_throughput = lambda drafts: drafts  # all of them are tried
+    drafter.truncate_to_throughput = lambda drafts: drafts  # all drafts are verified
 
 
 @pytest.mark.parametrize("how", ["none", "all", "end", "some"])
@@ -144,7 +144,7 @@ def test_drafts_do_not_change_answers(tiny_folder, pictures, how):
     engine = mgm.load(tiny_folder, device="cpu", num_speculative_tokens=DRAFT_TOKENS)
     if how != "none":
         spoil(engine, how)
-    for _ in range(2):  # what was written is guessed the second time
+    for _ in range(2):  # earlier outputs are drafted the second time
         assert [one.tokens for one in engine.answer(requests)] == [one.tokens for one in expected]
     assert not engine.scheduler.busy
     drafter = engine.scheduler.drafter
@@ -184,7 +184,7 @@ def test_logprobs_and_chunks_with_drafts(engine, pictures):
     request = Request("what is this?", images=pictures, max_new_tokens=30, logprobs=3)
     plain = Request("what is this?", images=pictures, max_new_tokens=30)
     one = engine.answer([request])[0]
-    assert list(engine.stream(plain)) != list(one.text)  # some came together
+    assert list(engine.stream(plain)) != list(one.text)  # some arrived in one chunk
     chunks = []
     engine.start()
     (stream,) = engine.subscribe([request], lambda _, chunk: chunks.append(chunk))
@@ -201,7 +201,7 @@ def test_logprobs_and_chunks_with_drafts(engine, pictures):
 
 def test_answer_ends_within_a_draft(engine):
     whole = engine.answer([Request("hi", max_new_tokens=40)])[0]
-    for limit in range(1, 12):  # the guess would go on
+    for limit in range(1, 12):  # the draft would continue
         answer = engine.answer([Request("hi", max_new_tokens=limit)])[0]
         assert answer.tokens == whole.tokens[:limit]
         assert answer.finish_reason == "length"
@@ -218,7 +218,7 @@ def test_second_turn_after_drafts(tiny_folder, pictures, how):
     engine = mgm.load(tiny_folder, device="cpu", num_speculative_tokens=DRAFT_TOKENS)
     first = Request("what is this?", images=pictures, max_new_tokens=19)
     engine.answer([first])
-    engine.scheduler.prefix_cache.capacity = 0  # forget, so that it is written again
+    engine.scheduler.prefix_cache.capacity = 0  # clear the cache, so that it is generated again
     engine.answer([Request("and", max_new_tokens=1)])
     engine.scheduler.prefix_cache.capacity = 2**29
     if how == "some":

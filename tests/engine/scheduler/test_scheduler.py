@@ -107,7 +107,7 @@ def test_kv_cache_bytes_limit_the_batch(engine, pictures):
     text = engine.model.config.text_config
     position = 2 * text.num_hidden_layers * text.num_key_value_heads * text.head_dim * 4
     assert kv_bytes_per_token(engine.model) == position
-    kv_cache_bytes = 2 * 80 * position  # two answers of some 80 positions
+    kv_cache_bytes = 2 * 80 * position  # memory for two answers of about 80 positions
     engine = configured(engine, kv_cache_bytes=kv_cache_bytes)
     largest = 0
     original = engine.scheduler.step
@@ -124,7 +124,9 @@ def test_kv_cache_bytes_limit_the_batch(engine, pictures):
     assert engine.answer(requests) == expected
     assert largest in (2, 3)
     assert not engine.scheduler._kv_cache.lengths
-    assert configured(engine, kv_cache_bytes=1).answer(requests) == expected  # one alone may always
+    assert (
+        configured(engine, kv_cache_bytes=1).answer(requests) == expected
+    )  # a single sequence always fits
 
 
 def test_engine_is_thread_safe(engine, tiny_folder, pictures):
@@ -192,7 +194,7 @@ def test_questions_about_an_image_are_one_row(engine, pictures, monkeypatch):
     calls = count_calls_of_prompts(engine, monkeypatch)
     assert engine.answer(requests) == expected
     assert [rows for rows, _ in calls] == [2]
-    # Once ended they are known, each to its own end.
+    # Finished sequences are cached to their ends.
     calls.clear()
     again = engine.answer(requests)
     assert again == expected
@@ -261,7 +263,7 @@ def test_small_kv_memory_is_kept_for_reuse(engine, pictures, enough):
     expected = Engine(engine.model, engine.processor).answer(requests)
     engine = configured(engine, kv_cache_bytes=2**32 if enough else 2**16)
     rows = engine.scheduler._kv_cache
-    engine.scheduler.prefix_cache.capacity = 0  # or less would be read the second time
+    engine.scheduler.prefix_cache.capacity = 0  # else less would be prefilled the second time
     assert [one.text for one in engine.answer(requests)] == [one.text for one in expected]
     assert rows.lengths == []
     kept = [layer.keys for layer in rows.layers]
@@ -291,7 +293,7 @@ def test_second_turn_prefills_new_tokens_only(engine, pictures, monkeypatch):
     read = count_tokens_read(engine, monkeypatch)
     again = engine.answer([second])[0]
     assert again == expected
-    # All of the first prompt, and what was written, but for where text and tokens part.
+    # All of the first prompt and answer, except where text and tokens differ.
     assert again.cached_tokens >= answer.prompt_tokens
     assert read[0] == again.prompt_tokens - again.cached_tokens
     assert engine.scheduler.prefix_cache.hits == again.cached_tokens
@@ -317,7 +319,9 @@ def test_prefix_cache_is_bounded(engine, pictures):
         engine.answer([Request(f"{number} hi", max_new_tokens=2)])
         assert engine.scheduler.prefix_cache.nbytes <= 3 * one
     assert engine.scheduler.prefix_cache.nbytes >= one
-    engine.answer([Request("what?", images=pictures, max_new_tokens=2)])  # too large alone
+    engine.answer(
+        [Request("what?", images=pictures, max_new_tokens=2)]
+    )  # larger than the capacity by itself
     assert engine.scheduler.prefix_cache.nbytes <= 3 * one
 
 
@@ -465,7 +469,7 @@ def test_many_sequences_of_a_request_do_not_block_others(engine):
     engine = configured(engine, max_num_seqs=2)
     ban = dict.fromkeys(engine.processor.tokenizer.all_special_ids, -100.0)
     done: list[str] = []
-    streams: list[Stream] = []  # which would end if nobody held them
+    streams: list[Stream] = []  # which would end if nobody referred to them
 
     def ask(name: str, count: int) -> None:
         requests = [Request(name, max_new_tokens=5, logit_bias=ban) for _ in range(count)]
@@ -488,5 +492,5 @@ def test_many_sequences_of_a_request_do_not_block_others(engine):
     assert singles[-1] < 8
     assert done.index("two") < 9
     assert done.count("many") == 10
-    # Nor do they wait for ever: between those that came later, some of them are answered.
+    # Nor are they starved: some are answered between later requests.
     assert "many" in done[: singles[-1]]

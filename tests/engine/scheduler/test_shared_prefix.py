@@ -48,7 +48,7 @@ def test_row_contains_every_prompt(seed):
     assert len(tokens) == group.num_tokens
     assert group.width == cached + group.num_tokens
     for number, (keys, columns) in enumerate(zip(prompts, group.suffixes, strict=True), start=1):
-        assert len(columns) >= 1  # the last token of each is read for itself
+        assert len(columns) >= 1  # the last token of each prompt is always computed
         own = [tokens[column - cached] for column in columns]
         assert own == [(number, position) for position in range(group.prefix_length, len(keys))]
     assert tokens[: group.prefix_length - cached] == [
@@ -61,9 +61,9 @@ def test_prompt_joins_if_the_shared_part_is_large():
     larger = group.try_add(sequence([1, 2, 3, 4, 5, 6, 9, 9, 9]), 2)
     assert larger is not None
     assert larger.prefix_length == 6
-    assert group.try_add(sequence([1, 2, 3, 4, 9, 9, 9, 9]), 2) is None  # only two of six
-    assert group.try_add(sequence([1, 2, 3, 4, 5, 6, 7]), 3) is None  # more of it is cached
-    # Two more would have to read [5, 6] for themselves: nothing is saved.
+    assert group.try_add(sequence([1, 2, 3, 4, 9, 9, 9, 9]), 2) is None  # only two of six tokens
+    assert group.try_add(sequence([1, 2, 3, 4, 5, 6, 7]), 3) is None  # a longer prefix is cached
+    # Two more would have to compute [5, 6] themselves: nothing is saved.
     for keys in ([1, 2, 3, 4, 5, 6, 9], [1, 2, 3, 4, 5, 6, 8]):
         assert larger is not None
         larger = larger.try_add(sequence(keys), 2)
@@ -79,7 +79,7 @@ def test_tokens_attend_to_their_own_prompt_only(seed):
     draw = random.Random(seed)
     prompts, cached = drawn(draw)
     group = group_of(prompts, cached)
-    padding = draw.randint(0, 4)  # what another row has more of
+    padding = draw.randint(0, 4)  # tokens of the longer row
     columns = [group.width + column for column in range(padding)] + list(range(cached, group.width))
     tokens = [(0, 0)] * padding + list(group.tokens())
     indices, positions = torch.tensor([tokens]).unbind(-1)

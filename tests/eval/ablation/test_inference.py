@@ -53,7 +53,7 @@ def test_cache_keys_differ_by_ablation(tmp_path, questions) -> None:
     (first,) = parse_ablations(names[:1], tiny_config())
     assert ablation_cache(again, first, questions).get(keys[1]) == "red"
     assert again.get(before) is None
-    # A fixed query comes from the images, so they decide the answers of others too.
+    # A fixed query depends on the images, so they are part of the other responses' keys.
     (query,) = parse_ablations(["one_query"], tiny_config())
     some = ablation_cache(cache, query, questions[2:])
     assert some.key(questions[2]) != ablation_cache(cache, query, questions).key(questions[2])

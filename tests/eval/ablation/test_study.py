@@ -75,14 +75,14 @@ def test_the_command_line(data, folder, tmp_path, capfd) -> None:
     assert [score.run for score in scores] == [{"ablation": name} for name in names]
     (result,) = json.loads((tmp_path / "results.json").read_text())["results"]
     assert [one["name"] for one in result["ablations"]] == names
-    assert result["utilisation"] == []  # nothing was right that could be lost
+    assert result["utilisation"] == []  # no right response that could be lost
     report = (tmp_path / "report.md").read_text()
     assert report.endswith(printed[printed.index("\n### nano pictures, paper: ablations") :])
     assert "<h3>ablations</h3>" in (tmp_path / "report.html").read_text()
     lines = (tmp_path / "answers/answers-0.jsonl").read_text().splitlines()
     keys = [json.loads(line)["key"] for line in lines]
     assert len(keys) == len(set(keys)) == 5 * 2 * PICTURES
-    # Nothing is asked again; a run without ablations leaves them in the report.
+    # Responses are cached; a run without ablations keeps them in the report.
     assert main(words(data, folder, tmp_path, "--ablate", *names, "--score-only")) == 0
     assert capfd.readouterr().out == printed
     assert main(words(data, folder, tmp_path)) == 0
@@ -108,7 +108,7 @@ def test_published_checkpoints(data, name, tmp_path, capfd) -> None:
     ]  # fmt: skip
     texts = [json.loads(one)["text"] for one in (tmp_path / "answers/answers-0.jsonl").open()]
     assert len(texts) == 9 * 2
-    # hr_off and grey_vit come after the full model, in the order of their names.
+    # hr_off and grey_vit follow the full model, in the order of their names.
     assert texts[:2] not in (texts[2:4], texts[4:6])
 
 
@@ -208,7 +208,7 @@ def test_ablations_of_other_responses_are_not_shown(data, folder, tmp_path) -> N
     assert main([*line, "--predictions", str(file)]) == 0
     assert load_score(tmp_path / "nano/held_out/paper/score.json").value == 0
     assert ablation_names(tmp_path) == []
-    # Those of the model are still there when it is scored again.
+    # Ablations of the model are kept when it is scored again.
     assert main(words(data, folder, tmp_path)) == 0
     assert ablation_names(tmp_path) == ["hr_off"]
 

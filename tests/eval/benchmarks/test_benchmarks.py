@@ -113,7 +113,7 @@ def test_mmmu_random_letter_is_deterministic(data):
     assert len(resolve(data, "mmmu", "official")[3][0].images) == 2
     full = [Response(one, right(one)) for one in questions]
     as_lmms = score_responses(kind, split, "lmms-eval", questions, full, Judge())
-    assert as_lmms.value == pytest.approx(90)  # its open questions are never right
+    assert as_lmms.value == pytest.approx(90)  # open questions are never right there
 
 
 def test_missing_and_damaged_files(data, tmp_path):

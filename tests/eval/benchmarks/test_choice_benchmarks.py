@@ -17,7 +17,7 @@ from tests.eval.tasks.test_dataset_source import image, parquet, table
 LETTER_PROMPT = "Answer with the option's letter from the given choices directly."
 CHOICES = {"question": "Which?", "A": "red", "B": "blue", "answer": "B", "category": "colour"}
 ENCODED = base64.b64encode(png("red")).decode()
-# The file, rows and the prompt of each: of lmms-eval, and of VLMEvalKit.
+# File, rows and prompt of each: of lmms-eval, and of VLMEvalKit.
 HUB = {
     "vstar:test": (
         "data/test-0.parquet",
@@ -149,7 +149,7 @@ def test_parts():
     rows = [CHOICES | {"index": str(n)} for n in range(4)]
     pairs = [mmvp.row_to_question(row, (), "vlmevalkit", n) for n, row in enumerate(rows, start=1)]
     assert mmvp.combine(pairs, [1, 1, 1, 0]) == 50
-    assert mmvp.combine(pairs[:3], [1, 0, 1]) == 0  # half a pair does not count
+    assert mmvp.combine(pairs[:3], [1, 0, 1]) == 0  # half of a pair does not count
     assert mmvp.parts(pairs, [1, 1, 1, 0]) == {"single questions": (75, 4)}
     row = HUB["mme-realworld:lite"][1][0]
     others = [row, row | {"category": "Reasoning/OCR"}]

@@ -43,7 +43,7 @@ def test_score_is_the_ratio_of_mean_marks():
     score = score_of("10 5", "2 4", "9 9")
     assert score.value == pytest.approx(100 * 18 / 21)
     assert score.parts["conv"] == (pytest.approx(100 * 18 / 21), 3)
-    assert score_of("5 10", "4 8").value == 200  # better than the reference
+    assert score_of("5 10", "4 8").value == 200  # a higher mark than the reference
 
 
 def test_review_without_marks():

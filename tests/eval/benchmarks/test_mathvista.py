@@ -83,7 +83,7 @@ def test_lmms_eval_prompts(problem, expected):
 @pytest.mark.parametrize(
     ("problem", "answer", "text", "judge", "credit"),
     [
-        (CHOICE, "blue", "B", ScriptedJudge(), 1),  # nobody is asked
+        (CHOICE, "blue", "B", ScriptedJudge(), 1),  # no request to the judge
         (CHOICE, "blue", "It is blue.", ScriptedJudge(), 1),
         (CHOICE, "blue", "red", ScriptedJudge(), 0),
         (
@@ -92,7 +92,7 @@ def test_lmms_eval_prompts(problem, expected):
             "the sky",
             ScriptedJudge("", "B"),
             1,
-        ),  # and once more where it says nothing
+        ),  # one more request after an empty reply
         (CHOICE, "blue", "the sky", ScriptedJudge("A"), 0),
         (CHOICE, "blue", "so it is (B) then", Judge(), 1),
         (NUMBER | {"answer_type": "integer"}, "7", "7", ScriptedJudge(), 1),

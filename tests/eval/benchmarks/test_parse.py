@@ -11,7 +11,7 @@ METADATA = {
     "question": "?", "choices": CHOICES, "type": "multiple-choice", "round": "0", "kind": "x",
     "question_id": "0",
 }  # fmt: skip
-# Benchmarks with choices, and protocols in which their credit follows from a letter alone.
+# Multiple-choice benchmarks and protocols whose credit depends on the letter only.
 LETTERS = [
     ("mmbench", "paper"), ("mmbench", "lmms-eval"), ("mmbench", "vlmevalkit"), ("mmmu", "paper"),
     ("mmmu", "lmms-eval"), ("mmmu", "vlmevalkit"), ("mmvp", "lmms-eval"), ("mmvp", "vlmevalkit"),
@@ -38,7 +38,7 @@ def test_parsed_letter_decides_the_credit(name, protocol, text):
     if parsed:
         assert right == float(parsed.upper() == "B"), parsed
     else:
-        assert not right or name == "mmmu"  # which draws a letter where none is named
+        assert not right or name == "mmmu"  # a random letter if the response has none
 
 
 @pytest.mark.parametrize("name", ["mme", "pope"])
@@ -74,6 +74,6 @@ def test_unparsed_responses_are_empty_strings():
     for kind in BENCHMARKS.values():
         for protocol in kind.protocols:
             parsed = kind.parse(Response(question, ""), protocol)
-            # Compat: an empty answer means yes to LLaVA's POPE, and A to MME-RealWorld.
+            # Compat: an empty response means yes for LLaVA's POPE, and A for MME-RealWorld.
             allowed = {"pope": "yes", "mme-realworld": "A"}.get(kind.name, "")
             assert parsed in (None, "", allowed), (kind.name, protocol)

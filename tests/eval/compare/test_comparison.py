@@ -102,7 +102,7 @@ def test_saved_scores_can_be_combined(tmp_path):
         split, protocol = kind.splits[0], kind.protocols_of(kind.splits[0])[0]
         try:
             questions = list(kind.questions(data / kind.folder, split, protocol))
-        except MGMError:  # the fixtures have no files of this protocol
+        except MGMError:  # the fixtures have no files for this protocol
             continue
         texts = ["yes", "A", "no", "red", str(questions[0].target)]
         responses = [Response(one, texts[n % len(texts)]) for n, one in enumerate(questions)]
@@ -284,7 +284,7 @@ def test_needed_images_exceed_those_of_the_benchmark():
     assert comparison.needed == 6
     assert comparison.verdict == "no significant difference; about 6 images would be needed"
     assert images_needed(10.0, 1.0, 100, 50) is None
-    # Ten questions about each image: images are counted.
+    # Ten questions per image: images are counted.
     groups = [f"{n // 10}.png" for n in range(200)]
     answers = np.random.default_rng(0).random((2, 200)) < 0.5
     pair = tuple(letters(200, list(map(float, own)), groups=groups) for own in answers)

@@ -10,9 +10,9 @@ from pathlib import Path
 from types import ModuleType
 from unittest.mock import MagicMock
 
-# Packages whose __init__ would import every model and every data set.
+# Packages whose __init__ would import every model and data set.
 BARE = ("vlmeval", "vlmeval.dataset", "lmms_eval", "lmms_eval.tasks", "lmms_eval.models")
-# What they import and no scorer needs; mocked where it is not installed.
+# Imports that no scorer needs; mocked if not installed.
 MOCKED = (
     *("loguru", "validators", "sty", "dotenv", "tabulate", "matplotlib", "seaborn", "openai"),
     *(
@@ -91,7 +91,7 @@ class _Mocks(MetaPathFinder, Loader):
     def create_module(self, spec: ModuleSpec) -> ModuleType:
         module = _Mock(spec.name)
         if spec.name == "validators":
-            module.url = lambda text: False  # a table's path is none
+            module.url = lambda text: False  # a table is not a path
         return module
 
     def exec_module(self, module: ModuleType) -> None:

@@ -11,7 +11,7 @@ from tests.eval.differential.made_up import choice_answer, long_answers
 
 REASONING_TAGS = [["<think>", "</think>"], ["<analysis>", "</analysis>"]]  # default of its program
 LETTER_PROMPT = "Answer with the option's letter from the given choices directly."
-SHORT_PROMPT = {"pre_prompt": "", "post_prompt": f"\n{LETTER_PROMPT}"}  # of most tasks
+SHORT_PROMPT = {"pre_prompt": "", "post_prompt": f"\n{LETTER_PROMPT}"}  # default of most tasks
 Doc = dict[str, Any]
 
 

@@ -62,7 +62,7 @@ OTHERS = (
     *("12", "3.50", "\\", "<image>", "%s {l}", "{}", "[]", "null\n", "0x1F", "1e400", "-inf"),
     *("١٢", "²"),
 )  # fmt: skip
-LONG = 100_000  # characters of the longest answers
+LONG = 100_000  # characters of the longest responses
 
 
 def choice_row(

@@ -15,7 +15,7 @@ from random import Random
 from tests.eval.differential.case import all_cases, write_fixture
 from tests.eval.differential.checkout import Checkout
 
-SEED = 20240318  # of all that is made up
+SEED = 20240318  # seed of all random data
 
 
 def main() -> None:
@@ -26,7 +26,7 @@ def main() -> None:
     parser.add_argument("--official", nargs="+", default=[], metavar="NAME=PATH")
     parser.add_argument("--only", nargs="+", metavar="NAME", help="fixtures to record")
     options = parser.parse_args()
-    os.environ.setdefault("OPENAI_API_KEY", "unused")  # some make a client when imported
+    os.environ.setdefault("OPENAI_API_KEY", "unused")  # some create a client at import
     os.environ["PRED_FORMAT"] = "tsv"  # of VLMEvalKit's files
     paths = {"vlmevalkit": options.vlmevalkit, "lmms-eval": options.lmms_eval}
     paths |= dict(one.split("=", 1) for one in options.official)

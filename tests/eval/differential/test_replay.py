@@ -11,7 +11,7 @@ from tests.eval.differential.case import FIXTURES, Case, Record, all_cases, read
 from tests.eval.scripted_judge import ScriptedJudge
 
 MIN_ANSWERS, MIN_SETS, MIN_PROMPTS = 2000, 300, 100
-LARGEST = 150_000  # bytes of a fixture
+LARGEST = 150_000  # maximum bytes of a fixture
 CASES = {case.name: case for case in all_cases()}
 
 

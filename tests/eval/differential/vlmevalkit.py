@@ -41,7 +41,7 @@ def scored_rows(
 ) -> Iterator[Record]:
     """Responses scored one by one, as by `mcq_vanilla_eval`."""
     scorer = harness.module(MCQ)
-    # The harness writes predictions into a table, and reads them again.
+    # The harness writes predictions to a table and reads them again.
     table = as_read(harness, [row | {"prediction": answer} for row, answer in pairs])
     table["prediction"] = [str(one) for one in table["prediction"]]
     gold = list(table["answer"])

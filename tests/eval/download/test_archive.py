@@ -252,7 +252,7 @@ def test_partial_extraction_is_repeated(tmp_path):
     left = tmp_path / "to" / ".a.zip.unpacking" / "images"
     left.mkdir(parents=True)
     (left / "1.jpg").write_bytes(b"o")
-    (tmp_path / "to" / "list.json").write_bytes(b"before")  # was renamed already
+    (tmp_path / "to" / "list.json").write_bytes(b"before")  # already renamed
     unpack_archive(made, "a.zip", tmp_path / "to", ["images", "list.json"])
     assert (tmp_path / "to" / "images" / "1.jpg").read_bytes() == b"one"
     assert (tmp_path / "to" / "list.json").read_bytes() == b"before"

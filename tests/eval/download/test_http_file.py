@@ -28,7 +28,7 @@ def test_interrupted_download_resumes(tmp_path):
         assert part.read_bytes() == CONTENT
         requests = [(None, None), ("bytes=20000-", '"one"'), ("bytes=50000-", '"one"')]
         assert file.requests == requests
-        download_file(f"{address}/a", part)  # all is there
+        download_file(f"{address}/a", part)  # complete
         assert file.requests == requests
 
 
@@ -89,7 +89,7 @@ def test_partial_file_longer_than_the_file(tmp_path):
         url = f"{address}/a"
         part.write_bytes(CONTENT + b"more")
         record = {"url": url, "validator": '"one"', "length": len(CONTENT)}
-        for length in (len(CONTENT), None):  # the server says that nothing is left
+        for length in (len(CONTENT), None):  # the server reports no remaining bytes
             part.with_name(".a.part.json").write_text(json.dumps(record | {"length": length}))
             download_file(url, part)
             assert part.read_bytes() == CONTENT
@@ -99,10 +99,10 @@ def test_range_at_another_offset(tmp_path):
     file, part = File(CONTENT, breaks=[20_000]), tmp_path / ".a.part"
     with serving(file) as address:
         broken(part, f"{address}/a")
-        file.content = CONTENT + b"more"  # under the same ETag
+        file.content = CONTENT + b"more"  # with the same ETag
         with pytest.raises(OSError, match="requested from byte 20000"):
             download_file(f"{address}/a", part)
-        download_file(f"{address}/a", part)  # it begins again
+        download_file(f"{address}/a", part)  # it starts over
         assert part.read_bytes() == file.content
         part.unlink()
     with pytest.raises(urllib.error.URLError):
@@ -117,7 +117,7 @@ def test_server_that_ignores_if_range(tmp_path):
         file.content, file.tag = CONTENT[::-1], '"two"'
         with pytest.raises(OSError, match="the file has changed since its first 20000 bytes"):
             download_file(f"{address}/a", part)
-        download_file(f"{address}/a", part)  # it begins again
+        download_file(f"{address}/a", part)  # it starts over
         assert part.read_bytes() == CONTENT[::-1]
 
 

@@ -72,7 +72,7 @@ def server(*replies: Reply | Answer) -> Iterator[tuple[str, list[dict[str, Any]]
             for name, value in reply.headers.items():
                 self.send_header(name, value)
             self.send_header("Content-Length", str(len(content)))
-            with suppress(OSError):  # who asked has gone
+            with suppress(OSError):  # the client has disconnected
                 self.end_headers()
                 self.wfile.write(content[: reply.cut])
 

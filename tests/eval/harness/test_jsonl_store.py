@@ -22,7 +22,7 @@ def test_damaged_line_is_skipped(tmp_path, line):
     good = [json.dumps({"key": name, "text": f"text {name}"}) for name in ("b", "c")]
     file.write_text("\n".join((good[0], line, good[1])) + "\n")
     assert load_texts(file) == ({"b": "text b", "c": "text c"}, 1)
-    file.write_text("\n".join((*good, line)))  # the last, not ended
+    file.write_text("\n".join((*good, line)))  # the last line, without a line break
     texts, _ = load_texts(file)
     JSONLStore(file).append("d", "text d")
     assert load_texts(file)[0] == texts | {"d": "text d"}

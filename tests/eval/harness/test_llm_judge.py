@@ -43,7 +43,7 @@ def test_only_parseable_replies_are_cached(tmp_path):
 def test_unparseable_cache_entries_are_requested_again(tmp_path):
     """A reply that cannot be parsed, and damaged lines."""
     with server(reply_with("well"), reply_with("1")) as (address, bodies):
-        judge(address, tmp_path).complete("x")  # everything is kept
+        judge(address, tmp_path).complete("x")  # all are cached
         file = tmp_path / "judge.jsonl"
         key = json.loads(file.read_text())["key"]
         odd = ["", "[" * 100_000, "7", "null", '{"key": 1, "text": "1"}', json.dumps({"key": key})]

@@ -59,7 +59,7 @@ def test_next_batch_is_prepared_during_decoding(engine, monkeypatch):
 
     def pending_requests():
         for name, request in requests(6):
-            if name == 2:  # the second group
+            if name == 2:  # the second batch
                 assert stepped.wait(60)
             yield name, request
 

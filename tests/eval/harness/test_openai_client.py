@@ -58,14 +58,16 @@ def test_retries(fault):
             MGMError, match=r"^the server does not respond after 5 attempts \("
         ) as raised:
             endpoint(address).complete(BODY)
-        assert not isinstance(raised.value, EndpointUnavailableError)  # the next may go well
+        assert not isinstance(
+            raised.value, EndpointUnavailableError
+        )  # the next request may succeed
         assert len(bodies) == 5
         assert len(str(raised.value)) < 400
 
 
 def test_retry_after():
     for in_seconds in (True, False):
-        date = email.utils.formatdate(time.time() + 2, usegmt=True)  # in whole seconds
+        date = email.utils.formatdate(time.time() + 2, usegmt=True)  # rounded to seconds
         value = "1" if in_seconds else date
         busy = Reply({"error": "slow down"}, 429, {"Retry-After": value})
         with server(busy, GOOD) as (address, _):
@@ -132,7 +134,7 @@ def test_rejected_fields_are_replaced():
         assert bodies[-1] == {"model": "m", "messages": [], "max_completion_tokens": 16}
     unsupported = "max_completion_tokens is not supported. temperature is not supported"
     with server(refused(unsupported)) as (address, bodies):
-        with pytest.raises(MGMError, match="refuses"):  # it does not go on for ever
+        with pytest.raises(MGMError, match="refuses"):  # retries are limited
             endpoint(address).complete(BODY)
         assert len(bodies) == 2
 
@@ -234,7 +236,7 @@ def test_invalid_usage():
         {"content": "<think>well, it might be", "finish_reason": "length"},
         {"content": None, "reasoning_content": "well", "finish_reason": "length"},
         {"content": None, "reasoning": "well", "finish_reason": "stop"},
-        {"content": "", "finish_reason": "length"},  # thoughts that nobody shows
+        {"content": "", "finish_reason": "length"},  # reasoning that is not in the reply
     ],
 )
 def test_reasoning_gets_more_tokens(thought):
@@ -300,7 +302,7 @@ def test_content_of_other_types():
     [
         ("yes", "yes"),
         ("<think>no</think>\nyes", "yes"),
-        ("no</think>yes", "yes"),  # the template opened the thought
+        ("no</think>yes", "yes"),  # the chat template opened the block
         ("<think>no</think><think>not</think>yes", "yes"),
         ("<thinking>no</thinking> yes", "yes"),
         ("<think>no", ""),

@@ -41,7 +41,7 @@ def test_orientation_of_protocols():
         (MME(), "paper", "stored"),
         (MME(), "lmms-eval", "upright"),
         (MME(), "vlmevalkit", "stored"),
-        (DocVQA(), "official", "upright"),  # asks as lmms-eval does
+        (DocVQA(), "official", "upright"),  # with lmms-eval's orientation
         (DocVQA(), "vlmevalkit", "stored"),
     ):
         assert kind.orientation(kind.splits[0], protocol) == orientation
@@ -60,7 +60,7 @@ def test_endpoints_get_rotated_pixels(monkeypatch):
         return base64.b64decode(url.partition(",")[2])
 
     for orientation in ("stored", "upright"):
-        assert sent(photo(1), orientation) == photo(1)  # as it is
+        assert sent(photo(1), orientation) == photo(1)  # unchanged
         pixels = sent(photo(6), orientation)
         expected = open_image(photo(6), orientation=orientation)
         assert np.array_equal(open_image(pixels), expected)

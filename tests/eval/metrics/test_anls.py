@@ -32,7 +32,7 @@ def test_distance_equals_its_definition():
 
 def test_whitespace_counts_in_the_length_only():
     assert anls("Dr.  Who ", "dr. who") == 1
-    assert anls("12", "1  3") == pytest.approx(0.5)  # 2 of 4; without blanks 2 of 3
+    assert anls("12", "1  3") == pytest.approx(0.5)  # 2 of 4; without whitespace 2 of 3
     assert anls("", "") == 1
     assert anls("cat", "dog") == 0
     assert anls("strasse", "straße") == pytest.approx(1 - 2 / 7)

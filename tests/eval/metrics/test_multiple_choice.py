@@ -63,7 +63,7 @@ def test_lower_case_lengths_of_vlmevalkit():
     """Lower case for the response; for choices only from the second attempt on."""
     choices = {"A": "\u0130", "B": "x"}
     assert infer_letter("\u0130\u0130", choices) == "A"
-    assert infer_letter("\u0130\u0130\u0130", choices) is None  # six small letters
+    assert infer_letter("\u0130\u0130\u0130", choices) is None  # six characters in lower case
     own = dict(choices)
     assert _infer_letter("?", own) is None
     assert own == {"A": "i\u0307", "B": "x"}

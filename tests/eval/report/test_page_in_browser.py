@@ -66,7 +66,7 @@ def test_filters_of_examples(page):
         page.select_option(f"[name={name}]", value)
         assert shown(page) == ids, (name, value)
         page.select_option(f"[name={name}]", "")
-    page.select_option("[name=category]", index=1)  # the hostile one
+    page.select_option("[name=category]", index=1)  # the one with markup
     assert shown(page) == ["4"]
     page.select_option("[name=category]", "")
     page.fill("[name=search]", "MENUS")

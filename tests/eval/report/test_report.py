@@ -94,7 +94,7 @@ def test_credit_by_response_length_and_image_size(responses, tmp_path):
             "12 to 19 pixels": (100, 1),
         },
     }  # fmt: skip
-    assert all(row["low"] is None for rows in tables.values() for row in rows)  # of too few images
+    assert all(row["low"] is None for rows in tables.values() for row in rows)  # too few images
 
 
 def test_partial_scores_are_marked(responses):
@@ -205,7 +205,7 @@ def test_page_shows_responses_with_images(responses, tmp_path):
     assert "<b>what?" not in text
     assert "credit by size of the image" in text
     assert "<option value='8 to 11 pixels'>" in text
-    assert re.search(r"(src|href)=['\"]?(http|/|\.)", text) is None  # all is in the page
+    assert re.search(r"(src|href)=['\"]?(http|/|\.)", text) is None  # the page embeds everything
 
 
 HOSTILE = "<script>alert(1)</script>' onload='x' \"</dd>|&lt;"

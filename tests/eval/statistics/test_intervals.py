@@ -141,7 +141,7 @@ def test_clopper_pearson_for_all_right_or_wrong(count):
     assert right.low**count == pytest.approx(0.025)
     assert right.high == 1
     assert (wrong.low, wrong.high) == (0, pytest.approx(1 - right.low))
-    # Questions about one image may all hang together: they count as one.
+    # Questions about one image may be fully correlated: they count as one.
     shared = mean_interval([1.0] * 4 * count, names * 4)
     assert shared.low == right.low
 
@@ -161,7 +161,7 @@ def test_intervals_stay_within_the_range():
     assert ratio_interval(0.0, 1.0, singles) is None
     equal = bounded_interval(
         0.5, 0.0, effective_sample(np.full(20, 2), 0.0)
-    )  # one of two right about each image
+    )  # one of two right for each image
     assert equal.low < 0.45
     assert equal.high > 0.55
 
@@ -177,7 +177,7 @@ def test_clusters_widen_the_interval():
     draw = random.Random(1)
     right = [float(draw.random() < 0.5) for _ in range(100)]
     names = list(map(str, range(100)))
-    shared = clustered_error(right * 4, names * 4)  # four times the same answer
+    shared = clustered_error(right * 4, names * 4)  # four equal responses
     assert shared == pytest.approx(clustered_error(right, names))
 
 
@@ -232,4 +232,4 @@ def test_jackknife_of_many_clusters_uses_random_groups():
     jackknifed = jackknife(scores, groups)
     assert len(jackknifed[""].fold_sizes) == 200
     assert jackknifed[""].error == pytest.approx(clustered_error(values, groups), rel=0.15)
-    assert math.isnan(jackknifed["first"].error)  # nothing of it is ever left out
+    assert math.isnan(jackknifed["first"].error)  # this one is never left out

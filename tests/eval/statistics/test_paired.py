@@ -22,7 +22,7 @@ def test_sign_flips_equal_mcnemars_exact_test():
     for wins, losses in product(range(6), range(5)):
         differences = np.array([1.0] * wins + [-1.0] * losses + [0.0] * 7)
         assert sign_flip_test(differences) == pytest.approx(mcnemar(wins, losses))
-    for wins, losses in ((15, 5), (60, 40), (300, 240)):  # many changes are exact, too
+    for wins, losses in ((15, 5), (60, 40), (300, 240)):  # exact also for many changes
         differences = np.array([0.01] * wins + [-0.01] * losses)
         assert sign_flip_test(differences) == pytest.approx(mcnemar(wins, losses), rel=1e-9)
 
@@ -85,7 +85,7 @@ def test_coverage(sizes, gain):
     draw, held = np.random.default_rng(11), 0
     for _ in range(TRIALS):
         first, groups = clustered_answers(draw, 0.5, sizes, 0.3)
-        # Wrong answers become right a little more often than right ones become wrong.
+        # Wrong responses become right slightly more often than right ones become wrong.
         up, down = draw.random(len(first)) < 0.1 + 2 * gain, draw.random(len(first)) < 0.1
         second = np.where(first == 0, up, ~down).astype(float)
         sums = np.bincount(groups, second - first) / len(first)

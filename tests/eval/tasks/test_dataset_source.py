@@ -220,7 +220,7 @@ def test_docvqa(tmp_path):
     parquet(hub / "validation-0.parquet", [row])
     parquet(hub / "test-0.parquet", [row | {"answers": None}])
     (question,) = docvqa.questions(tmp_path, "val", "official")
-    for protocol in ("official", "lmms-eval"):  # both count blanks in a row as one
+    for protocol in ("official", "lmms-eval"):  # both collapse repeated whitespace
         assert docvqa.score_one(Response(question, "a b c"), protocol, Judge()) == 1
         assert docvqa.score_one(Response(question, "a b x"), protocol, Judge()) == pytest.approx(
             5 / 6
@@ -311,7 +311,7 @@ def test_vlmevalkit_tables(tmp_path, name):
     file, row, prompt = TABLES[name]
     row = row | {"index": "5", "image": base64.b64encode(png("red")).decode()}
     rows = [row]
-    if name == "mme:test":  # two questions about every image
+    if name == "mme:test":  # two questions per image
         other = {"index": "6", "question": "Is it not? Please answer yes or no.", "answer": "No"}
         rows.append(row | other)
     table(tmp_path / file, rows)
@@ -332,7 +332,7 @@ def test_images_of_a_table(tmp_path):
     seed = BENCHMARKS["seed"]
     questions = list(seed.questions(tmp_path, "test-img", "vlmevalkit"))
     assert [content(one) for one in questions] == [both] * 2
-    assert questions[0].images == questions[1].images  # an image is one file
+    assert questions[0].images == questions[1].images  # an image is stored once
     table(file, rows)
     with pytest.raises(MGMError, match="index 3: refers to the image of '9', not an earlier row"):
         list(seed.questions(tmp_path, "test-img", "vlmevalkit"))
@@ -400,7 +400,7 @@ def test_judge_extracts_letters(tmp_path, protocol):
     assert all(
         part in judge.prompts[0][0] for part in ("Which?", "A. red", "the colour of the sky")
     )
-    # Nobody is asked where the rules find it, and no letter is drawn where the judge has none.
+    # No request to the judge if the rules succeed, and no random letter if the judge has none.
     assert mmbench.score_one(Response(question, "B"), protocol, ScriptedJudge()) == 1
     assert (
         mmbench.score_one(Response(question, "hm"), protocol, ScriptedJudge("no", "no", "no")) == 0

@@ -24,7 +24,7 @@ def questions(data: Path, name: str):
     return kind, list(kind.questions(data / kind.folder, kind.splits[0], "paper"))
 
 
-@pytest.mark.parametrize("name", [name for name in MAKERS if name != "qbench"])  # has no names
+@pytest.mark.parametrize("name", [name for name in MAKERS if name != "qbench"])  # has no ids
 def test_submission_files_round_trip(data, name, tmp_path):
     """Published answers files, and uploads for servers and other evaluators."""
     kind, expected_questions = questions(data, name)

@@ -39,10 +39,10 @@ from tests.tiny_model import build, byte_tokenizer
 
 LAYOUTS = ("native", "published", "stage1", "lora")
 TIMEOUT = 20.0  # seconds for one load
-MEMORY = 6 << 30  # bytes more than the parent has: a damaged size must not take the machine's
+MEMORY = 6 << 30  # bytes above the parent's memory: a damaged size must not exhaust the machine
 REFUSED, SAME, OTHER = "refused", "same", "other model"
 
-# What any file may have become.
+# Damages of any file.
 CONTENTS: dict[str, Callable[[bytes], bytes]] = {
     "empty": lambda _: b"",
     "first half": lambda content: content[: len(content) // 2],
@@ -65,7 +65,7 @@ CONTENTS: dict[str, Callable[[bytes], bytes]] = {
     "html": lambda _: b"<!DOCTYPE html><html>404</html>",
     "git lfs pointer": lambda _: b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n",
 }
-# What a file's path may have become.
+# Replacements of a file's path.
 KINDS: dict[str, Callable[[Path], object]] = {
     "missing": lambda _: None,
     "directory": Path.mkdir,
@@ -226,7 +226,7 @@ def load_damaged(damage: Damage, source: Path, expected: str) -> Outcome:
             outputs = fingerprint(folder / "model")
         except MGMError as error:
             text = str(error)
-            # Where two files contradict each other, neither is the one at fault.
+            # If two files contradict each other, either may be named.
             between = "in its processor's settings; make them agree" in text
             if between or Path(damage.file).name in text or damage.name == "missing":
                 return Outcome(REFUSED, text)

@@ -323,7 +323,7 @@ def test_other_convnext_in_the_model_zoo(tmp_path, caplog, trained) -> None:
     with caplog.at_level(logging.WARNING, "mgm"):
         assert_golden_weights(load_model(folder))
     warned = "vision_tower_aux.vision_stages.2.blocks.0.gamma differs from" in caplog.text
-    assert warned is not trained  # the published code takes the checkpoint's where it was trained
+    assert warned is not trained  # the published code uses the checkpoint's value
 
 
 def test_tokenizer_with_more_tokens_than_the_model(tmp_path) -> None:
@@ -391,7 +391,7 @@ def test_stage1_on_its_base(base, towers) -> None:
     model = assembled(base)
     file = base["stage1"] / "mm_projector.bin"
     save_stage1(model, file)
-    if not towers:  # as LLaVA's own scripts leave it
+    if not towers:  # as LLaVA's scripts write it
         weights = torch.load(file, weights_only=True)
         kept = {name: value for name, value in weights.items() if "vision_tower" not in name}
         torch.save(kept, file)
@@ -407,7 +407,7 @@ def test_stage1_on_its_base(base, towers) -> None:
 def test_stage1_without_its_towers(base) -> None:
     save_stage1(assembled(base), base["stage1"] / "mm_projector.bin")
     shutil.rmtree(base["clip"])
-    load_model(base["stage1"])  # the file has them
+    load_model(base["stage1"])  # the file has these weights
     (base["stage1"] / "mm_projector.bin").unlink()
     torch.save({}, base["stage1"] / "mm_projector.bin")
     with pytest.raises(MGMError, match=r"no zoo/clip/config.json here or above it"):

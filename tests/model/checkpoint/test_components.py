@@ -67,7 +67,7 @@ def test_parts_from_published_folders() -> None:
     original = LlamaForCausalLM.from_pretrained(zoo / "LLM/vicuna/7B-V1.5", dtype=torch.float32)
     for name, value in original.state_dict().items():
         assert torch.equal(model.language_model.state_dict()[name], value), name
-    # Fresh parts start as torch starts them.
+    # New parts have torch's initialisation.
     assert model.mining.key.norm.weight.eq(1).all()
     assert model.mining.key.weight.abs().max() <= 80**-0.5
     assert model.mining.key.weight.std() > 0.4 * 80**-0.5

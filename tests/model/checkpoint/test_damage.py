@@ -24,7 +24,7 @@ from tests.model.checkpoint.damage import (
 def test_damaged_checkpoints(tmp_path, layout) -> None:
     if layout == "lora":
         pytest.importorskip("peft")
-    torch.set_num_threads(1)  # the processes of this test are forks
+    torch.set_num_threads(1)  # this test forks processes
     make_layout(layout, tmp_path)
     cases = list(damages(layout, tmp_path))
     whole = [damage for damage in cases if damage.name in CONTENTS or damage.name in KINDS]
@@ -33,7 +33,7 @@ def test_damaged_checkpoints(tmp_path, layout) -> None:
     chosen = draw.sample(whole, 16) + draw.sample(fields, 16)
     kinds = []
     for damage, outcome in run_all(chosen, {layout: tmp_path}):
-        # Of a field that has another valid value nobody can know that it is not the right one.
+        # Another valid value of a field cannot be detected.
         fine = (SAME, REFUSED) if damage in whole else (SAME, REFUSED, OTHER)
         kinds.append(outcome.kind)
         where = f"{damage.file}: {damage.name}"

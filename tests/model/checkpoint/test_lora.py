@@ -33,7 +33,7 @@ def train_lora(model: MGMForConditionalGeneration, **options):
 def publish(model, wrapped, folder: Path, name: str = "adapter_model.safetensors") -> None:
     """Write the files of the published train.py with --lora_enable."""
     wrapped.save_pretrained(folder)
-    if name.endswith(".bin"):  # as peft wrote it then
+    if name.endswith(".bin"):  # as older versions of peft wrote it
         file = folder / "adapter_model.safetensors"
         torch.save(load_file(file), folder / name)
         file.unlink()
@@ -152,7 +152,7 @@ def test_incomplete_adapter(lora) -> None:
 @pytest.mark.parametrize(
     "change",
     [
-        {"bias": "all"},  # of which this model has none
+        {"bias": "all"},  # modules that this model does not have
         {"init_lora_weights": "gaussian", "layers_to_transform": [0, 1], "exclude_modules": ["x"]},
         {"target_modules": r".*\.(q_proj|v_proj|down_proj)"},
         {"target_modules": None},

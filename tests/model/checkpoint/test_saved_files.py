@@ -141,7 +141,7 @@ def test_two_kinds_in_a_folder(tmp_path, first, second) -> None:
     for kind in (first, second):
         fill(tmp_path, KINDS[kind], weights if kind == "shards" else pickled)
     if "stage 1" in (first, second) and "adapter" not in first + second:
-        check_one_model(tmp_path)  # both of our own stage 1, whose weights are compared
+        check_one_model(tmp_path)  # both of our own stage 1, so that weights are compared
         return
     with pytest.raises(MGMError, match=r"has two models, (\S+) and (\S+), .*; delete ") as caught:
         check_one_model(tmp_path)
@@ -164,7 +164,7 @@ def test_same_weights_in_two_formats(tmp_path, caplog) -> None:
     check_one_model(tmp_path)
     assert "model.safetensors and pytorch_model.bin hold the same weights" in caplog.text
     load_model(tmp_path)
-    name = "tied.weight"  # which safetensors leaves out
+    name = "tied.weight"  # which safetensors omits
     torch.save(tensors | {name: next(iter(tensors.values()))}, tmp_path / "pytorch_model.bin")
     check_one_model(tmp_path)
     for other in (

@@ -169,7 +169,7 @@ def test_values_that_the_weights_contradict(tmp_path, monkeypatch, section, fiel
     file = tmp_path / "m/config.json"
     values = json.loads(file.read_text())
     values[section] |= {field: value}
-    values["image_size_aux"] = 640  # fits every number of tokens here
+    values["image_size_aux"] = 640  # divides every number of tokens here
     file.write_text(json.dumps(values))
     monkeypatch.setattr("mgm.model.modeling_mgm.MGMForConditionalGeneration.__init__", None)
     with pytest.raises(MGMError, match=rf"config\.json: {section}\.{field} is .* weights|shape"):

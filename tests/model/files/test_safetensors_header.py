@@ -121,7 +121,7 @@ DAMAGED = {
     "metadata of objects": written({"__metadata__": {"a": {"b": "c"}}, "a": A, "b": B}),
     "metadata of nulls": written({"__metadata__": {"a": None}, "a": A, "b": B}),
 }
-# What the library takes, and we do not: one of two tensors of a name would be lost in silence.
+# Accepted by the library, and an error here: one of two tensors of a name would be lost silently.
 STRICTER = {
     "a name of 100,000 letters": written({"a": A, "b" * 100_000: B}),
     "a tensor twice": written(

@@ -25,7 +25,7 @@ def test_implementations_agree(caplog) -> None:
         for implementation in ("sdpa", "eager"):
             set_attention(model, implementation)
             outputs.append(model.low_resolution_tokens(pixels))
-    assert not torch.equal(*outputs)  # another arithmetic was used
+    assert not torch.equal(*outputs)  # another implementation was used
     torch.testing.assert_close(*outputs, rtol=1e-5, atol=1e-5)
     assert not caplog.records
 

@@ -27,7 +27,7 @@ SMALL = {
     "bos_token_id": 1,
     "eos_token_id": 2,
 }
-# what makes logits of the last hidden state: and whether that is a linear layer alone
+# how logits are computed from hidden states, and whether that is one linear layer
 HEADS: dict[str, tuple[dict[str, Any], bool]] = {
     "linear": ({"model_type": "llama", "tie_word_embeddings": False}, True),
     "tied": ({"model_type": "llama", "tie_word_embeddings": True}, True),
@@ -79,7 +79,7 @@ def test_loss_and_gradients_equal_all_logits(monkeypatch, kind, count, rows) -> 
     whole = copy.deepcopy(model)
     batch = samples()
     supervised = CausalLMLoss()
-    for _ in range(2):  # the first call finds out what the head is
+    for _ in range(2):  # the first call analyses the head
         output = supervised(model, num_items_in_batch=count, **batch)
         (output.loss * 3).backward()
         expected = full_loss(whole(batch["input_ids"]).logits, batch["labels"], count)
@@ -96,7 +96,7 @@ def test_micro_batches_add_up() -> None:
     CausalLMLoss()(model, **batch).loss.backward()
     count = (batch["labels"][:, 1:] != -100).sum()
     supervised = CausalLMLoss()
-    for row in range(3):  # the last one has no label
+    for row in range(3):  # the last position has no label
         part = {name: value[row : row + 1] for name, value in batch.items()}
         supervised(parts, num_items_in_batch=count, **part).loss.backward()
     assert_same_gradients(parts, model)
@@ -108,9 +108,9 @@ def test_losses_of_groups(kind) -> None:
     whole = copy.deepcopy(model)
     batch = samples()
     groups = torch.tensor([[5], [2], [7]]).repeat(1, batch["labels"].shape[1])
-    groups[0, 4:] = 2  # a packed row has several
+    groups[0, 4:] = 2  # a packed row has several samples
     supervised = CausalLMLoss()
-    for _ in range(2):  # the first call finds out what the head is
+    for _ in range(2):  # the first call analyses the head
         output = supervised(model, loss_group_ids=groups, **batch)
         output.loss.backward()
         logits = whole(batch["input_ids"]).logits

@@ -21,7 +21,7 @@ def test_every_weight_has_a_published_name() -> None:
     published = golden_json("models/mgm_llama_state_dict.json").keys()
     names = [to_published(name) for name in tiny_model().state_dict()]
     assert len(set(names)) == len(names)
-    # The tiny model has another depth; apart from numbers every name is one of the published.
+    # The tiny model has fewer layers; apart from numbers every name is a published one.
     kinds = {"".join(filter(lambda letter: not letter.isdigit(), name)) for name in published}
     for name in names:
         assert "".join(filter(lambda letter: not letter.isdigit(), name)) in kinds, name
@@ -44,7 +44,7 @@ def test_family_by_model_type_and_tokens() -> None:
     assert family_of("qwen2") is None
     assert [family_of(kind).name for kind in ("qwen3", "phi")] == ["qwen", "phi"]
     later = [family.conversation for family in FAMILIES if family.published_model_type is None]
-    # What they learn is what they are asked with, which is not so in every published template.
+    # Where training and prompts use the same layout, unlike in some published templates.
     assert all(get_template(name).training is None for name in later)
     assert family_of("phi3", {"<|end|>"}).conversation == "phi_3"
     assert family_of("qwen2", {"<|im_end|>"}).conversation == "qwen_3"

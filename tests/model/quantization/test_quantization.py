@@ -15,7 +15,7 @@ from mgm.model.quantization.int8_linear import quantize_rows
 from mgm.model.quantization.moe_experts import LinearExpert
 from tests.model.tiny import TEXT, batch_of, random_images, tiny_model
 
-# Relative errors of the logits that random weights give, twice over; trained ones give less.
+# Twice the relative errors of logits with random weights; trained weights give smaller ones.
 LIMITS = {"int8": 0.04, "llm-int8": 0.06, "int4": 0.5}
 WIDE = TEXT | {
     "hidden_size": 64,
@@ -112,7 +112,7 @@ def test_int8_weights_times_scale() -> None:
     whole, scale = quantize_rows(weight)
     assert whole.dtype == torch.int8
     assert whole.abs().amax(1).tolist() == [127, 127, 0, 127, 127]
-    # No weight is farther off than half a step.
+    # No weight has an error of more than half a step.
     off = (weight - whole * scale.unsqueeze(1)).abs()
     assert (off <= scale.unsqueeze(1) / 2 + 1e-7).all()
 

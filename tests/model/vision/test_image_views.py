@@ -71,7 +71,7 @@ def test_low_resolution_normalisation():
 def test_blur_removes_frequencies_above_its_resolution(side):
     steps = torch.arange(64) / 64
     slow = torch.sin(2 * torch.pi * 2 * steps).expand(1, 3, 64, 64)
-    fine = torch.sin(torch.pi * (torch.arange(64) + 0.5)).expand(1, 3, 64, 64)  # each other pixel
+    fine = torch.sin(torch.pi * (torch.arange(64) + 0.5)).expand(1, 3, 64, 64)  # every other pixel
     inner = (..., slice(8, -8), slice(8, -8))
     torch.testing.assert_close(blurred(slow, side)[inner], slow[inner], rtol=0, atol=0.05)
     assert blurred(fine, side)[inner].abs().max() < 0.15

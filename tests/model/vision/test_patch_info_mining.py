@@ -17,7 +17,7 @@ from tests.model.inputs import difference
 
 DIMS = (4, 8, 12, 16)
 POWERS = (1, 2, 4, 8)
-# side of the token grid, side of the finest map, how many times coarser each stage is
+# side of the token grid, side of the finest map, downsampling factor of each stage
 LAYOUTS = {
     "nano": (8, 64, POWERS),
     "one window": (1, 8, POWERS),
@@ -141,7 +141,7 @@ def test_nan_stays_in_its_windows(layout, band, value, monkeypatch) -> None:
             assert 0 < ours[1].isnan().all(-1).sum() == ours.isnan().any(-1).sum()
             fine = ~theirs.isnan()
             assert difference(ours[fine], theirs[fine]) < 1e-5
-            tokens[0, 0, 0] = value  # tokens too concern themselves alone
+            tokens[0, 0, 0] = value  # NaN in a token affects only that token
             assert mining(tokens, stages).isnan()[0].any(-1).nonzero().tolist() == [[0]]
             tokens[0, 0, 0] = 1.0
 
@@ -176,7 +176,7 @@ def test_extreme_values(layout: str, scale: float, offset: float) -> None:
     grid, side, factors = LAYOUTS[layout]
     mining = stirred(16, torch.float64)
     stages = [stage.detach() * scale + offset for stage in stages_of(side, factors, torch.float32)]
-    stages = [stage.double() for stage in stages]  # as float32 has them
+    stages = [stage.double() for stage in stages]  # values in float32
     tokens = torch.randn(2, grid * grid, 16, dtype=torch.float64)
     exact = published_mining(mining, tokens, concatenated_map(stages))
     assert difference(mining(tokens, stages), exact) < 1e-9 * max(1, offset)

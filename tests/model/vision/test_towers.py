@@ -99,7 +99,7 @@ def test_siglip_hidden_state(siglip, tmp_path, layer: int) -> None:
     assert not any(name.startswith("head.") for name in tower.state_dict())
     pixels = torch.randn(2, 3, 28, 28)
     expected = siglip(pixels, output_hidden_states=True).hidden_states[layer]
-    assert expected.shape[1] == 16  # no class token
+    assert expected.shape[1] == 16  # without the class token
     assert difference(tower(pixels), expected) < 1e-6
 
 
@@ -171,7 +171,7 @@ def test_convnext_from_an_openclip_folder(tmp_path, name: str) -> None:
     )
 
 
-# A V2, small MLPs of convolutions, each other stem, each other norm, activation and kernel.
+# A V2, MLPs by convolutions, every other stem, norm, activation and kernel.
 ARCHITECTURES = [
     "convnextv2_atto",
     "convnextv2_tiny",
@@ -194,7 +194,7 @@ def test_convnext_from_a_timm_folder(tmp_path, architecture: str) -> None:
         parameter.add_(0.1 * torch.randn_like(parameter))
     save_for_hf(network, tmp_path, safe_serialization=True)
     tower = load_convnext_tower(tmp_path)
-    again = ConvNextTower(ConvNextTowerConfig(**tower.config.to_dict()))  # its config says it all
+    again = ConvNextTower(ConvNextTowerConfig(**tower.config.to_dict()))  # the config has all of it
     again.load_state_dict(tower.state_dict())
     pixels = torch.randn(1, 3, 64, 64)
     expected = network.forward_intermediates(pixels, intermediates_only=True)
@@ -312,7 +312,7 @@ def test_openclip_names(monkeypatch) -> None:
     monkeypatch.setattr(
         "mgm.model.files.hub.checkpoint_folder", lambda name: names.append(name) or Path(name)
     )
-    # The published models' ConvNeXt, by the folder name of their model_zoo.
+    # The published models' ConvNeXt, by its folder name in model_zoo.
     part_folder("convnext_large_d_320:laion2b_s29b_b131k_ft_soup")
     part_folder("hf-hub:laion/CLIP-convnext_large_d_320.laion2B-s29B-b131K-ft-soup")
     part_folder("google/siglip2-base-patch16-256")

@@ -52,12 +52,12 @@ def test_slot_is_released_after_the_last_sequence(sequences):
             assert limiter.length == 0
             async with limiter.queue() as next_slot:
                 await next_slot.acquire()
-                slot.sequence_finished()  # late news of one that was cancelled
+                slot.sequence_finished()  # a late notification of a cancelled sequence
                 assert limiter.running == 1
         assert limiter.length == 0
         async with limiter.queue() as slot, limiter.queue() as other:
             await slot.acquire()
-            with anyio.move_on_after(0.01) as scope:  # nothing was released twice
+            with anyio.move_on_after(0.01) as scope:  # released once only
                 await other.acquire()
             assert scope.cancelled_caught
 

@@ -94,11 +94,11 @@ def seconds_until_closed(sock: socket.socket, drip: bytes = b"") -> float:
 @pytest.mark.parametrize(
     ("sent", "drip"),
     [
-        (b"", b""),  # nothing at all
-        (b"", HEAD),  # a head that comes byte by byte
-        (HEAD, b"X-a: b\r\n"),  # a head without an end
-        (HEAD + b"\r\n", b""),  # a body that does not come
-        (HEAD.replace(b"4", b"900") + b"\r\n", b"a"),  # or byte by byte
+        (b"", b""),  # no bytes
+        (b"", HEAD),  # a slow head
+        (HEAD, b"X-a: b\r\n"),  # an unfinished head
+        (HEAD + b"\r\n", b""),  # a missing body
+        (HEAD.replace(b"4", b"900") + b"\r\n", b"a"),  # a slow body
         (b"GET /health HTTP/1.1\r\nHost: a\r\n\r\n", HEAD),  # the same for a second request
     ],
 )
@@ -123,7 +123,7 @@ def test_keep_alive_timeout_exceeds_that_of_connection_pools(address):
         for _ in range(2):
             sock.sendall(HEAD + b"\r\nabcd")
             assert response(sock)[0] == 200
-            time.sleep(0.6)  # longer than a head may take
+            time.sleep(0.6)  # larger than the limit of a head
         sock.sendall(HEAD + b"\r\nabcd")
         assert response(sock)[0] == 200
 
@@ -160,7 +160,7 @@ def chunks(content: bytes, size: int) -> bytes:
     [
         (chunks(b" " * 50_000, 1), b"/read"),
         (chunks(b" " * 500_000, 20), b"/read"),
-        (chunks(b" " * 50_000, 1), b"/nowhere"),  # refused before its body is read
+        (chunks(b" " * 50_000, 1), b"/nowhere"),  # rejected before its body is read
         (b"1;" + b"a" * 100_000 + b"\r\n \r\n", b"/read"),
         ((b"1;" + b"a" * 1000 + b"\r\n \r\n") * 100, b"/read"),
         (b"0\r\n" + b"a: b\r\n" * 20_000, b"/read"),
@@ -312,7 +312,7 @@ def test_idle_connections_are_closed_for_new_ones(monkeypatch):
         unfinished, first, second = (connect(address) for _ in range(3))
         assert (
             everything(unfinished) == b""
-        )  # nobody is idle: the first that has not sent a request
+        )  # no idle connection: the first one without a complete request is closed
         for sock in (second, first):
             echo(sock)
             time.sleep(0.01)

@@ -56,11 +56,11 @@ def test_registration_heartbeats_and_deregistration():
     with fake_worker(controller) as server:
         with beating(f"{server.address}/below/", status, worker_key="k"):
             wait_for(lambda: len(controller.received) > 3, 5)
-            # A controller that was restarted knows nobody.
+            # A restarted controller has no workers.
             controller.answers["receive_heart_beat"] = http(b'{"exist": false}')
             wait_for(lambda: controller.paths().count("register_worker") > 1, 5)
             controller.answers["receive_heart_beat"] = http(b'{"exist": true}')
-            # Other models are registered anew.
+            # Changed models are registered again.
             before = len(controller.received)
             status["model_names"] = ["m", "n"]
             wait_for(lambda: "register_worker" in controller.paths()[before:], 5)
@@ -160,11 +160,13 @@ def test_failed_heartbeats_are_retried_early(failure, monkeypatch):
 
     with fake_worker(answer) as server, beating(server.address, status_of("m"), interval=2.0):
         wait_for(lambda: controller.received, 1)
-        # Those that fail in a row are repeated less and less often, not all the time.
+        # Repeated failures are retried with increasing delays.
         failing.extend(range(3, 6))
         wait_for(lambda: len(times) > 5, 5)
     gaps = [after - before for before, after in pairwise(times[1:6])]
-    assert gaps[0] == pytest.approx(2.0 - (times[1] - times[0]), abs=0.2)  # on schedule again
+    assert gaps[0] == pytest.approx(
+        2.0 - (times[1] - times[0]), abs=0.2
+    )  # back in the regular interval
     assert gaps[1:] == pytest.approx([0.1, 0.2, 0.4], abs=0.15)
 
 

@@ -147,14 +147,14 @@ def test_largest_body_is_dropped_for_others(monkeypatch):
         # The new body is not the largest: the largest one is dropped at once.
         assert ask(f"{where}/echo", b"a" * 2000) == (200, {"bytes": 2000})
         assert status_of(largest) == 503
-        # The newcomer is the largest.
+        # The new body is the largest.
         third, newcomer = begin(4000), begin(9000)
         assert status_of(newcomer) == 503
         third.send(b"a" * 6000)
         assert status_of(third) == 200
         second.send(b"a" * 5000)
         assert status_of(second) == 200
-        # Bodies that are complete are kept: the newcomer is the only one that is not.
+        # Complete bodies are kept; only the new one is incomplete.
         with ThreadPoolExecutor(1) as pool:
             running_request = pool.submit(ask, f"{where}/echo", b"w" * 9000)
             assert started.wait(10)

@@ -93,7 +93,7 @@ def test_killed_workers_and_a_restarted_controller(endless, programs):
     programs.append(start("controller", "--port", str(ports[0]), "--heartbeat-timeout", "4"))
     for port in ports[1:]:
         words = worker_words(endless, port, controller)
-        # By the interpreter: SIGSTOP stops a stand-in, and not what stands behind it.
+        # By the real interpreter: SIGSTOP would stop the stand-in, not the process behind it.
         programs.append(start("model_worker", *words, python=sys.executable))
     wait_for(lambda: is_up(controller))
     wait_for(lambda: ask(f"{controller}/worker_get_status", {})[1]["speed"] == 2)
@@ -111,7 +111,7 @@ def test_killed_workers_and_a_restarted_controller(endless, programs):
     assert none["error_code"] == 2
     assert ask(f"{controller}/v1/chat/completions", settings | {"model": "x"})[0] == 404
 
-    # A worker is killed while it answers: its requests end with an error, and the other answers.
+    # A killed worker: its requests end with an error, and the other worker continues.
     streams: list[list[bytes]] = [[], [], [], []]
     threads = []
     for number, chunks in enumerate(streams):
@@ -128,7 +128,7 @@ def test_killed_workers_and_a_restarted_controller(endless, programs):
         assert not thread.is_alive()
     ends = [b"".join(chunks) for chunks in streams]
     broken = [end for end in ends if b"worker disconnected before finishing" in end]
-    # Two of them, but for a heartbeat that reported a shorter queue while they were dispatched.
+    # Two of them, unless a heartbeat with an older queue length came in between.
     assert 1 <= len(broken) <= 3
     for end in ends:
         if end not in broken:
@@ -141,7 +141,7 @@ def test_killed_workers_and_a_restarted_controller(endless, programs):
     assert client.chat.completions.create(**settings).choices[0].message.content == expected
     assert ask(f"{controller}/worker_get_status", {})[1]["speed"] == 1
 
-    # A worker that hangs is removed, and its request ends.
+    # A hung worker is removed, and its requests end.
     chunks: list[bytes] = []
     started = threading.Event()
     thread = threading.Thread(
@@ -156,7 +156,7 @@ def test_killed_workers_and_a_restarted_controller(endless, programs):
     assert models(controller) == []
     programs[2].send_signal(signal.SIGCONT)
 
-    # A controller that is started again gets its worker back.
+    # A restarted controller gets its worker back.
     wait_for(lambda: models(controller) == ["m"], 40)
     programs[0].kill()
     programs[0].communicate()
@@ -186,7 +186,7 @@ def test_controller_restart_under_load(programs):
         workers = [stack.enter_context(fake_worker(answer)) for _ in range(2)]
         for worker in workers:
             beat = HeartbeatClient(lambda: STATUS, worker.address, controller, interval=3.0)
-            beat.start()  # before there is a controller
+            beat.start()  # before the controller listens
             stack.callback(beat.stop)
         programs.append(start_logging(port))
         wait_for(lambda: is_up(controller) and models(controller) == ["m"], 40)
@@ -200,7 +200,7 @@ def test_controller_restart_under_load(programs):
         programs[0].wait()
         killed = time.monotonic()
         programs.append(start_logging(port))
-        # At their next heartbeat, or a second or two after one that failed.
+        # At their next heartbeat, or one or two seconds after a failed one.
         wait_for(lambda: is_up(controller) and models(controller) == ["m"], 40)
         back = time.monotonic()
         wait_for(lambda: time.monotonic() > back + 1, 5)
@@ -228,7 +228,7 @@ def test_published_style_worker_behind_the_controller(tmp_path):
         {"prompt": "<image>\nhi", "images": [base64.b64encode(pixel.getvalue()).decode()]},
     ]
     with running(published) as worker, running(app) as controller:
-        # What a published worker sends, which does not read the answer.
+        # The registration of a published worker, which does not read the response.
         registration = {
             "worker_name": worker,
             "check_heart_beat": True,

@@ -66,7 +66,7 @@ def test_consecutive_failures_remove_a_worker(registry):
         await until_checked(checker)
         assert checker.client.count == ATTEMPTS
         assert not registry.workers
-        assert not registry.is_lost(worker)  # what it still answers goes on
+        assert not registry.is_lost(worker)  # its running responses continue
 
     asyncio.run(run())
 
@@ -104,10 +104,10 @@ def test_lost_heartbeats_do_not_remove_a_responding_worker(registry, monkeypatch
         await asyncio.sleep(0.6)
         watch.cancel()
         await until_checked(checker)
-        # One without heartbeats, as others register it, is not watched.
+        # Workers without heartbeats, as other programs register them, are not checked.
         assert set(registry.workers) == {"http://a", "http://alive"}
         assert registry.workers["http://alive"] is alive
-        assert 3 <= client.count <= 8  # not all the time: a status counts as a heartbeat
+        assert 3 <= client.count <= 8  # at intervals: a status counts as a heartbeat
         assert registry.is_lost(hung)
         assert not registry.is_lost(alive)
 
@@ -182,7 +182,7 @@ def test_refresh_checks_failing_workers(registry):
     async def run() -> None:
         checker = HealthChecker(registry, FakeClient(fails))
         await checker.refresh()
-        assert set(registry.workers) == {"http://a"}  # not by one failure
+        assert set(registry.workers) == {"http://a"}  # not after a single failure
         await until_checked(checker)
         assert not registry.workers
 

@@ -49,7 +49,7 @@ def statuses(client: TestClient, **headers: str) -> set[int]:
 @pytest.mark.parametrize("peer", ["127.0.0.1", "127.9.9.9", "::1", "::ffff:127.0.0.1"])
 def test_loopback_needs_no_key(peer):
     assert statuses(client_of(peer=peer)) == {200}
-    # Nor a client's, where clients need one.
+    # Nor a client key, where clients need one.
     assert statuses(client_of(peer=peer, api_keys=["c"])) == {200}
 
 
@@ -112,7 +112,7 @@ def _library_headers(address: str) -> None:
     """Requests of every installed HTTP client."""
     url = f"{address}/register_worker"
     httpx.post(url, json=BODY).raise_for_status()
-    requests = pytest.importorskip("requests")  # the published worker's
+    requests = pytest.importorskip("requests")  # the published worker's body
     requests.post(url, json=BODY, timeout=5).raise_for_status()
     assert ask(url, BODY)[0] == 200
 
@@ -166,7 +166,7 @@ BAD_STATUS = [
     ),
     *(STATUS | {"queue_length": n} for n in (-1, -1e9, -1e-9, 1e300, "0", None, False)),
 ]
-# What json.dumps does not write.
+# Values that json.dumps does not write.
 RAW_STATUS = [
     '{"model_names": ["\\ud800"], "speed": 1, "queue_length": 0}',
     '{"model_names": ["a\\udfffb"], "speed": 1, "queue_length": 0}',
@@ -283,7 +283,7 @@ def test_at_most_1000_workers():
     response = client.post("/register_worker", json=BODY)
     assert response.status_code == 400
     assert "1000" in response.json()["error"]["message"]
-    # One that is registered may come again.
+    # Registered workers may register again.
     registered = BODY | {"worker_name": "http://localhost:7"}
     assert client.post("/register_worker", json=registered).status_code == 200
 

@@ -35,7 +35,7 @@ def controller_of(*workers: FakeWorker) -> Generator[tuple[str, WorkerRegistry]]
     registry = WorkerRegistry()
     with running(build_controller_app(Controller(registry))) as address:
         for number, worker in enumerate(workers):
-            # The first one is preferred.
+            # The first worker is preferred.
             registry.register(worker.address, STATUS | {"queue_length": number * 10}, True)
         yield address, registry
 
@@ -149,7 +149,7 @@ def test_requests_that_crash_a_worker_are_not_retried():
         assert response[0] == 502
         assert message(response) == "worker disconnected before finishing; retry"
         assert (len(first.requests), len(second.requests)) == (1, 0)
-        # Its status is asked, and good: it stays.
+        # Its status is valid: it stays registered.
         wait_for(lambda: first.status_requests, 5)
         time.sleep(0.2)
         assert set(registry.workers) == {first.address, second.address}
@@ -161,7 +161,7 @@ def test_crashed_worker_ends_its_own_requests_only():
     def answer(connection: socket.socket, request: bytes) -> None:
         if b"die" in request:
             begin_events(connection)
-            read.wait(10)  # what comes together with the end of a connection is lost
+            read.wait(10)  # data that arrives together with the close is lost
             connection.shutdown(socket.SHUT_RDWR)
             return
         begin_events(connection)
@@ -188,7 +188,7 @@ def test_crashed_worker_ends_its_own_requests_only():
             *_, last, end = response.read().split(b"\0")
         assert end == b""
         assert json.loads(last)["error_code"] == 3
-        # A failed health check removes the worker; the answer that it still writes goes on.
+        # A failed health check removes the worker; its running response continues.
         worker.status = http(b"down", "500 Down")
         ReadInThread(url, BODY | {"user": "die"}).result()
         wait_for(lambda: not registry.workers, 5)
@@ -270,11 +270,11 @@ def test_worker_that_only_answers_its_status_gets_few_requests(breaks):
         with ThreadPoolExecutor(8) as pool:
             send(0)
             list(pool.map(send, range(100)))
-        # It gets one request now and then: the first, and one after a second, three and seven.
+        # It gets a request now and then: the first, then after 1, 3 and 7 seconds.
         assert 1 <= len(broken.requests) <= 4
         assert len(honest.requests) == 101 - len(broken.requests)
         assert set(registry.workers) == {broken.address, honest.address}
-        # It is better than none.
+        # It is used if there is no other.
         registry.remove(honest.address)
         before = len(broken.requests)
         send(0)
@@ -504,7 +504,7 @@ def test_malformed_responses_fail_their_own_requests_only(kind):
         response = chat(controller)
         assert response[0] == 502
         assert response[1]["error"]["type"] == "server_error"
-        # Where a worker is found is no client's business.
+        # Addresses of workers are not shown to clients.
         assert rogue.address.removeprefix("http://") not in json.dumps(response)
         assert chat(controller, model="h") == (200, {"ok": True})
         assert honest.requests[0].count(b"POST /") == 1

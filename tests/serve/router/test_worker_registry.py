@@ -74,7 +74,7 @@ def test_silent_and_expired_workers(clock):
     assert registry.heartbeat("beats", 0)
     assert not registry.is_silent(beats)
     clock.now += 31
-    registry.remove("beats")  # it was asked to, and finishes what it has
+    registry.remove("beats")  # it is draining
     assert not registry.is_lost(beats)
     beats.failed_check = True
     assert registry.is_lost(beats)
@@ -93,21 +93,21 @@ def test_failing_workers_back_off_exponentially(method, clock):
 
     registry.record_failure(broken)
     for backoff in (1, 2, 4, 8, 16, 30, 30):
-        registry.record_failure(broken)  # at the same time: one failure
+        registry.record_failure(broken)  # concurrent failures count once
         assert chosen(20) == {"good"}
         clock.now += backoff + 0.1
         first = next(iter(chosen(1)))
         while first == "good":  # a lottery may draw it first
             first = next(iter(chosen(1)))
-        assert chosen(20) == {"good"}  # one request tries it
+        assert chosen(20) == {"good"}  # one probe request
         registry.record_failure(broken)
-    # It is taken where there is no other, and as others after a success.
+    # Used if there is no other, and like others after a success.
     assert registry.select("m", ["good"]) is broken
     clock.now += 30.1
     assert registry.select("m", ["good"]) is broken
     registry.record_success(broken)
     assert "broken" in chosen(20)
-    # One that fails every other request goes on from where it was; an hour later it begins anew.
+    # A worker that fails every other request keeps its back-off; after an hour it starts over.
     registry.record_failure(broken)
     clock.now += 20
     assert chosen(20) == {"good"}

@@ -37,7 +37,7 @@ def test_commands(session, image_files, tmp_path):
     assert len(session.chat.history) == 1
     assert "/image FILES" in session.command("/help")
     assert session.command(f"/save {tmp_path / 'chat.json'}").startswith("saved")
-    # What was saved is training data.
+    # The saved conversation is valid training data.
     (sample,) = read_samples(tmp_path / "chat.json").values()
     assert sample.images == tuple(map(str, image_files))
     assert sample.turns == (("<image>\n<image>\nwhat?", first),)
@@ -64,7 +64,7 @@ def test_invalid_commands(session, line, text):
     ask(session, "what?")
     with pytest.raises(MGMError, match=text):
         session.command(line)
-    assert len(session.chat.history) == 1  # nothing was lost
+    assert len(session.chat.history) == 1  # the history is unchanged
 
 
 @pytest.mark.slow
@@ -116,7 +116,7 @@ def test_image_generation(session, pipeline, tmp_path, monkeypatch):
     session.reset()
     ask(session, "what?")
     assert session.chat.history[0][0] == "what? <GEN>"
-    assert not session.output.exists()  # the model asked for nothing
+    assert not session.output.exists()  # the model requested no image
     monkeypatch.setattr(session.chat, "ask", lambda _: (part for part in ("<h>a red", " cat</h>")))
     ask(session, "draw a cat")
     with Image.open(session.output) as image:

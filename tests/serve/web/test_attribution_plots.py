@@ -14,7 +14,7 @@ from mgm.serve.web.attribution_plots import (
     token_position,
 )
 
-SIDE, TOKENS, WINDOW = 64, 2, 4  # pixels, tokens a side of a crop, positions a side of a window
+SIDE, TOKENS, WINDOW = 64, 2, 4  # pixels, tokens per side of a crop, positions per side of a window
 
 
 def detail(grid: int = 2, of_global: bool = True, answer: bool = True) -> MiningAttribution:
@@ -44,7 +44,7 @@ def test_token_of_each_pixel():
                 == (row, column)
             )
     assert len(seen) == 16
-    # Second row of crops, first column; in it the lower row, the right column.
+    # Crop in the second row, first column; in it the lower right token.
     assert token_at(one, 3, 1).crop == 2
     assert token_at(one, 3, 1).index == 3
     assert token_at(one, 1, 0, True) == token_at(one, 9, -3, True)
@@ -78,7 +78,7 @@ def test_overlay_is_brightest_at_the_maximum():
     one = detail(grid=1, of_global=False)
     view = Image.new("RGB", (SIDE, SIDE), "grey")
     one.mining[:] = 0
-    one.mining[0, 3, 5] = 1  # the lower right token looks at its second row, second column
+    one.mining[0, 3, 5] = 1  # the lower right token attends to its second row, second column
     one = MiningAttribution(view, 1, one.mining, one.answer)
     token = token_at(one, 1, 1)
     picture = np.asarray(draw_window(one, token)).sum(-1)

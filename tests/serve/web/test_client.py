@@ -94,7 +94,7 @@ def test_published_workers_and_controllers(engine, monkeypatch):
     """They get the prompt of published pages, and their streams are parsed."""
     monkeypatch.setattr("mgm.serve.web.client.PUBLISHED_TEMPLATES", {"nano": "nano"})
     history = history_of("What is the total?")
-    # Published pages put the image behind the question.
+    # Published pages append the image to the question.
     text = build_prompt(get_template("nano"), [("What is the total?\n<image>", None)])
     raw = mgm.Request(text, images=[RECEIPT], max_new_tokens=32, temperature=0, raw=True)
     expected = engine.answer([raw])[0].text.strip()

@@ -38,7 +38,7 @@ def workers(tmp_path_factory):
         Worker(mgm.load(NANO, device="cpu"), ("nano",), limits),
         Worker(mgm.load(endless, device="cpu"), ("endless",), limits),
     ]
-    # The page asks for 512 tokens, which a tiny model has written before a browser looks again.
+    # The page requests 512 tokens, which a tiny model writes faster than a browser polls.
     scheduler = addresses[1].engine.scheduler
     step = scheduler.step
 
@@ -176,7 +176,7 @@ def test_upload_ask_and_retry(open_page, workers):
     put(page, "Which item costs $6.90?")
     answered(page, "Honey")
     assert len(answers(page)) == 2
-    page.click("#chat_left button[title=Retry]")  # the last answer has it
+    page.click("#chat_left button[title=Retry]")  # of the last answer
     answered(page, "Honey")
     assert len(answers(page)) == 2
 
@@ -225,12 +225,12 @@ def test_streaming_and_stop(open_page, workers):
     assert workers[1].limiter.length == 1
     page.click("#box .stop-button")
     page.wait_for_selector("#box .submit-button")
-    wait_for(lambda: workers[1].limiter.length == 0, 20)  # nobody writes on
+    wait_for(lambda: workers[1].limiter.length == 0, 20)  # no sequence is running
     shown = answers(page)[0]
     assert "▌" not in shown
     time.sleep(0.5)
     assert answers(page)[0] == shown
-    page.click("#clear")  # or the history would be a part of the next question
+    page.click("#clear")  # else the history would be part of the next prompt
     page.wait_for_function("!document.querySelector('#chat_left .bot.message')")
     choose(page, "nano")
     put(page, "What is the total?", RECEIPT)

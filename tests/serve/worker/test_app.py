@@ -561,7 +561,7 @@ def test_image_prompt_of_an_answer(folder, pipeline):
     message = text_message("a cat please") | {"gen_image": True, "seed": 5}
     with running(build_worker_app(worker)) as address:
         url = f"{address}/v1/chat/completions"
-        assert not loaded  # before it is used
+        assert not loaded  # not used yet
         status, body = ask(url, message)
         assert status == 200
         assert worker.last_prompt.endswith(f"a cat please{GEN_SUFFIX}<|end|><|assistant|>")

@@ -114,14 +114,14 @@ def test_in_the_queue_and_during_prefill(endless_folder):
     worker.engine.scheduler.step = wait_and_step
     with running(build_worker_app(worker)) as address:
         first = send(address, *CHAT)
-        wait_for(lambda: worker.engine.scheduler.busy)  # its prompt was not read yet
+        wait_for(lambda: worker.engine.scheduler.busy)  # its prompt was not prefilled yet
         second = send(address, *CHAT)
         wait_for(lambda: worker.limiter.waiting == 1)
         with within(2, lambda: worker.limiter.waiting == 0):
             second.close()
         assert worker.limiter.running == 1
         first.close()
-        time.sleep(0.2)  # so that the server has seen it
+        time.sleep(0.2)  # so that the server has received it
         with within(2, lambda: idle(worker)):
             go_on.set()
         assert ask(f"{address}{CHAT[0]}", CHAT[1] | {"max_tokens": 1})[0] == 200
@@ -167,7 +167,7 @@ def test_during_image_generation(endless_folder):
         connections = [send(address, "/v1/images/generations", body) for _ in range(20)]
         entered.wait(20)
         wait_for(lambda: worker.image_limiter.length == 20)
-        # More than there are slots wait for images, and text goes on.
+        # More requests than slots wait for images, and text requests go on.
         assert ask(f"{address}{CHAT[0]}", CHAT[1] | {"max_tokens": 2}, timeout=5)[0] == 200
         with within(2, lambda: worker.image_limiter.length == 0):
             for connection in connections:
@@ -191,5 +191,5 @@ def test_clients_that_do_not_read_keep_no_slot(endless_folder):
             while not content.endswith(b"0\r\n\r\n"):
                 content += connection.recv(2**20)
         frames = content.count(b"\0")
-        assert 2 < frames < 1000  # what could not be sent at once was sent together
+        assert 2 < frames < 1000  # what could not be sent at once is sent in larger parts
         assert b'"finish_reason": "length"' in content

@@ -125,7 +125,7 @@ def test_host_header():
 
     def resolve(host: str, port: int, **_: object) -> list:
         assert host == "pictures.example"
-        # Nothing listens at the first.
+        # No server listens at the first address.
         return [
             (socket.AF_INET, socket.SOCK_STREAM, 6, "", (address, port))
             for address in ("127.0.0.2", "127.0.0.1")
@@ -155,7 +155,7 @@ def test_host_header():
 def test_private_hosts_in_every_spelling(host, scheme):
     message = error_of(f"{scheme}://{host}:9/a.png", allow_private=False)
     assert message.startswith(f"image 1: {scheme}://")
-    # Some are no host for the resolver; but none is connected to.
+    # Some are not host names for the resolver, but none is connected to.
     assert (
         "not a public address" in message or "not known" in message or "not a valid URL" in message
     )
@@ -270,7 +270,7 @@ def test_total_deadline(kind):
                 },
             }[kind]
             downloader = ImageDownloader(True, timeout=0.5, resolve=resolve)
-            if kind == "tls":  # a server that says nothing to the client's hello
+            if kind == "tls":  # a server that does not answer the TLS handshake
                 server = await asyncio.start_server(lambda _, writer: silence(writer), "127.0.0.1")
                 port = server.sockets[0].getsockname()[1]
                 urls = {"x": f"https://127.0.0.1:{port}/"}

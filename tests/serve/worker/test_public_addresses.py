@@ -18,9 +18,9 @@ SPECIAL = (
     *("172.31.255.255", "192.0.0.1", "192.0.0.9", "192.0.0.192", "192.0.2.1", "192.88.99.1"),
     *("192.168.1.1", "198.18.0.1", "198.19.255.255", "198.51.100.1", "203.0.113.1"),
     *("224.0.0.1", "239.255.255.255", "240.0.0.1", "255.255.255.255"),
-    # IPv6 that never leaves a machine, a link or a site
+    # IPv6 addresses of a machine, a link or a site
     *("::", "::1", "fe80::1", "fe80::1%eth0", "fec0::1", "fc00::1", "fd00:ec2::254", "ff02::1"),
-    # IPv4 within IPv6, private and public: nobody has to reach a host in this way
+    # IPv4 within IPv6, private and public: not needed by any host
     *("::127.0.0.1", "::8.8.8.8", "::ffff:127.0.0.1", "::ffff:8.8.8.8", "::ffff:0:127.0.0.1"),
     *("::ffff:0:10.0.0.1", "64:ff9b::127.0.0.1", "64:ff9b::a9fe:a9fe", "64:ff9b::8.8.8.8"),
     *("64:ff9b:1::1", "64:ff9b:1:ffff::10.0.0.1", "2002:7f00:1::", "2002:a9fe:a9fe::1"),

@@ -66,7 +66,7 @@ def test_choices_are_streamed_concurrently(endless_address, path, body):
         texts[index] = "".join(parts)
     expected = [one.get("text") or one["message"]["content"] for one in whole["choices"]]
     assert [texts[index] for index in sorted(texts)] == expected
-    # All begin before any ends, and they take turns.
+    # All start before any ends, and their chunks alternate.
     begins = [order.index(index) for index in texts]
     ends = [len(order) - 1 - order[::-1].index(index) for index in texts]
     assert max(begins) < min(ends)
@@ -101,7 +101,7 @@ def test_request_error_in_a_stream_is_an_event(endless_worker, endless_address, 
     fail_after(endless_worker.engine, 20, RuntimeError("broken"), monkeypatch)
     body = MESSAGES | {"n": 3, "max_tokens": 200, "stream": True}
     request = urllib.request.Request(f"{endless_address}{CHAT}", json.dumps(body).encode())
-    with urllib.request.urlopen(request) as response:  # a body that is cut off would raise
+    with urllib.request.urlopen(request) as response:  # a truncated body would raise
         *chunks, last = response.read().decode().removesuffix("\n\n").split("\n\n")
     assert len(chunks) > 3
     error = json.loads(last.removeprefix("data: "))["error"]

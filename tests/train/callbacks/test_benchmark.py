@@ -50,7 +50,7 @@ def test_every_checkpoint_is_evaluated(flags, tmp_path):
     assert measured(tmp_path / "run") == {2: 0.0, 4: 0.0}
     answers = tmp_path / "run" / "eval" / "checkpoint-2" / "gqa" / "testdev" / "paper"
     assert json.loads((answers / "score.json").read_text())["questions"] == 1
-    # The run is the same as without.
+    # Training is the same as without.
     plain = {name: value for name, value in flags.items() if not name.startswith("eval_")}
     run_training(words(plain | {"output_dir": tmp_path / "plain"}))
     ours, theirs = (load_file(tmp_path / n / "model.safetensors") for n in ("run", "plain"))

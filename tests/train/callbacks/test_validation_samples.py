@@ -72,7 +72,7 @@ def test_metrics_of_the_good_samples(flags, good, bad, tmp_path, workers):
     ]
     assert [(entry["file"], entry["sample"]) for entry in sorted(listed, key=lambda e: e["sample"])]
     assert {entry["sample"] for entry in listed} == {0, 2, 3, 4}
-    assert len(listed) == 4  # once, though it is measured twice
+    assert len(listed) == 4  # listed once after two evaluations
     more |= {"output_dir": tmp_path / "clean"}
     expected = evaluations(run_training(words(flags | more | {"eval_data_path": clean})))
     for ours, theirs in zip(metrics, expected, strict=True):
@@ -192,7 +192,7 @@ def test_images_as_bytes():
     assert request.images == (b"one",)
 
 
-# Those that train on the text that they prompt with.
+# Templates whose training layout equals that of prompts.
 SAME_TEXT = [name for name, one in TEMPLATES.items() if one.training is None and not one.examples]
 
 

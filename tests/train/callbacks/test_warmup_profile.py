@@ -13,7 +13,7 @@ def test_estimate_uses_real_batches_and_changes_no_bit(stage2_flags, tmp_path, m
     caplog.set_level(logging.INFO, logger="mgm")
     flags = stage2_flags | {"save_strategy": "no", "max_steps": 12, "drop_path": True}
     plain = run_training(words(flags | {"output_dir": tmp_path / "plain"}))
-    assert "forecast" not in caplog.text  # too short to be worth it
+    assert "forecast" not in caplog.text  # too few steps for an estimate
     monkeypatch.setattr(trial, "MIN_RUN_RATIO", 1)
     with_trial = run_training(words(flags | {"output_dir": tmp_path / "trial"}))
     assert "forecast: 0.0 M parameters, 0.0 M trained" in caplog.text

@@ -18,7 +18,7 @@ def test_last_complete_checkpoint(tmp_path, monkeypatch, flag) -> None:
     for name in ("checkpoint-9", "checkpoint-10"):
         Path(name).mkdir()
         Path(name, "trainer_state.json").write_text("{}")
-    Path("checkpoint-11").mkdir()  # as a run that was killed while it saved leaves it
+    Path("checkpoint-11").mkdir()  # as after a kill during saving
     assert checkpoint_to_resume(flag, Path()) == Path("checkpoint-10")
     assert checkpoint_to_resume("false", Path()) is None
     with pytest.raises(MGMError, match=r"checkpoint-11: no complete checkpoint, lacks trainer_st"):
@@ -32,7 +32,7 @@ def output(tmp_path) -> Path:
         folder = tmp_path / f"checkpoint-{step}"
         folder.mkdir()
         (folder / "trainer_state.json").write_text(f'{{"global_step": {step}}}')
-    for step in (100, 15):  # the checkpoint of the second was deleted
+    for step in (100, 15):  # the checkpoint of the second step was deleted
         (tmp_path / f"eval/checkpoint-{step}").mkdir(parents=True)
     (tmp_path / "quarantine.jsonl").touch()
     return tmp_path

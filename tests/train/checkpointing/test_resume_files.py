@@ -139,11 +139,11 @@ OF_RESULT = ("model.safetensors", "mm_projector.bin", "config.json", "generation
 OF_PROCESSOR = ("tokenizer_config.json", "additional_chat_templates/one.jinja")
 OF_STEPS = ("optimizer.pt", "scheduler.pt", "scaler.pt", "rng_state.pth", "stream-0.json")
 EVERY = {*OF_RESULT, *OF_PROCESSOR, *OF_STEPS, "zero_to_fp32.py"}
-# Whether an adapter is trained, whether all steps were done, and what must not lack then.
+# Whether an adapter is trained, whether the run is finished, and which files are required.
 NEEDED = [
     (False, False, {*OF_RESULT, *OF_PROCESSOR, *OF_STEPS}),
     (False, True, {*OF_RESULT, *OF_PROCESSOR}),
-    (True, False, {*OF_RESULT[:2], *OF_STEPS}),  # processor and config are those of the base
+    (True, False, {*OF_RESULT[:2], *OF_STEPS}),  # processor and config come from the base
     (True, True, {*OF_RESULT}),
 ]
 
@@ -195,7 +195,7 @@ def test_scheduler_step_without_digests(checkpoint, step):
     torch.save(torch.load(file, weights_only=True) | {"last_epoch": step}, file)
     with pytest.raises(MGMError, match=f"scheduler.pt: is of step {step}, in a .* of step 4"):
         check_resume_files(checkpoint, training(), streaming=False)
-    if step < 4:  # the scaler skips steps
+    if step < 4:  # the gradient scaler skips steps
         check_resume_files(checkpoint, training(fp16=True), streaming=False)
 
 

@@ -20,7 +20,7 @@ from mgm.train.checkpointing.run_fingerprint import (
 
 NEEDED = ("--model_name_or_path", "a", "--data_path", "b", "--output_dir", "c")
 
-# Another value for each flag that decides the result.
+# Another value for each flag that affects the result.
 CHANGED = {
     "tune_mm_mlp_adapter": "True",
     "freeze_mm_mlp_adapter": "True",
@@ -80,7 +80,7 @@ CHANGED = {
     "mm_vision_select_feature": "cls_patch",
     "fsdp": "full_shard",
 }
-BEYOND = {"fp16", "deepspeed"}  # which need a GPU, and a file; see the tests of DeepSpeed
+BEYOND = {"fp16", "deepspeed"}  # these need a GPU or a file; see the tests of DeepSpeed
 
 
 @pytest.fixture(autouse=True)

@@ -77,7 +77,7 @@ def test_zero_3_gathers_weights_for_saving():
     assert gathered in fault({"zero_optimization": {"stage": 3, old: False}})
 
 
-# Field, a value that no flag has, and the flag that the error names.
+# Field, a value other than the flag's, and the flag in the error.
 FIXED = [
     ("train_micro_batch_size_per_gpu", 16, "--per_device_train_batch_size is 8"),
     ("gradient_accumulation_steps", 8, "--gradient_accumulation_steps is 1"),

@@ -25,8 +25,8 @@ def test_flops_equal_the_counter(trains):
     tokens = ids.shape[1]
     ours = FlopsCounter(model).training_flops(1, 1, tokens)
     text = model.config.text_config
-    # torch counts all pairs of positions, twice as many as are needed, and the scores once more in
-    # the backward pass, which we leave out as computed again: 2 + 5 halves, ours are 3.
+    # torch counts all pairs of positions, twice as many as causal attention needs, and recomputed
+    # scores in the backward pass, which we do not count: 2 + 5 halves, ours are 3.
     half = 2 * tokens**2 * text.num_hidden_layers * text.hidden_size
     assert ours + 4 * half == pytest.approx(counter.get_total_flops(), rel=0.02)
 

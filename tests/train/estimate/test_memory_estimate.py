@@ -50,7 +50,7 @@ def test_parameters_of_the_released_models(name):
     model = model_of(name)
     shared = model.get_input_embeddings().weight.numel() if released["tied_lm_head"] else 0
     counted = sum(parameter.numel() for parameter in model.parameters())
-    assert counted + shared == released["n_params"]  # there, a head that is shared counts twice
+    assert counted + shared == released["n_params"]  # there a tied head is counted twice
     tower = model.vision_tower_aux
     assert sum(p.numel() for p in tower.parameters()) == released["convnext_params"]
 
@@ -61,7 +61,7 @@ def test_flops_of_a_language_model():
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         model.language_model(inputs_embeds=torch.randn(1, tokens, text.hidden_size))
     attention = 2 * tokens**2 * text.num_hidden_layers * text.hidden_size
-    # Counted are all pairs of positions, of which a causal model needs half.
+    # The counter counts all pairs of positions, of which causal attention needs half.
     assert counter.get_total_flops() == sum(forward_flops(model, text, tokens)) + attention
 
 
@@ -75,7 +75,7 @@ def test_memory_by_zero_stage():
             model, total, batches, 800, ZeroConfig(stage, optimizer_on_cpu, False), True
         )
 
-    # ZeRO (https://arxiv.org/abs/1910.02054), figure 1: 16 bytes a parameter, divided by stage.
+    # ZeRO (https://arxiv.org/abs/1910.02054), figure 1: 16 bytes per parameter, divided by stage.
     assert held(1) - held(2) == pytest.approx(2 * total * 7 / 8)
     assert held(2) - held(3) == pytest.approx(2 * total * 7 / 8)
     assert held(2) - held(2, optimizer_on_cpu=True) == pytest.approx(12 * total / 8)

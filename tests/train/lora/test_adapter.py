@@ -101,7 +101,7 @@ def test_plain_peft_loads_the_adapter(trained, parts):
     ids = torch.arange(5, 25).unsqueeze(0)
     ours = logits(model.language_model, input_ids=ids)
     torch.testing.assert_close(logits(wrapped, input_ids=ids), ours, rtol=1e-5, atol=1e-5)
-    assert not torch.allclose(before, ours, atol=1e-3)  # it says something
+    assert not torch.allclose(before, ours, atol=1e-3)  # it is not zero
 
 
 def test_lora_weight_path(trained, flags, tmp_path):
@@ -209,11 +209,11 @@ def test_qlora(flags, parts, tmp_path, bits):
     layer = trainer.model.language_model.model.layers[0].mlp.down_proj
     assert layer.base_layer.weight.dtype in (torch.uint8, torch.int8)
     losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
-    assert sum(losses[-6:]) < sum(losses[:6])  # the last epoch, and the first
+    assert sum(losses[-6:]) < sum(losses[:6])  # the last epoch and the first one
     inputs = inputs_of(trainer.model)
-    # With gradients: bitsandbytes' kernels for inference on a CPU want wider layers.
+    # With gradients: bitsandbytes' inference kernels for CPUs need wider layers.
     ours = trainer.model.eval()(**inputs).logits.detach()
-    whole = logits(load_model(tmp_path), **inputs)  # on the weights before they were rounded
+    whole = logits(load_model(tmp_path), **inputs)  # on the weights before quantisation
     assert (ours - whole).norm() < (0.35 if bits == 4 else 0.05) * whole.norm()
 
 

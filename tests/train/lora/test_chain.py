@@ -91,7 +91,7 @@ def test_two_adapters(train, stage1, tmp_path, first, second) -> None:
         assert_is(model, loaded)
         return
     inputs = inputs_of(model)
-    ours = model(**inputs).logits.detach()  # as in test_adapter: on rounded weights
+    ours = model(**inputs).logits.detach()  # as in test_adapter: on quantised weights
     assert (ours - logits(loaded, **inputs)).norm() < 0.35 * ours.norm()
 
 

@@ -50,7 +50,7 @@ def test_grey_and_rotated_images():
     grey = encoded(picture(mode="L"))
     assert np.array_equal(decode_jpeg(grey, *LIMITS), as_pillow(grey))
     exif = Image.Exif()
-    exif[0x0112] = 6  # the camera was turned; orientation is not applied
+    exif[0x0112] = 6  # EXIF orientation is set and not applied
     turned = encoded(picture(), exif=exif)
     assert np.array_equal(decode_jpeg(turned, *LIMITS), as_pillow(turned))
     unconverted = encoded(picture(), keep_rgb=True)
@@ -76,7 +76,7 @@ def test_fallback_to_pillow():
 
 def test_errors_fall_back_to_pillow(monkeypatch):
     def fault(*_, **__):
-        raise KeyError(6)  # as of a 4:4:1 image, which Pillow decodes
+        raise KeyError(6)  # like a 4:4:1 image, which Pillow decodes
 
     import simplejpeg
 
@@ -88,7 +88,7 @@ def test_errors_fall_back_to_pillow(monkeypatch):
 
 
 def test_chroma_subsampling_4_4_1():
-    # As many blocks as 4:2:0 has, in units of 8 x 32 pixels where that has 16 x 16.
+    # As many blocks as 4:2:0, in units of 8 x 32 pixels instead of 16 x 16.
     content = bytearray(encoded(picture((32, 32)), subsampling="4:2:0"))
     sampling = content.index(b"\xff\xc0") + 11
     assert content[sampling] == 0x22

@@ -29,7 +29,7 @@ def tiff(
         258: (SHORT, bits),
         259: (SHORT, compression),
         262: (SHORT, photometric),
-        273: (LONG, 8 + 2 + 12 * 10 + 4),  # where the pixels begin
+        273: (LONG, 8 + 2 + 12 * 10 + 4),  # offset of the pixels
         277: (SHORT, 1),
         278: (LONG, 1),
         279: (LONG, len(pixels)),

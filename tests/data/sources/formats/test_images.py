@@ -123,7 +123,7 @@ def test_conflicting_parts_and_lists():
 
     with_name, without_name = {"type": "image", "image": "a.png"}, {"type": "image"}
     assert sample(with_name, images=["a.png"]).images == ("a.png",)
-    assert sample(with_name, images=[b"content"]).images == (b"content",)  # the file that is named
+    assert sample(with_name, images=[b"content"]).images == (b"content",)  # the file of that name
     assert sample(with_name, without_name, images=["b.png"]).images == ("a.png", "b.png")
     with pytest.raises(SampleError, match="its messages and field 'images' name different"):
         sample(with_name, images=["b.png"])

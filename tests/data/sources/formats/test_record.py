@@ -63,7 +63,7 @@ IMAGE = {"bytes": b"image", "path": None}
         ),
         ({"messages": [{"role": "user", "content": "1"}, {"role": "assistant", "content": "2"}]},
          (("1", "2"),), ()),
-        # Captions, as LAION and CC3M are packed.
+        # Captions as in LAION and CC3M.
         ({"jpg": b"image", "txt": "A dog."}, (("<image>", "A dog."),), (b"image",)),
         ({"2.jpg": b"b", "1.PNG": b"a", "caption": "Two.", "image": "no"},
          (("<image>\n<image>", "Two."),), (b"a", b"b")),
@@ -226,7 +226,7 @@ NESTED_FIELDS = ("system", "image", "images", "tools", "video", "file", "objects
 def test_deep_nesting(name, make):
     talk = [HUMAN, MODEL]
     for value in (nested("a.png", make=make), nested(None, make=make), [nested("a", make=make)]):
-        with contextlib.suppress(SampleError):  # some are refused without a look inside
+        with contextlib.suppress(SampleError):  # some are rejected without parsing their content
             parse_sample({"conversations": talk, name: value}, "")
         message = {"from": "human", "value": "what?", name: value}
         with contextlib.suppress(SampleError):

@@ -27,7 +27,7 @@ def asks(*texts):
         "<image_1>\n<image_2>\nwhich?", "<Img><ImageHere></Img> What?", "<img><IMG_CONTEXT></img>Q",
         "<ImageHere>What?", "<IMG_CONTEXT>", "<image_placeholder>What?", "<start_of_image>What?",
         "<image_soft_token>", "<fake_token_around_image>", "<im_patch>",
-        # Pairs around a file.
+        # Tag pairs around a file name.
         "Picture 1: <img>a/b.jpg</img>\nWhat?", "<img>a.jpg</img>What?",
         "<audio>a.wav</audio>\nWhat?", "What is in <video>x/a.mp4</video>?",
         "Audio 1: <audio>https://a.b/c.flac</audio>",
@@ -124,7 +124,7 @@ def test_placeholders_in_texts_without_an_image(texts):
     with pytest.raises(SampleError, match=r"message \d contains '.*a placeholder of"):
         parse_sample(asks(*texts), "")
     numbered = [text for text in texts if "<image " in text]
-    for text in numbered:  # which may be theirs
+    for text in numbered:  # may refer to the markers
         record = asks(f"<image>\n{text}") | {"images": ["a.png"]}
         assert parse_sample(record | {"system": "Images are <image 1>, and so on."}, "").images
 

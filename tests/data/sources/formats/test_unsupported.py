@@ -48,7 +48,7 @@ def test_fields(field, value):
         *(({"conversations": TEXT, name: "S"}, f"field '{name}' may be a system text")
           for name in ("meta_instruction", "custom_instruction")),
         ({"conversations": TEXT, "history": [["q", "a"]]}, "field 'history' has earlier turns"),
-        # Media under names that say less.
+        # Media in fields with generic names.
         *(({"conversations": TEXT, name: value}, f"field '{name}' has media")
           for name in ("clip", "media", "attachments", "Files", "speech", "frames", "vision")
           for value in ("x/a.mp4", ["a.WAV"], [{"path": "a.mov"}], "https://a.b/c.webm?d=e",
@@ -76,7 +76,7 @@ def test_fields(field, value):
         (messages(("content", [{"type": "input_audio", "input_audio": {}}])), "'input_audio'"),
         (messages(("content", [{"video": "a.mp4"}, {"text": "what?"}])), "of type 'video'"),
         (messages(("content", [{"type": "text", "text": "a", "image": "b.png"}])), "two parts"),
-        # An image under a name that is not read.
+        # An image in a field that is not read.
         ({"conversations": TEXT, "image_path": "a"}, "field 'image_path' has an image that is not"),
         ({"conversations": TEXT, "img": "a.png"}, "field 'img'"),
         ({"conversations": TEXT, "Image": "a.png"}, "field 'Image'"),
@@ -84,7 +84,7 @@ def test_fields(field, value):
         ({"conversations": TEXT, "image_0": b"a"}, "field 'image_0'"),
         ({"conversations": TEXT, "attachments": [{"path": "a.jpg"}]}, "field 'attachments'"),
         ({"conversations": TEXT, "frames": ["a.jpg", "b.jpg"]}, "field 'frames'"),
-        # Beside one that is read.
+        # Beside an image that is read.
         ({"conversations": ASKS, "image": "a.png", "image2": "b.png"}, "field 'image2'"),
         ({"conversations": ASKS, "image": b"a", "image_2": b"b"}, "field 'image_2'"),
         ({"conversations": ASKS, "image": "a.png", "image_path": "b.png"}, "field 'image_path'"),
@@ -108,7 +108,7 @@ def test_records(record, words):
         {"conversations": ASKS, "image": "a.png", "image_url": "https://a.b/c.jpg", "img": b"x"},
         {"conversations": ASKS, "image": b"a", "image_path": "x/b.png", "image_name": "b.png"},
         {"conversations": ASKS, "jpg": b"a", "image_path": "x/b.png"},
-        # Names or values that are like those of images, and not both.
+        # Names or values like those of images, but not both.
         {"conversations": TEXT, "prompt": "How do I convert photo.heic to photo.jpg"},
         {"conversations": TEXT, "title": "Best free editor for .psd", "emb": b"abc"},
         {"conversations": TEXT, "source": "https://element.im", "url": "https://birzeit.edu.ps"},
@@ -120,7 +120,7 @@ def test_records(record, words):
         {"conversations": TEXT, "functions": ["def f(): pass"], "files": ["notes.txt"]},
         {"conversations": TEXT, "weight": "1.5 kg", "custom_instruction": False, "history": None},
         {"conversations": TEXT, "objects": {"ref": [], "bbox": []}},
-        # What all answers are learned means, and what other data sets have under these names.
+        # Values that mean "all answers are trained on", and other uses of these fields.
         {"conversations": TEXT, "loss_mask": [0, 1], "train": True, "loss_scale": 1.0, "loss": 2.5},
         {"conversations": TEXT, "loss_mask": [1], "label": True, "trainable": 1, "train": "train"},
         {"conversations": [{"from": "system", "value": "s"}, *TEXT], "loss_mask": [0, 0, 1]},
@@ -129,7 +129,7 @@ def test_records(record, words):
             for value in (0, 1, "cat", [0, 1], {"ability": ["x"]}, None)
         ),
         {"conversations": TEXT, "train": None, "loss_mask": [], "model": "m", "task": "t"},
-        # Magpie repeats the question, as others do.
+        # Magpie repeats the question, like others.
         {"conversations": TEXT, "instruction": "what?", "response": "a cat", "input": ""},
         {"conversations": ASKS, "image": "a.png", "instruction": "<image>\n\nwhat? "},
         messages(weight=1, loss=None, tool_calls=None, name=None, refusal=None),

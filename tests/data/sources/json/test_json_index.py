@@ -88,7 +88,7 @@ def test_index_is_saved_and_rebuilt_after_changes(tmp_path, monkeypatch):
     path = written(tmp_path, "dense")
     first = SampleFile(path)
     assert path.with_name(path.name + SUFFIX).is_file()
-    monkeypatch.setattr(json_index, "file_elements", None)  # nothing is read again
+    monkeypatch.setattr(json_index, "file_elements", None)  # the data file is not read again
     again = SampleFile(path)
     assert [again[row] for row in range(len(again))] == [first[row] for row in range(len(first))]
     monkeypatch.undo()
@@ -111,7 +111,7 @@ def test_index_in_the_cache_folder(tmp_path, monkeypatch):
     monkeypatch.setattr(json_index, "SAVED_FROM", 0)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     path = written(tmp_path, "dense")
-    path.with_name(path.name + SUFFIX).mkdir()  # nothing can be written under that name
+    path.with_name(path.name + SUFFIX).mkdir()  # this path cannot be written
     (path.with_name(path.name + SUFFIX) / "taken").touch()
     SampleFile(path)
     assert len(list((tmp_path / "cache" / "mgm").iterdir())) == 1

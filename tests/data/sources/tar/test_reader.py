@@ -25,7 +25,7 @@ MEMBERS = [
         (f"{number}.png", b"a" * 30),
     )
 ]
-END = 2 * BLOCK * len(MEMBERS)  # byte after the last member: each is a header and a block
+END = 2 * BLOCK * len(MEMBERS)  # end of the last member: each is a header and a block
 
 
 def rows(file):
@@ -66,7 +66,7 @@ def test_any_first_member(tmp_path, name, mark):
     if not mark:
         for start in (0, 2 * BLOCK):
             header = content[start : start + BLOCK]
-            header[257:345] = bytes(88)  # magic, version, and names of user and group
+            header[257:345] = bytes(88)  # magic, version, user and group names
             header[148:156] = b" " * 8
             header[148:156] = b"%06o\0 " % sum(header)
             content[start : start + BLOCK] = header

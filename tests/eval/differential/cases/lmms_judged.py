@@ -142,7 +142,7 @@ def hrbench(harness: Checkout, random: Random) -> Iterator[Record]:
         }
         text = without_reasoning(harness, answer)
         if random.choice("ab") and "B" not in shown(doc):
-            continue  # a reply that names no choice ends the harness
+            continue  # the harness raises for a reply without a choice
         score = module.hrbench_process_results(doc, [text])["average"]["gpt_score"]
         yield {"row": doc, "answer": answer, "replies": judge.used, "score": score}
     for doc in docs:

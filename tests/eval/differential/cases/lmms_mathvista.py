@@ -31,7 +31,7 @@ def mathvista(harness: Checkout, random: Random) -> Iterator[Record]:
         yield {"row": doc, "answer": answer, "replies": judge.used, "score": score}
 
     def aggregate(own: Sequence[int]) -> float:
-        # It takes the metadata out of its results.
+        # It removes the metadata from its results.
         some = [dict(results[number]) for number in own]
         return (module.mathvista_aggregate_results(some, None) or 0.0) / 100
 

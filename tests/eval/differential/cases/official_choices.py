@@ -102,7 +102,7 @@ def seed(harness: Checkout, random: Random) -> Iterator[Record]:
             with redirect_stdout(io.StringIO()) as printed:
                 try:
                     module.eval_single(str(file))
-                except KeyError:  # it ends where nothing is right
+                except KeyError:  # it raises if no response is right
                     return 0.0
             (percent,) = re.findall(r"Total accuracy: ([\d.]+)%", printed.getvalue())
             return float(percent) / 100

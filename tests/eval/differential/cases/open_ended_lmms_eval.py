@@ -29,7 +29,7 @@ QUESTIONS = (
     ),
     *("what does the sign say?\n", "What is the McDonald's slogan", "", "Is ${x} here?"),
 )
-COMPLETE = 2100  # answers of a fixture, and a few long ones
+COMPLETE = 2100  # responses of a fixture, and a few long ones
 Row = dict[str, Any]
 Scorer = Callable[[Checkout, Row, str], Any]
 
@@ -297,7 +297,7 @@ def of_count(random: Random, row: Row) -> str:
 
 def record_mmvet(harness: Checkout, random: Random) -> Iterator[Record]:
     """Grades in a judge's replies, and means over sets."""
-    os.environ.setdefault("OPENAI_API_KEY", "none")  # without one the import fails
+    os.environ.setdefault("OPENAI_API_KEY", "none")  # a missing one fails the import
     task = harness.module(f"{TASKS}.mmvet.utils")
     results = []
     rows = mmvet_rows(random)

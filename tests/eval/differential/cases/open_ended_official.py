@@ -87,7 +87,7 @@ def of_pope(
         pairs = common.answers_to(random, rows, lambda r, row: yes_no_answer(r, row["answer"]))
         kinds: dict[str, list[int]] = defaultdict(list)
         for number, (row, answer) in enumerate(pairs):
-            # A true positive and a true negative beside it: the scripts divide by both.
+            # With one true positive and one true negative: the scripts divide by both counts.
             _, accuracy = f1(harness, ["yes", "no", answer], ["yes", "no", row["answer"]])
             kinds[row["category"]].append(number)
             yield {"row": row, "answer": answer, "score": round(3 * accuracy - 2)}
@@ -148,7 +148,7 @@ def record_mme(harness: Checkout, random: Random) -> Iterator[Record]:
         module = harness.module("calculation")
     finally:
         sys.argv = before
-    # Of scikit-learn it needs the accuracy alone: the others' values go nowhere.
+    # Only scikit-learn's accuracy is needed; other metrics are not used.
     module.accuracy_score = lambda gts, preds: sum(map(int.__eq__, gts, preds)) / len(gts)
     module.confusion_matrix = lambda *_, **__: ((0, 0), (0, 0))
     module.precision_score = module.recall_score = lambda *_, **__: 0
@@ -278,7 +278,7 @@ def record_mmvet(harness: Checkout, random: Random) -> Iterator[Record]:
         judge = _ChatJudge(common.judge_replies(random, tries=5))
         module.client = SimpleNamespace(chat=SimpleNamespace(completions=judge))
         scores.append(_grade(module, row, answer))
-        # After the last try it asks once more, and does not read the reply.
+        # After the last attempt it sends one more request, and ignores the reply.
         record = {"row": row, "answer": answer, "replies": judge.used[:5], "score": scores[-1]}
         yield record | ({"judge_prompt": judge.prompt} if number < 100 else {})
     yield from common.means(random, scores)
@@ -363,7 +363,7 @@ def record_llava_bench(harness: Checkout, random: Random) -> Iterator[Record]:
         bad = random.choice((0, 0, 0, 0, 0, 1, 2, 3))
         replies = [random.choice(BAD_REVIEWS) for _ in range(bad)]
         replies += [random.choice(REVIEWS)] * (bad < 3)
-        # It does not ask again: what counts is the last reply.
+        # It does not retry: the last reply counts.
         with redirect_stdout(io.StringIO()):
             marks = module.parse_score(replies[-1])
         tuples.append(marks)

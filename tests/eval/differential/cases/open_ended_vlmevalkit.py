@@ -298,7 +298,7 @@ def record_mmvet(harness: Checkout, random: Random) -> Iterator[Record]:
         record = {"row": row, "answer": answer, "replies": judge.used, "score": result["score"]}
         prompt = module.build_mmvet_gpt4_prompt(line)
         yield record | ({"judge_prompt": prompt} if number < 100 else {})
-    # The rating of abilities divides by the number of their questions, which must not be 0.
+    # The rating by ability divides by numbers of questions, which must not be 0.
     every = [next(n for n, row in enumerate(own) if one in row["category"]) for one in abilities]
     for chosen in sets_of(random, [[number] for number in range(len(table))]):
         numbers = [*every, *chosen]
