@@ -3,6 +3,9 @@
 Importing transformers' auto modules alone loads torch, so `import mgm` does not: a finder on
 `sys.meta_path` registers them after someone else imports these. The registries get import paths;
 a class of ours is imported when it is looked up.
+
+The finder removes itself after it has registered everything, so that `importlib.reload` of an auto
+module, which replaces its registry, drops our entries; call `register` again after it.
 """
 
 import sys

@@ -85,7 +85,7 @@ def parse(words: Sequence[str] | None) -> argparse.Namespace:
     add("--orientation", choices=ORIENTATIONS, default=UPRIGHT, help=f"default: {UPRIGHT}")
     options = parser.parse_args(words)
     if not options.folder.is_dir():
-        raise MGMError(f"{options.folder}: is no folder; name one with images")
+        raise MGMError(f"{options.folder}: is not a folder; name one with images")
     if options.workers < 1:
         raise MGMError(f"--workers {options.workers}: give a number from 1")
     return options

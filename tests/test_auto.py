@@ -146,6 +146,19 @@ def test_register_is_idempotent():
     assert sys.meta_path == finders
 
 
+def test_register_after_a_reload_of_an_auto_module():
+    code = (
+        "import importlib, mgm\n"
+        "from mgm import auto\n"
+        "from transformers.models.auto import configuration_auto, processing_auto, modeling_auto\n"
+        "importlib.reload(configuration_auto)\n"
+        "assert 'mgm' not in configuration_auto.CONFIG_MAPPING\n"
+        "auto.register()\n"
+        "print(configuration_auto.CONFIG_MAPPING['mgm'].__name__)\n"
+    )
+    assert run_python(code) == "MGMConfig"
+
+
 def test_registries_are_pickled_and_extended():
     mapping = configuration_auto.CONFIG_MAPPING
     assert pickle.loads(pickle.dumps(mapping))["mgm"] is mgm.MGMConfig

@@ -154,7 +154,7 @@ class MGMImageProcessor(BaseImageProcessor):
         check_tensor_kind(return_tensors)
         sources = image_list(images)
         if not sources:
-            raise MGMError("no image given; leave images out for text alone")
+            raise MGMError("no image given; omit images for text-only input")
         side = self.image_size_aux
         pixels = torch.empty((len(sources), side, side, 3), dtype=torch.uint8)
         for index, source in enumerate(sources):

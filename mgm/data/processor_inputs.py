@@ -60,7 +60,9 @@ def padded_length(
             raise MGMError(f"max_length is {max_length}; give at least {longest}, the longest text")
         return max_length
     if max_length is not None:
-        raise MGMError(f"max_length is {max_length}, which goes with padding='max_length' alone")
+        raise MGMError(
+            f"max_length is {max_length}, which is allowed only with padding='max_length'"
+        )
     if padding not in (True, False, "longest", "do_not_pad"):
         raise MGMError(
             f"padding is {padding!r}; choose True, False, 'longest', 'max_length' or 'do_not_pad'"

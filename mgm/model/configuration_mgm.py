@@ -214,7 +214,7 @@ class MGMConfig(PretrainedConfig):
                     return super().from_dict(values, **kwargs)
             if "text_config" not in config_dict:
                 raise MGMError(
-                    "config: holds neither text_config (native layout) nor hidden_size (published "
+                    "config: has neither text_config (native layout) nor hidden_size (published "
                     "layout); restore the file"
                 )
             for name in ("text_config", "vision_config"):

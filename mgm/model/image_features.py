@@ -79,7 +79,7 @@ class ImageFeaturesMixin:
     @fusion.setter
     def fusion(self, fusion: FusionConfig | Mapping[str, Any] | None) -> None:
         if self.text_only:
-            raise MGMError("the model was loaded for texts alone; load it without text_only")
+            raise MGMError("the model was loaded with text_only=True; load it without")
         if fusion is not None:
             fusion = FusionConfig.from_json(fusion)
             fusion.check_inference(self.config)
@@ -103,7 +103,7 @@ class ImageFeaturesMixin:
             MGMError: the shapes of the tensors do not match the config.
         """
         if self.text_only:
-            raise MGMError("the model was loaded for texts alone; load it without text_only")
+            raise MGMError("the model was loaded with text_only=True; load it without")
         if pixel_values is None and pixel_values_aux is not None:
             pixel_values, pixel_values_aux = self._views(pixel_values_aux)
         pixel_values = self._check_pixels(pixel_values, pixel_values_aux)

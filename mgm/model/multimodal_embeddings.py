@@ -64,7 +64,7 @@ def _matching(
     for row, count in enumerate(positions):
         if count % size and not ends[row]:
             raise MGMError(
-                f"sample {row} holds {count} image positions; expected a multiple of {size}, "
+                f"sample {row} has {count} image positions; expected a multiple of {size}, "
                 "what one image takes: let the processor expand the <image> markers"
             )
         needed.append(-(-count // size))

@@ -286,7 +286,7 @@ def _is_mini_gemini(folder: Path) -> bool:
     path = folder / "config.json"
     if not path.is_file():
         raise MGMError(
-            f"{folder}: holds no config.json; give the folder of a language model or a Mini-Gemini"
+            f"{folder}: has no config.json; give the folder of a language model or a Mini-Gemini"
         )
     model_type = read_json(path).get("model_type")
     if not isinstance(model_type, str):
@@ -300,7 +300,7 @@ def _check_vocabulary(processor: MGMProcessor, folder: Path) -> None:
     for token in processor.template.tokens:
         if token not in vocabulary:
             raise MGMError(
-                f"--version {processor.conversation}: it contains {token}, which is no token of "
+                f"--version {processor.conversation}: it contains {token}, which is not a token of "
                 f"{folder}; choose the template that the language model was trained with, or add "
                 "the token to its tokenizer and its embeddings"
             )

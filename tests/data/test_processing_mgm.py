@@ -127,7 +127,7 @@ def test_padding_side(nano_tokenizer, tmp_path):
             "do_pan_and_scan is True, which this processor does not support",
         ),
         ({"text_kwargs": {"padding": "longer"}}, "padding is 'longer'; choose True"),
-        ({"max_length": 9}, "max_length is 9, which goes with padding='max_length' alone"),
+        ({"max_length": 9}, "max_length is 9, which is allowed only with padding='max_length'"),
         ({"padding": "max_length"}, "max_length is None; give at least 2"),
         ({"padding": "max_length", "max_length": 1}, "max_length is 1; give at least 2"),
         ({"padding": "longer"}, "padding is 'longer'; choose True"),

@@ -168,7 +168,7 @@ def test_published_defaults_for_absent_fields(tmp_path) -> None:
 def test_config_of_neither_layout(tmp_path) -> None:
     (tmp_path / "config.json").write_text('{"model_type": "mgm", "image_size_aux": 768}')
     with pytest.raises(
-        MGMError, match=r"config.json: holds neither text_config \(native layout\) nor hidden_size"
+        MGMError, match=r"config.json: has neither text_config \(native layout\) nor hidden_size"
     ):
         AutoConfig.from_pretrained(tmp_path)
 

@@ -122,7 +122,7 @@ def test_unreachable_repository(monkeypatch, tmp_path) -> None:
 
 def test_folder_without_config(saved) -> None:
     (saved / "config.json").unlink()
-    assert "holds no config.json" in fault(saved)
+    assert "has no config.json" in fault(saved)
 
 
 def test_config_that_is_not_json(saved) -> None:
@@ -182,7 +182,7 @@ def test_config_mismatch_allocates_no_memory(saved, monkeypatch, changes, messag
 
 def test_folder_without_weights(saved) -> None:
     (saved / "model.safetensors").unlink()
-    assert "holds no weights" in fault(saved)
+    assert "has no weights" in fault(saved)
 
 
 @pytest.mark.parametrize("size", [0, 5, 1000, -10])
@@ -280,7 +280,7 @@ def test_text_only_loads_no_tower(tmp_path) -> None:
     inputs = batch_of(model.config, ["abc", "defgh"], left=True)
     with torch.no_grad():
         assert torch.equal(texts(**inputs).logits, model(**inputs).logits)
-        with pytest.raises(MGMError, match="was loaded for texts alone; load it without text_only"):
+        with pytest.raises(MGMError, match="was loaded with text_only=True; load it without"):
             texts(**batch_of(model.config, ["aIb"]), **random_images(model.config, 1))
     with pytest.raises(MGMError, match="was loaded without its vision side; load it whole"):
         save_model(texts, tmp_path / "again")

@@ -112,9 +112,7 @@ def test_images_and_markers_must_match(model, layouts, images, words) -> None:
 
 def test_unexpanded_markers(model) -> None:
     ids = torch.tensor([[5, model.config.image_token_id, 6]])
-    with pytest.raises(
-        MGMError, match="sample 0 holds 1 image positions; expected a multiple of 16"
-    ):
+    with pytest.raises(MGMError, match="sample 0 has 1 image positions; expected a multiple of 16"):
         model(input_ids=ids, **random_images(model.config, 1))
 
 

@@ -51,7 +51,7 @@ def test_unexpected_exceptions(folder, monkeypatch):
 
 def test_invalid_options(tmp_path):
     for words, message in (
-        ([str(tmp_path / "none")], "is no folder"),
+        ([str(tmp_path / "none")], "is not a folder"),
         ([str(tmp_path)], "has no files"),
         ([str(tmp_path), "--workers", "0"], "give a number from 1"),
     ):

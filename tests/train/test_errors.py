@@ -50,8 +50,7 @@ def test_command_prints_one_line_and_exits_with_2(tmp_path) -> None:
     assert done.returncode == 2
     assert done.stdout == ""
     assert done.stderr == (
-        f"error: {tmp_path}/none: no such folder; "
-        "give a folder that holds config.json and weights\n"
+        f"error: {tmp_path}/none: no such folder; give a folder with config.json and weights\n"
     )
 
 
@@ -155,7 +154,7 @@ def test_output_folder_that_cannot_be_created(flags, tmp_path) -> None:
 )
 def test_vocabulary_without_a_token_of_the_template(flags, version, token):
     message = fault(flags | {"version": version})
-    assert message.startswith(f"--version {version}: it contains {token}, which is no token of ")
+    assert message.startswith(f"--version {version}: it contains {token}, which is not a token of ")
 
 
 def test_tokenizer_with_more_tokens_than_the_model(flags, parts, tmp_path) -> None:

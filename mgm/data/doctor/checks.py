@@ -25,8 +25,8 @@ ProgressBar = Callable[[Iterable[Any]], Iterable[Any]]  # wraps an iterable, as 
 
 # Kinds of findings; samples with a kind in `USABLE` can be trained on.
 FINDING_KINDS = {
-    "malformed": "is no conversation in a supported format",
-    "unsupported": "holds what training cannot use and must not ignore",
+    "malformed": "is not a conversation in a supported format",
+    "unsupported": "has content that training cannot use and must not ignore",
     "roles": "has messages whose roles do not alternate",
     "no answer": "has no answer to learn",
     "markers": "has another number of image markers than images",

@@ -65,7 +65,7 @@ def decode_base64(text: str, name: str, max_bytes: int = MAX_DECODED_BYTES) -> b
         return _from_base64(text, name, max_bytes)
     except (binascii.Error, UnicodeEncodeError) as error:
         raise MGMError(
-            f"{name}: is no base64; give a data URL, an http(s) URL, or base64"
+            f"{name}: is not base64; give a data URL, an http(s) URL, or base64"
         ) from error
 
 

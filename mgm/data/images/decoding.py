@@ -221,7 +221,7 @@ def _convert(image: Image.Image, name: str) -> Image.Image:
         return Image.fromarray(levels.astype(np.uint8)).convert("RGB")
     if image.mode in ("I", "F"):
         raise MGMError(
-            f"{name}: holds signed numbers, fractions or numbers of 32 bits (Pillow's mode "
+            f"{name}: has signed numbers, fractions or numbers of 32 bits (Pillow's mode "
             f"{image.mode}), which do not say what is black and what is white; save it with 8 bits"
         )
     if image.format == "PNG" and image.mode == "P":

@@ -158,8 +158,8 @@ def _read(text: str, name: str) -> bytes:
     if scheme.strip() == "data":
         return decode_data_url(text, name)
     if "://" in text:
-        advice = "give the path alone" if scheme == "file" else "save it and give its path"
-        raise MGMError(f"{name}: is no http(s) or data URL; {advice}")
+        advice = "give only the path" if scheme == "file" else "save it and give its path"
+        raise MGMError(f"{name}: is not an http(s) or data URL; {advice}")
     try:
         return _read_file(Path(text), name)
     except MGMError:

@@ -130,5 +130,5 @@ def check_syntax(source: str, file: Path) -> None:
     except (TemplateSyntaxError, RecursionError) as error:
         line = getattr(error, "lineno", 1)
         raise MGMError(
-            f"{file}: is no Jinja template ({one_line(error)[:200]}, line {line}); copy it again"
+            f"{file}: is not valid Jinja ({one_line(error)[:200]}, line {line}); copy it again"
         ) from error

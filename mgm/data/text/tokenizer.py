@@ -42,7 +42,7 @@ def load_tokenizer(path: str | os.PathLike[str]) -> PreTrainedTokenizerFast:
             with files that transformers converts to a fast tokenizer; or a name on the hub.
 
     Raises:
-        MGMError: there is no tokenizer, or it is broken or not supported.
+        MGMError: there is no tokenizer, or it is damaged or not supported.
     """
     folder = Path(path)
     if folder.is_dir():
@@ -77,7 +77,7 @@ def _read(path: str | os.PathLike[str], file: str) -> Any:
     if folder.exists() and not any(folder.glob("*vocab*")):
         if not file:
             raise MGMError(
-                f"{folder}: holds no tokenizer; it needs tokenizer.json or tokenizer.model"
+                f"{folder}: has no tokenizer; it needs tokenizer.json or tokenizer.model"
             )
         kind = read_tokenizer_config(folder).get("tokenizer_class")
         raise MGMError(

@@ -213,8 +213,8 @@ class Request:
         for index, (_, answer) in enumerate(self.history, start=1):
             if IMAGE_MARKER in answer:
                 raise MGMError(
-                    f"history, turn {index}: the answer holds {IMAGE_MARKER}, which stands for "
-                    "an image of the user; put it into the question"
+                    f"history, turn {index}: the answer contains {IMAGE_MARKER}, the marker of "
+                    "a user's image; move it to a question"
                 )
 
     @property

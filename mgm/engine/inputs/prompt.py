@@ -92,7 +92,7 @@ class PromptBuilder:
             if token >= rows:
                 name = self._processor.tokenizer.convert_ids_to_tokens(token)
                 raise MGMError(
-                    f"{label}the prompt holds {name!r}, token {token}, and the model has {rows} "
+                    f"{label}the prompt contains {name!r}, token {token}, and the model has {rows} "
                     "embeddings; its tokenizer is that of another model, or leave that text out"
                 )
         if len(ids) >= self.context_length:

@@ -167,7 +167,7 @@ def check_checkpoint(folder: Path) -> None:
 def _read_config(folder: Path) -> dict[str, Any]:
     path = folder / CONFIG_FILE
     if not is_present(path):
-        raise MGMError(f"{folder}: holds no {CONFIG_FILE}; give a checkpoint folder")
+        raise MGMError(f"{folder}: has no {CONFIG_FILE}; give a checkpoint folder")
     values = read_json(path)
     model_type = values.get("model_type")
     if model_type not in list(TEXT_TYPE_OF_PUBLISHED):

@@ -95,9 +95,7 @@ def load_language_model(
     folder = part_folder(path)
     config_path = folder / "config.json"
     if not config_path.is_file():
-        raise MGMError(
-            f"{folder}: holds no config.json; give a folder with a causal language model"
-        )
+        raise MGMError(f"{folder}: has no config.json; give a folder with a causal language model")
     values = read_json(config_path)  # transformers' error for a broken file does not name it
     check_no_adapter(folder)  # transformers would load the base and apply the adapter
     tensors = read_folder(folder)
@@ -183,7 +181,7 @@ def load_stage1(model: PreTrainedModel, path: str | os.PathLike[str]) -> None:
         if tuple(tensor.shape) != expected:
             description = f"{to_published(name)} of shape {tuple(tensor.shape)}"
             raise MGMError(
-                f"{path}: holds {description}, and the model has {expected}; give the stage-1 file "
+                f"{path}: has {description}, and the model has {expected}; give the stage-1 file "
                 "of the same encoders and language model"
             )
     model.load_state_dict(tensors, strict=False)

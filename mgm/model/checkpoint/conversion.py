@@ -123,7 +123,7 @@ def plan_conversion(
         if checkpoint.config.fusion != DEFAULT_FUSION:
             raise MGMError(
                 f"{source}/{CONFIG_FILE}: fusion is {checkpoint.config.fusion.to_json()}; the "
-                "published layout holds patch info mining alone, keep this model in the native one"
+                "published layout has patch info mining only, keep this model in the native one"
             )
         tensors = {to_published(name): tensor for name, tensor in tensors.items()}
         integers = [t for t in checkpoint.tensors.values() if not t.dtype.is_floating_point]

@@ -106,7 +106,7 @@ def read_adapter(folder: Path) -> Adapter:
     rank, alpha = config["r"], config["lora_alpha"]
     file = next((folder / name for name in ADAPTER_FILES if is_present(folder / name)), None)
     if file is None:
-        raise MGMError(f"{folder}: holds no {' or '.join(ADAPTER_FILES)}; copy it again")
+        raise MGMError(f"{folder}: has no {' or '.join(ADAPTER_FILES)}; copy it again")
     halves: dict[str, dict[str, LazyTensor]] = {}
     magnitudes: dict[str, LazyTensor] = {}
     biases: dict[str, LazyTensor] = {}
@@ -182,7 +182,7 @@ def read_non_lora_weights(folder: Path) -> dict[str, LazyTensor]:
     tensors = lazy_tensors(file) if is_present(file) else {}
     if tensors:
         return {native_name(name): tensor for name, tensor in tensors.items()}
-    fault = f"{file}: holds no weights" if is_present(file) else f"{file}: is missing"
+    fault = f"{file}: has no weights" if is_present(file) else f"{file}: is missing"
     if BASE_DIGEST in stored_metadata(folder):
         raise MGMError(
             f"{fault}, and the adapter was trained with a mining and a projector of its own; copy "

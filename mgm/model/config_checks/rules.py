@@ -252,7 +252,7 @@ def check_field_names(values: Mapping[str, Any], prefix: str = "") -> None:
     """
     for name in values:
         if name in _CLASS_ATTRIBUTES or callable(getattr(PretrainedConfig, name, None)):
-            raise MGMError(f"config: {prefix}{shortened(name)} is no field; remove it")
+            raise MGMError(f"config: {prefix}{shortened(name)} is not a field; remove it")
 
 
 def _check_others(values: Mapping[str, Any], rules: Mapping[str, Rule], prefix: str) -> None:

@@ -30,11 +30,11 @@ def checkpoint_folder(path: str | os.PathLike[str], weights: bool = True, **wher
     if folder.is_dir():
         return folder
     if folder.exists():
-        raise MGMError(f"{path}: is a file; give the folder that holds config.json and weights")
+        raise MGMError(f"{path}: is a file; give the folder with config.json and weights")
     # "playground/mgm-nano" could be a repository id, but beside an existing folder "playground" it
     # is a missing folder.
     if not is_repository_id(str(path)) or folder.parent.is_dir():
-        raise MGMError(f"{path}: no such folder; give a folder that holds config.json and weights")
+        raise MGMError(f"{path}: no such folder; give a folder with config.json and weights")
     where = {name: value for name, value in where.items() if value is not None}
     # Imported here: most runs download nothing.
     from huggingface_hub import snapshot_download

@@ -66,7 +66,7 @@ def read_text(file: Path) -> str:
     """
     size = check_readable(file)
     if size > MAX_TEXT_BYTES:
-        raise MGMError(f"{file}: holds {size} bytes; expected {MAX_TEXT_BYTES} at most")
+        raise MGMError(f"{file}: has {size} bytes; expected {MAX_TEXT_BYTES} at most")
     try:
         return file.read_text(encoding="utf-8")
     except UnicodeDecodeError as error:
@@ -88,7 +88,7 @@ def read_json(file: Path) -> dict[str, Any]:
     except (ValueError, RecursionError) as error:
         raise MGMError(f"{file}: is not valid JSON ({one_line(error)}); copy it again") from error
     if not isinstance(content, dict):
-        raise MGMError(f"{file}: holds a {type(content).__name__}, not an object; copy it again")
+        raise MGMError(f"{file}: contains a {type(content).__name__}, not an object; copy it again")
     return content
 
 

@@ -108,7 +108,7 @@ def _of_torch(file: Path) -> dict[str, LazyTensor]:
         offset = getattr(storage, "_checkpoint_offset", None)
         if records and records.get(offset) != storage.nbytes():
             raise MGMError(
-                f"{file}: {name} takes {storage.nbytes()} bytes, and the file holds "
+                f"{file}: {name} takes {storage.nbytes()} bytes, and the file has "
                 f"{records.get(offset, 0)} of it where PyTorch puts it; copy it again"
             )
         if offset is not None and tensor.is_contiguous():
@@ -156,7 +156,7 @@ def _load(file: Path, mmap: bool) -> dict[str, Tensor]:
     except pickle.UnpicklingError as error:
         # Without torch's message, which advises to run code from the file.
         raise MGMError(
-            f"{file}: cannot be read as weights: it is damaged, or holds other objects than "
+            f"{file}: cannot be read as weights: it is damaged, or has other objects than "
             "tensors, whose code is not run; copy it again, or get it as safetensors"
         ) from error
     except Exception as error:  # a damaged pickle can raise any exception
@@ -164,13 +164,13 @@ def _load(file: Path, mmap: bool) -> dict[str, Tensor]:
     for _ in range(2):
         if not isinstance(weights, Mapping):
             raise MGMError(
-                f"{file}: cannot be read as weights, it holds a {type(weights).__name__} instead "
-                "of tensors by name; copy it again"
+                f"{file}: cannot be read as weights: it contains a {type(weights).__name__} "
+                "instead of tensors by name; copy it again"
             )
         weights = weights.get("state_dict", weights)
     tensors = {name: tensor for name, tensor in weights.items() if isinstance(tensor, Tensor)}
     if weights and not tensors:
-        raise MGMError(f"{file}: holds no tensors; copy it again, or give another checkpoint")
+        raise MGMError(f"{file}: has no tensors; copy it again, or give another checkpoint")
     size = file.stat().st_size
     for name, tensor in tensors.items():
         _check_tensor(file, size, name, tensor)
@@ -180,7 +180,7 @@ def _load(file: Path, mmap: bool) -> dict[str, Tensor]:
 def _check_tensor(file: Path, size: int, name: object, tensor: Tensor) -> None:
     """Check for a dense tensor whose shape and strides stay within its storage and file size."""
     if not is_name(name):
-        raise MGMError(f"{file}: {shown(name)} is no name of a tensor; copy it again")
+        raise MGMError(f"{file}: {shown(name)} is not a tensor name; copy it again")
     if tensor.is_nested or tensor.layout != torch.strided or tensor.is_quantized:
         raise _not_plain(file, name)
     nbytes = tensor.numel() * tensor.element_size()

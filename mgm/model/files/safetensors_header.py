@@ -103,7 +103,7 @@ def _without_duplicates(pairs: Iterable[tuple[str, Any]]) -> dict[str, Any]:
     result: dict[str, Any] = {}
     for name, value in pairs:
         if name in result:
-            raise ValueError(f"its header holds {shown(name)} twice")
+            raise ValueError(f"its header has {shown(name)} twice")
         result[name] = value
     return result
 
@@ -111,7 +111,7 @@ def _without_duplicates(pairs: Iterable[tuple[str, Any]]) -> dict[str, Any]:
 def _check_entry(name: str, entry: object) -> tuple[torch.dtype, tuple[int, ...], int, int]:
     """Dtype, shape and byte range of a tensor; raises a TypeError or ValueError if not valid."""
     if not is_name(name):
-        raise ValueError(f"{shown(name)} is no name of a tensor, it is too long or no text")
+        raise ValueError(f"{shown(name)} is not a tensor name, it is too long or not text")
     if not isinstance(entry, dict):
         raise TypeError(f"{shown(name)} is {shown(entry)} in its header, not an object")
     kind, shape, offsets = (entry.get(key) for key in ("dtype", "shape", "data_offsets"))

@@ -133,7 +133,7 @@ def max_token_id(folder: Path) -> int:
             tokens |= {token: _checked_id(index) for token, index in added.items()}
         except (AttributeError, KeyError, TypeError, ValueError) as error:
             raise MGMError(
-                f"{file}: is no tokenizer ({type(error).__name__}: {error}); copy it again"
+                f"{file}: is not a tokenizer ({type(error).__name__}: {error}); copy it again"
             ) from error
     tokens.pop("<image>", None)
     return max(size - 1, *tokens.values(), -1)

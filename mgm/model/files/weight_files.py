@@ -48,7 +48,7 @@ def weight_files(folder: str | os.PathLike[str]) -> tuple[dict[str, str], list[P
         if is_present(folder / name):
             return {}, [folder / name]
     raise MGMError(
-        f"{folder}: holds no weights; give a folder with one of "
+        f"{folder}: has no weights; give a folder with one of "
         f"{', '.join((*INDEX_FILES, *SINGLE_FILES))}"
     )
 
@@ -95,7 +95,7 @@ def read_folder(folder: str | os.PathLike[str]) -> dict[str, LazyTensor]:
         for name, tensor in lazy_tensors(file).items():
             if name in tensors:
                 raise MGMError(
-                    f"{file}: holds {name}, which is in {tensors[name].file.name} too; "
+                    f"{file}: has {name}, which is in {tensors[name].file.name} too; "
                     "copy the folder again, from one model"
                 )
             tensors[name] = tensor
@@ -108,7 +108,7 @@ def read_folder(folder: str | os.PathLike[str]) -> dict[str, LazyTensor]:
     for name, file in index.items():
         if tensors[name].file.name != file:
             raise MGMError(
-                f"{tensors[name].file}: holds {name}, which the index says is in {file}; copy the "
+                f"{tensors[name].file}: has {name}, which the index says is in {file}; copy the "
                 "folder again, from one model"
             )
     return tensors

@@ -292,6 +292,6 @@ def _no_tower(
 ) -> MGMError:
     folder = next(iter(tensors.values())).file.parent
     return MGMError(
-        f"config: {field} is {shown(values.get(field))}, and the weights in {folder} hold no such "
+        f"config: {field} is {shown(values.get(field))}, and the weights in {folder} have no such "
         f"tower (expected {names}.*); none is taken from elsewhere, give a complete checkpoint"
     )

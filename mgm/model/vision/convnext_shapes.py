@@ -37,14 +37,14 @@ def convnext_geometry(shapes: Mapping[str, tuple[int, ...]], source: str) -> dic
                 dims[stage], kernel_sizes[stage] = shape[0], shape[-1]
     if 0 in dims:
         raise MGMError(
-            f"{source}: holds no four-stage ConvNeXt (stages.<0-3>.blocks.<n>.conv_dw.weight); "
+            f"{source}: has no four-stage ConvNeXt (stages.<0-3>.blocks.<n>.conv_dw.weight); "
             "give a folder of OpenCLIP or timm that does"
         )
     depths = [len(indices) for indices in blocks]
     for stage, indices in enumerate(blocks):
         if indices != {str(index) for index in range(len(indices))}:
             raise MGMError(
-                f"{source}: holds {len(indices)} blocks of stages.{stage}, and their numbers are "
+                f"{source}: has {len(indices)} blocks of stages.{stage}, and their numbers are "
                 f"not 0 to {len(indices) - 1}; copy it again"
             )
     block = "stages.0.blocks.0."

@@ -98,7 +98,7 @@ class Session:
                 raise MGMError("/save: give a file name")
             self._save(Path(argument))
             return f"saved {argument}"
-        raise MGMError(f"{name:.40} is no command; commands are\n{CHAT_COMMANDS}")
+        raise MGMError(f"{name:.40} is not a command; commands are\n{CHAT_COMMANDS}")
 
     def _recognize_text(self) -> str:
         if self.ocr is None or not self.images:

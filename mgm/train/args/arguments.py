@@ -202,10 +202,10 @@ class TrainingArguments(transformers.TrainingArguments):
     warmup_ratio: float = _flag(0.0, "Fraction of all steps, below 1, for learning rate warm-up.")
     evaluation_strategy: str | None = _flag(None, "Old name of --eval_strategy.")
     optim: str = _flag("adamw_torch", "Optimizer; adamw_torch_fused is faster.")
-    remove_unused_columns: bool = _flag(False, "Rejected: samples hold exactly the model's inputs.")
+    remove_unused_columns: bool = _flag(False, "Rejected: samples have exactly the model's inputs.")
     logging_steps: float = _flag(10, "Steps between two logs of the loss.")
     cache_dir: str | None = _flag(None, "Rejected: set the environment variable HF_HOME.")
-    mpt_attn_impl: str = _flag("triton", "Rejected: MPT is no language model of Mini-Gemini.")
+    mpt_attn_impl: str = _flag("triton", "Rejected: MPT is not a language model of Mini-Gemini.")
     bits: int = _flag(
         NO_QUANTIZATION, "QLoRA: bits of the frozen language model, 4 or 8; 16: not quantised."
     )

@@ -48,9 +48,9 @@ UNSUPPORTED_FLAGS = {
     "image_grid_pinpoints": "does nothing: it was published but never used; leave it out",
     "lazy_preprocess": "must stay True: samples are always preprocessed when they are loaded",
     "is_multimodal": "does nothing: the samples decide it; leave it out",
-    "remove_unused_columns": "must stay False: samples hold exactly the model's inputs",
+    "remove_unused_columns": "must stay False: samples have exactly the model's inputs",
     "cache_dir": "does nothing here; set the environment variable HF_HOME",
-    "mpt_attn_impl": "does nothing: MPT is no language model of Mini-Gemini; leave it out",
+    "mpt_attn_impl": "does nothing: MPT is not a language model of Mini-Gemini; leave it out",
     "do_predict": "does nothing: a run trains, and is evaluated by --eval_strategy; leave it out",
     "load_best_model_at_end": "is not supported; trainer_state.json has the eval_loss of each step",
     # transformers does not treat the model as a causal LM, and would not shift the labels.

@@ -76,7 +76,7 @@ def read_deepspeed_config(given: str | Settings) -> Settings:
     with prefix_errors(settings_label(given)):
         settings = json.loads(json.dumps(given)) if isinstance(given, dict) else _parsed(given)
         if not isinstance(settings, dict):
-            raise MGMError(f"holds a {type(settings).__name__}, not an object; {EXAMPLE}")
+            raise MGMError(f"contains a {type(settings).__name__}, not an object; {EXAMPLE}")
         if "zero_optimization" not in settings:
             close = get_close_matches("zero_optimization", settings, n=1)
             hint = f"did you mean that by {close[0]}?" if close else EXAMPLE
@@ -279,7 +279,7 @@ def _check_by_deepspeed(settings: Settings) -> None:
         if name not in fields:
             close = get_close_matches(name, fields, n=1)
             hint = f"did you mean {close[0]}?" if close else "leave it out"
-            raise MGMError(f"{name} is no field of DeepSpeed's settings; {hint}")
+            raise MGMError(f"{name} is not a field of DeepSpeed's settings; {hint}")
 
 
 def _without_auto(value: Any) -> Any:

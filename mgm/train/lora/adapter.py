@@ -188,7 +188,7 @@ def check_base_model(
         in_output = here.name.startswith("checkpoint-") and here.parent == output.resolve()
         if in_output or here == output.resolve():
             raise MGMError(
-                f"--output_dir {output}: holds {folder}, the base model of the adapter, which "
+                f"--output_dir {output}: contains {folder}, the base model of the adapter, which "
                 "the run would overwrite; choose another folder"
             )
     if checkpoint is not None:

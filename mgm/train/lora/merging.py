@@ -47,7 +47,7 @@ def _adapter_folder(adapter: str, base: str | None) -> Path:
         folder = checkpoint_folder(adapter)
         if not (folder / ADAPTER_CONFIG).is_file():
             raise MGMError(
-                f"ADAPTER {folder}: holds no {ADAPTER_CONFIG}; give the folder of an adapter"
+                f"ADAPTER {folder}: has no {ADAPTER_CONFIG}; give the folder of an adapter"
             )
         check_checkpoint(folder)
     if base is not None:

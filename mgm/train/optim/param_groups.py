@@ -79,7 +79,7 @@ def _special_rates(arguments: TrainingArguments) -> dict[str, float]:
         part, _, factor = entry.strip().rpartition(":")
         if not part or not _is_factor(factor):
             raise MGMError(
-                f"--lr_multi: {entry!r} is no part and factor from 0; write for instance "
+                f"--lr_multi: {entry!r} is not a part with a factor from 0; write for instance "
                 "model.mm_projector:2,model.vlm_uni:2"
             )
         if part in rates:

@@ -69,7 +69,7 @@ def test_invalid_data_urls(url):
 
 
 def test_base64_of_other_content():
-    with pytest.raises(MGMError, match=r"^image 1: is no base64"):
+    with pytest.raises(MGMError, match=r"^image 1: is not base64"):
         decode_base64("no base64!", "image 1")
     for text in ("a" * 10_000, "image/" * 20, base64.b64encode(bytes(100)).decode()):
         with pytest.raises(MGMError, match=r"cannot be read|no such file"):  # it may be a path

@@ -142,7 +142,7 @@ def test_12_bit_images():
 
 @pytest.mark.parametrize("mode", ["I", "F"])
 def test_float_and_signed_images(mode):
-    fails(Image.new(mode, (4, 4)), "7: holds signed numbers, fr", f"mode {mode})", "with 8 bits")
+    fails(Image.new(mode, (4, 4)), "7: has signed numbers, fr", f"mode {mode})", "with 8 bits")
 
 
 def message_of(source):
@@ -169,8 +169,8 @@ def test_files_without_an_image(tmp_path):
     fails("bad\0name", "cannot be read")
     fails(b"", "is empty")
     fails(b"nothing", "7 bytes", "is not an image")
-    fails("ftp://host/a.png", "is no http(s) or data URL", "save it")
-    fails("file:///a.png", "is no http(s) or data URL", "give the path alone")
+    fails("ftp://host/a.png", "is not an http(s) or data URL", "save it")
+    fails("file:///a.png", "is not an http(s) or data URL", "give only the path")
     fails("a" * 10_000, "aaa…: cannot be read (File name too long)")
     assert len(message_of("a" * 10_000)) < 250
 

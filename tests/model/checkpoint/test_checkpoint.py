@@ -103,7 +103,7 @@ def test_tensor_in_two_files(tmp_path) -> None:
         tmp_path / "twice", [weights, {"lm_head.weight": weights["lm_head.weight"]}], "bin"
     )
     with pytest.raises(
-        MGMError, match=r"00002.bin: holds lm_head.weight, which is in pytorch_model-00001"
+        MGMError, match=r"00002.bin: has lm_head.weight, which is in pytorch_model-00001"
     ):
         load_model(folder)
 
@@ -191,7 +191,7 @@ def test_tied_lm_head(tmp_path) -> None:
     [
         (
             "model.vision_tower.",
-            r"mm_vision_tower is 'model_zoo/.*', and the weights in .* hold no",
+            r"mm_vision_tower is 'model_zoo/.*', and the weights in .* have no",
         ),
         ("model.vision_tower_aux.", r"\(expected model.vision_tower_aux\.\*\); none is taken"),
     ],

@@ -112,7 +112,7 @@ def test_stage1_from_a_whole_model(tmp_path) -> None:
 def test_stage1_file_must_fit(tmp_path) -> None:
     with pytest.raises(MGMError, match=r"other.bin: not found"):
         load_stage1(tiny_model(), tmp_path / "other.bin")
-    with pytest.raises(MGMError, match=r"holds no weights"):
+    with pytest.raises(MGMError, match=r"has no weights"):
         load_stage1(tiny_model(), tmp_path)
     save_stage1(tiny_model(projector_type="linear"), tmp_path / "mm_projector.bin")
     with pytest.raises(MGMError, match=r"missing \(projector.0.bias"):
@@ -141,7 +141,7 @@ def test_stage1_file_without_weights(tmp_path, name) -> None:
 def test_folder_without_a_language_model(tmp_path) -> None:
     zoo = golden("model_zoo")
     clip = zoo / "OpenAI/clip-vit-large-patch14-336"
-    with pytest.raises(MGMError, match=r"holds no config.json"):
+    with pytest.raises(MGMError, match=r"has no config.json"):
         MGMForConditionalGeneration.from_parts(tmp_path, clip)
     LlamaForCausalLM(LlamaConfig(**TEXT)).save_pretrained(tmp_path)
     weights = tmp_path / "model.safetensors"

@@ -162,7 +162,7 @@ def test_same_weights_in_two_formats(tmp_path, caplog) -> None:
     tensors = read_weights(tmp_path)
     torch.save(tensors, tmp_path / "pytorch_model.bin")
     check_one_model(tmp_path)
-    assert "model.safetensors and pytorch_model.bin hold the same weights" in caplog.text
+    assert "model.safetensors and pytorch_model.bin have the same weights" in caplog.text
     load_model(tmp_path)
     name = "tied.weight"  # which safetensors omits
     torch.save(tensors | {name: next(iter(tensors.values()))}, tmp_path / "pytorch_model.bin")

@@ -29,9 +29,9 @@ NAN, INF = float("nan"), float("inf")
         (b"{", "not valid JSON"),
         (b"\xff\xfe{\x00}\x00", "not UTF-8"),
         ('{"a": "ü"}'.encode("latin-1"), "not UTF-8"),
-        (b"null", "holds a NoneType, not an object"),
-        (b"[]", "holds a list, not an object"),
-        (b"1e999", "holds a float, not an object"),
+        (b"null", "contains a NoneType, not an object"),
+        (b"[]", "contains a list, not an object"),
+        (b"1e999", "contains a float, not an object"),
         (b'{"a":' * 10**5, "not valid JSON"),
         (b'{"a": ' + b"9" * 5000 + b"}", "an integer of 5000 digits"),
         (b'{"a": ' + b"9" * 41 + b"}", "an integer of 41 digits"),
@@ -122,5 +122,5 @@ def test_tokenizer_settings(tmp_path, name, content) -> None:
 )
 def test_tokenizer_without_ids(tmp_path, content) -> None:
     (tmp_path / "tokenizer.json").write_text(content)
-    with pytest.raises(MGMError, match=r"tokenizer\.json: is no tokenizer"):
+    with pytest.raises(MGMError, match=r"tokenizer\.json: is not a tokenizer"):
         max_token_id(tmp_path)

@@ -228,7 +228,7 @@ def test_epsilon_of_the_largest_convnext() -> None:
 
     assert convnext_geometry(shapes([384, 768, 1536, 3072]), "x")["layer_norm_eps"] == 1e-5
     assert convnext_geometry(shapes([192, 384, 768, 1536]), "x")["layer_norm_eps"] == 1e-6
-    with pytest.raises(MGMError, match="x: holds no four-stage ConvNeXt"):
+    with pytest.raises(MGMError, match="x: has no four-stage ConvNeXt"):
         convnext_geometry(shapes([192, 384, 768]), "x")
 
 
@@ -279,7 +279,7 @@ def tower_fault(load, path, content: str) -> str:
     ("content", "message"),
     [
         ("{bad", "is not valid JSON"),
-        ("[]", "holds a list, not an object"),
+        ("[]", "contains a list, not an object"),
         ({"vision_config": "none"}, "describes no model"),
         ({"model_type": "clip_vision_model", **VISION, "num_attention_heads": 7}, "heads (7)"),
         ({"model_type": "clip_vision_model", **VISION, "hidden_act": "magic"}, "'magic'"),
@@ -295,7 +295,7 @@ def test_invalid_clip_config(clip, tmp_path, content, message) -> None:
     ("content", "message"),
     [
         ("{", "is not valid JSON"),
-        ("[]", "holds a list, not an object"),
+        ("[]", "contains a list, not an object"),
         ('{"model_cfg": []}', "describes no model"),
         ("{}", "timm_model_name is None"),
         ('{"preprocess_cfg": 1}', "timm_model_name is None"),

@@ -53,7 +53,7 @@ def test_commands(session, image_files, tmp_path):
 @pytest.mark.parametrize(
     ("line", "text"),
     [
-        ("/nothing", "is no command"),
+        ("/nothing", "is not a command"),
         ("/save", "give a file name"),
         ("/save /dev/null/chat.json", "could not be written"),
         ("/image nowhere.png", "there is no such file"),

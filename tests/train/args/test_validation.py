@@ -63,7 +63,7 @@ def test_one_device_per_process(monkeypatch) -> None:
     ("words", "message"),
     [
         (["--label_smoothing_factor", "0.1"], "0.1: is not supported yet"),
-        (["--mpt_attn_impl", "torch"], "MPT is no language model"),
+        (["--mpt_attn_impl", "torch"], "MPT is not a language model"),
         (["--image_grid_pinpoints", "x"], "never used"),
         (["--cache_dir", "x"], "HF_HOME"),
         (["--image_orientation", "up"], "choose one of upright, stored"),

@@ -309,7 +309,7 @@ def test_adapter_without_its_non_lora_weights(flags, adapter, how):
     file.unlink()
     if how == "no weights":
         torch.save({}, file)
-    fault = f"^{file}: (is missing|holds no weights), and the adapter was trained with a mining"
+    fault = f"^{file}: (is missing|has no weights), and the adapter was trained with a mining"
     with pytest.raises(MGMError, match=fault):
         mgm.load(adapter, device="cpu")
     for more in ({}, {"model_name_or_path": adapter, "lora_weight_path": None}):

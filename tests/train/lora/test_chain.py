@@ -274,7 +274,7 @@ def test_whole_base_for_an_adapter_on_an_adapter(chain, tmp_path, monkeypatch) -
     [
         (["nowhere", "new"], "^ADAPTER.*nowhere: no such folder"),
         (["", "new"], "^ADAPTER is empty"),
-        (["{whole}", "new"], "^ADAPTER .*holds no adapter_config.json; give the folder of an adap"),
+        (["{whole}", "new"], "^ADAPTER .*has no adapter_config.json; give the folder of an adap"),
         (["{file}", "new"], "^ADAPTER.*is a file"),
         (["{adapter}", "{whole}"], "^MODEL .*exists already; name a new folder"),
         (["{adapter}", "new", "--base", "nowhere"], "^--base: nowhere: no such folder"),

@@ -133,11 +133,11 @@ def test_table_of_parts() -> None:
 @pytest.mark.parametrize(
     ("lr_multi", "message"),
     [
-        ("model.mm_projector", "is no part and factor"),
-        ("model.mm_projector:fast", "is no part and factor"),
-        ("model.mm_projector:nan", "is no part and factor from 0"),
-        ("model.mm_projector:inf", "is no part and factor from 0"),
-        ("model.mm_projector:-2", "is no part and factor from 0"),
+        ("model.mm_projector", "is not a part with a factor"),
+        ("model.mm_projector:fast", "is not a part with a factor"),
+        ("model.mm_projector:nan", "is not a part with a factor from 0"),
+        ("model.mm_projector:inf", "is not a part with a factor from 0"),
+        ("model.mm_projector:-2", "is not a part with a factor from 0"),
         ("model.mm_projector:2,model.mm_projector:3", "has 'model.mm_projector' twice"),
         ("model.mm_projector:2,mm:3", "'model.mm_projector' and 'mm' both match model.mm_proj"),
         ("model.mm_projectr:2", "no trained parameter has 'model.mm_projectr'"),

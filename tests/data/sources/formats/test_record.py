@@ -113,10 +113,12 @@ def test_system_fields(name):
                  {"conversations": [{"from": "system", "value": ""}, HUMAN, MODEL]}):  # fmt: skip
         assert parse_sample(talk | {name: "Be kind."}, "").system == "Be kind."
         assert parse_sample(talk | {name: ""}, "").system is None
-        with pytest.raises(SampleError, match=f"field '{name}', the system text, holds an <image>"):
+        with pytest.raises(
+            SampleError, match=f"field '{name}', the system prompt, contains <image>"
+        ):
             parse_sample(talk | {name: "See <image>", "images": ["a.png"]}, "")
     message = {"from": "system", "value": "See <image>"}
-    with pytest.raises(SampleError, match="message 0, the system's, holds an image") as caught:
+    with pytest.raises(SampleError, match="message 0, the system prompt, has an image") as caught:
         parse_sample({"images": ["a.png"], "conversations": [message, HUMAN, MODEL]}, "")
     assert caught.value.kind == "markers"
 
@@ -191,7 +193,7 @@ def test_turns_images_and_initial_assistant_message():
         ({"conversations": [ASKS, MODEL]}, "1 <image> marker but 0 images in field 'image'"),
         (
             {"image": "a", "conversations": [MODEL | {"value": "<image>"}, HUMAN, MODEL]},
-            "message 0, before the first question, holds an <image> marker",
+            "message 0, before the first question, contains <image>",
         ),
         ({"image": "a", "conversations": [HUMAN, MODEL]}, "0 <image> markers but 1 image in"),
         ({"image": 3, "conversations": [ASKS, MODEL]}, "has a number as 'image'"),
