@@ -146,6 +146,8 @@ def test_register_is_idempotent():
     assert sys.meta_path == finders
 
 
+@pytest.mark.process
+@pytest.mark.slow
 def test_register_after_a_reload_of_an_auto_module():
     code = (
         "import importlib, mgm\n"
@@ -156,7 +158,7 @@ def test_register_after_a_reload_of_an_auto_module():
         "auto.register()\n"
         "print(configuration_auto.CONFIG_MAPPING['mgm'].__name__)\n"
     )
-    assert run_python(code) == "MGMConfig"
+    assert run_python(code).strip() == "MGMConfig"
 
 
 def test_registries_are_pickled_and_extended():
