@@ -31,12 +31,18 @@ def record(question='"<image>\\nWhich?"', answer='"red"', image='"0.png"', more=
 
 
 BAD = {
-    "half a pair in an answer": (record(answer=f'"it is {HALF}"'), "message 1 has half of"),
+    "half a pair in an answer": (
+        record(answer=f'"it is {HALF}"'),
+        "message 1 has a lone surrogate",
+    ),
     "the other half in a question": (
         record(question='"<image> \\ude00"'),
         "message 0 has a lone surrogate (\\ude00) at position 8",
     ),
-    "half a pair in a name": (record(image=f'"{HALF}.png"'), "the name of image 1 has half of"),
+    "half a pair in a name": (
+        record(image=f'"{HALF}.png"'),
+        "the name of image 1 has a lone surrogate",
+    ),
     "half a pair as role": (
         record().replace('"human"', f'"{HALF}"'),
         "\\ud83d",
@@ -246,7 +252,7 @@ def test_table_that_is_not_utf_8(folder, processor):
         pa.table({"image": ["0.png"] * 3, "caption": column}), folder / "data.parquet"
     )
     path = folder / "data.parquet"
-    with pytest.raises(MGMError, match=r"sample 1: has a text that is not UTF-8"):
+    with pytest.raises(MGMError, match=r"sample 1: contains text that is not UTF-8"):
         TrainingDataset(path, processor)
     bad_samples = BadSamples(folder / "bad.jsonl")
     assert len(TrainingDataset(path, processor, bad_samples=bad_samples)) == 2

@@ -180,5 +180,5 @@ def test_unsupported_fusion() -> None:
     assert difference(features(plain, grey_low_resolution=True), whole) > 1e-4
     text = tiny_model()
     text.text_only = True
-    with pytest.raises(MGMError, match="for texts alone"):
+    with pytest.raises(MGMError, match="loaded with text_only"):
         text.fusion = FusionConfig(mode="none")

@@ -105,8 +105,8 @@ def test_lists_are_not_mixtures(data, tmp_path):
         ({"datasets": [{"path": "a"}], "more": 1}, "is not a valid mixture"),
         ({"datasets": [{}]}, "dataset 0: has no path"),
         ({"datasets": [{"path": "a.json", "wieght": 1}]}, "unknown key 'wieght'"),
-        ({"datasets": [{"path": "a.json", "weight": 0}]}, "weight is 0; give a number above 0"),
-        ({"datasets": [{"path": "a.json"}] * 2}, "two datasets are called 'a'"),
+        ({"datasets": [{"path": "a.json", "weight": 0}]}, "weight is 0; expected a number above 0"),
+        ({"datasets": [{"path": "a.json"}] * 2}, "two datasets have the name 'a'"),
     ],
 )
 def test_invalid_mixtures(tmp_path, content, fault):

@@ -375,5 +375,7 @@ def test_row_that_is_not_utf_8(folder, tmp_path):
     table = write_latin_row(folder / "latin.parquet")
     assert indices(examined_file(table), "malformed") == [2]
     model = build(tmp_path / "model")
-    with pytest.raises(MGMError, match="--render-sample 2: sample 2: has a text that is not UTF-8"):
+    with pytest.raises(
+        MGMError, match="--render-sample 2: sample 2: contains text that is not UTF-8"
+    ):
         doctor.main([str(table), "--model", str(model), "--render-sample", "2"])

@@ -143,11 +143,11 @@ def test_is_table(tmp_path):
 @pytest.mark.parametrize(
     ("content", "words"),
     [
-        (b"", "it is empty"),
-        (b'{"messages": []}', "perhaps JSON"),
+        (b"", "format but empty"),
+        (b'{"messages": []}', "if it is JSON"),
         (b"\x1f\x8b\x08", "a gzip archive"),
-        (b"<!DOCTYPE html>", "a page of HTML"),
-        (b"version https://git-lfs.github.com/spec/v1", "a pointer of Git LFS"),
+        (b"<!DOCTYPE html>", "an HTML or XML page"),
+        (b"version https://git-lfs.github.com/spec/v1", "a Git LFS pointer"),
         (b"PAR1 and no end", "is truncated"),
     ],
 )

@@ -24,7 +24,7 @@ def test_deep_nesting(tmp_path):
 @pytest.mark.parametrize(
     ("value", "words"),
     [
-        ("a\0b", "has a NUL character"),
+        ("a\0b", "contains a NUL character"),
         (f"a{HALF}", r"has a lone surrogate \(.ud83d\) at position 1"),
         (3, "is 3; give a text"),
         ([["a"]], r"is \[\['a'\]\]; give a text"),

@@ -71,7 +71,7 @@ def test_broken_connections_are_retried(tar, tmp_path, monkeypatch):
 
 def test_missing_package_of_a_url_scheme(monkeypatch):
     monkeypatch.setitem(sys.modules, "s3fs", None)
-    with pytest.raises(MGMError, match=r"^s3://a/b\.tar: Install s3fs .*; install what it names"):
+    with pytest.raises(MGMError, match=r"^s3://a/b\.tar: Install s3fs .*; install that package"):
         list(records_of(TarShard("s3://a/b.tar"), 0))
 
 
@@ -111,7 +111,7 @@ def test_names(tmp_path):
         shards_of(f"{tmp_path}/*.tar")
     for name in ("a.tar", "b.json"):
         (tmp_path / name).touch()
-    with pytest.raises(MGMError, match="names files of several kinds"):
+    with pytest.raises(MGMError, match="matches files of several types"):
         shards_of(f"{tmp_path}/*")
 
 
@@ -139,7 +139,7 @@ def test_missing_remote_file(tmp_path):
     ("content", "words"),
     [
         (b"<!DOCTYPE html><html>", "is no tar; it is a page of HTML"),
-        (b'[{"messages": []}]', "is no tar; it is JSON"),
+        (b'[{"messages": []}]', "is not a tar archive but JSON"),
         (b"PAR1", "is not a tar archive but a parquet table"),
         (b"PK\x03\x04", "is no tar; it is a zip archive"),
         (b"version https://git-lfs.github.com/spec/v1", "it is a pointer of Git LFS"),
@@ -194,7 +194,7 @@ def test_row_that_is_not_utf_8_is_one_bad_sample(tmp_path, start):
     texts = ["text 0", "text 1", None, "text 3", "text 4"]
     assert [row.get("text") if isinstance(row, dict) else None for row in rows] == texts[start:]
     if start < 3:
-        with pytest.raises(SampleError, match="t: sample 2: has a text that is not UTF-8"):
+        with pytest.raises(SampleError, match="t: sample 2: contains text that is not UTF-8"):
             parse_sample(rows[2 - start], "t: sample 2")
 
 

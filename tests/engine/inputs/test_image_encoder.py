@@ -218,7 +218,7 @@ def test_load_with_fusion(engine, tiny_folder):
     ours = pooled.images.encode([plain("red")])[0]
     engine.fusion = FusionConfig(mode="pool")
     assert torch.equal(ours, engine.images.encode([plain("red")])[0])
-    with pytest.raises(MGMError, match="for texts alone"):
+    with pytest.raises(MGMError, match="loaded with text_only"):
         mgm.load(tiny_folder, device="cpu", text_only=True, fusion=FusionConfig(mode="pool"))
 
 

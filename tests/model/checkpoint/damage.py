@@ -51,7 +51,7 @@ CONTENTS: dict[str, Callable[[bytes], bytes]] = {
     "random bytes": lambda content: random.Random(0).randbytes(len(content)),
     "zeros": lambda content: bytes(len(content)),
     "latin-1": lambda _: '{"name": "Müller"}'.encode("latin-1"),
-    "half a surrogate": lambda _: b'{"model_type": "\\ud800"}',
+    "lone surrogate": lambda _: b'{"model_type": "\\ud800"}',
     "utf-16": lambda content: content.decode("latin-1").encode("utf-16"),
     "byte order mark": lambda content: b"\xef\xbb\xbf" + content,
     "null": lambda _: b"null",

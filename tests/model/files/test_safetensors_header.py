@@ -64,7 +64,7 @@ DAMAGED = {
     "a byte order mark": written(b"\xef\xbb\xbf" + json.dumps({"a": A, "b": B}).encode()),
     "utf-16": written(json.dumps({"a": A, "b": B}).encode("utf-16")),
     "latin-1": written('{"Müller": 1}'.encode("latin-1")),
-    "half a surrogate": written({"\ud800": A, "b": B}),
+    "lone surrogate": written({"\ud800": A, "b": B}),
     "deep nesting": written(b'{"a":' * 100_000),
     "a list": written([A, B]),
     "null": written(b"null"),

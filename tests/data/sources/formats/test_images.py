@@ -86,7 +86,7 @@ PNG = base64.b64encode(encoded("PNG") * 40).decode()
         ("file://[x/a.png", "an invalid file URL"),
         ("file://host/a.png", "a file URL of another machine as image 1 of 1"),
         ("a.png/", "a folder as image 1 of 1"),
-        ("s3://bucket/a.png", "a URL of another kind"),
+        ("s3://bucket/a.png", "a URL of an unsupported scheme"),
         (b"", "no bytes"),
         ({"height": 3}, "an object as image 1"),
         ([["a.png"]], "a list as image 1"),
@@ -125,11 +125,11 @@ def test_conflicting_parts_and_lists():
     assert sample(with_name, images=["a.png"]).images == ("a.png",)
     assert sample(with_name, images=[b"content"]).images == (b"content",)  # the file of that name
     assert sample(with_name, without_name, images=["b.png"]).images == ("a.png", "b.png")
-    with pytest.raises(SampleError, match="its messages and field 'images' name different"):
+    with pytest.raises(SampleError, match="in its messages and in field 'images' differ"):
         sample(with_name, images=["b.png"])
     with pytest.raises(SampleError, match="2 <image> markers but 1 image in field 'images'"):
         sample(without_name, without_name, images=["b.png"])
-    with pytest.raises(SampleError, match="1 image part without a name but 0 images"):
+    with pytest.raises(SampleError, match="1 image part without a source but 0 images"):
         sample(with_name, without_name)
     with pytest.raises(SampleError, match=r"indices \[0, 0\]"):
         sample(without_name | {"index": 0}, without_name | {"index": 0}, images=["a", "b"])

@@ -100,7 +100,7 @@ def test_table_rows_with_image_names():
         parse_sample(parts("a.png", "c.png") | {"images": held}, "")
     unnamed = [{"bytes": b"B", "path": None}, {"bytes": b"A", "path": None}]
     assert parse_sample(parts("a.png", "b.png") | {"images": unnamed}, "").images == (b"B", b"A")
-    with pytest.raises(SampleError, match="in some parts and not in others"):
+    with pytest.raises(SampleError, match="only some of its image parts"):
         parse_sample(parts("a.png", None) | {"images": held[1:]}, "")
 
 

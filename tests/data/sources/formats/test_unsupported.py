@@ -45,7 +45,7 @@ def test_fields(field, value):
           for name in ("tools", "functions")),
         ({"conversations": TEXT, "tools": [{"name": "f"}]}, "field 'tools' has tool definitions"),
         ({"conversations": TEXT, "weight": 0.2}, "field 'weight' weighs"),
-        *(({"conversations": TEXT, name: "S"}, f"field '{name}' may be a system text")
+        *(({"conversations": TEXT, name: "S"}, f"field '{name}' may be a system prompt")
           for name in ("meta_instruction", "custom_instruction")),
         ({"conversations": TEXT, "history": [["q", "a"]]}, "field 'history' has earlier turns"),
         # Media in fields with generic names.
@@ -54,7 +54,7 @@ def test_fields(field, value):
           for value in ("x/a.mp4", ["a.WAV"], [{"path": "a.mov"}], "https://a.b/c.webm?d=e",
                         {"bytes": b"a", "path": None})),
         ({"conversations": TEXT, "loss_weight": 0.5}, "field 'loss_weight'"),
-        *(({"conversations": TEXT, name: value}, f"field '{name}' is {value!r}, and all answers")
+        *(({"conversations": TEXT, name: value}, f"field '{name}' is {value!r}, but the loss")
           for name, value in (("loss_mask", [1, 0]), ("loss_mask", [0]), ("loss_mask", 0),
                               ("label", False), ("train", False), ("train", 0), ("train", "no"),
                               ("trainable", False), ("loss_scale", 0.5), ("loss_scale", [1.0, 2.0]),

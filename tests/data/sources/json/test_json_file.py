@@ -149,11 +149,11 @@ def test_other_form_is_logged(tmp_path, caplog):
         (f"[{LATIN.decode('latin-1')}]".encode("latin-1"), "is not UTF-8 (byte 0xe9 at "),
         (LISTED[: len(LISTED) // 2].encode(), "is not valid JSON at sample 1, byte "),
         (LISTED[:-1].encode(), "at sample 3, byte "),
-        (f"{LISTED} {LISTED}".encode(), "more follows the list"),
+        (f"{LISTED} {LISTED}".encode(), "data after the end of the list"),
         ("\u4f60\u597d".join(("[", LISTED)).encode("gbk"), "perhaps GBK, Big5 or Shift JIS"),
         (f'{{"name": "all", "datasets": {LISTED}}}'.encode(), "is not a valid mixture"),
-        (f'{{"data": {LISTED}}}'.encode(), "a list under 'data', not a list of samples"),
-        (f'{{\n"info": {{}},\n"annotations": {LISTED}}}'.encode(), "a list under 'annotations'"),
+        (f'{{"data": {LISTED}}}'.encode(), "a list in 'data', not a list of samples"),
+        (f'{{\n"info": {{}},\n"annotations": {LISTED}}}'.encode(), "a list in 'annotations'"),
         (b"{}", "is an object"),
         (f"[{LINE} {LINE}]".encode(), "missing comma"),
         (f"[{LINE},]".encode(), "is not valid JSON at sample 1"),
@@ -177,14 +177,14 @@ def test_csv(tmp_path, name):
     path = tmp_path / name
     path.write_text("image,question,answer\na.png,What?,A cat\n")
     for reading in readings(path):
-        assert "is a table of texts (CSV); write a JSON object" in reading
+        assert "is CSV; convert each row to a JSON object" in reading
 
 
 def test_yaml(tmp_path):
     path = tmp_path / "mixture.yaml"
     path.write_text("datasets:\n  - path: a.json\n")
     for reading in readings(path):
-        assert "is YAML; a mixture is JSON" in reading
+        assert "is YAML; write a mixture as JSON" in reading
 
 
 @pytest.mark.parametrize(
