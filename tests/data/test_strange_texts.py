@@ -50,11 +50,11 @@ BAD = {
     "NUL in a name": (record(image='"a\\u0000b.png"'), "with a NUL character"),
     "a name too long": (
         record(image=f'"{"n" * 300}.png"'),
-        "a text of 304 characters as image 1 of 1",
+        "a string of 304 characters as image 1 of 1",
     ),
     "a path too long": (
         record(image=f'"{"n/" * 3000}.png"'),
-        "a text of 6,004 characters as image 1 of 1",
+        "a string of 6,004 characters as image 1 of 1",
     ),
     "a line break in a name": (record(image='"a\\nb.png"'), "there is no such file"),
     "a folder": (record(image='"folder"'), "is a folder"),

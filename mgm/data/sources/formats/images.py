@@ -36,7 +36,7 @@ def read_images(value: Any, field: str, where: str) -> list[str | bytes]:
     values = list(value) if isinstance(value, list | tuple) else [value]
     if not isinstance(value, str | bytes | dict | list | tuple):
         raise SampleError(
-            f"{where}: {field!r} is {value_kind(value)}; expected a path or a list of paths"
+            f"{where}: has {value_kind(value)} as {field!r}; expected a path or a list of paths"
         )
     return [
         read_image(one, f"{where}: has", f"as image {number} of {len(values)} in {field!r}")

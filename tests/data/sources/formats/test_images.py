@@ -80,7 +80,7 @@ PNG = base64.b64encode(encoded("PNG") * 40).decode()
         ("data:image/png", "a data URL as image 1 of 1 in 'image' that is not a valid data URL"),
         ("data:image/png;base64,", "no bytes as image 1"),
         ({"base64": "???"}, "invalid base64"),
-        ("é" + PNG, "a text of"),
+        ("é" + PNG, "a string of"),
         ("a\0b.png", "a NUL character"),
         ("file://[x", "an invalid file URL as image 1 of 1"),
         ("file://[x/a.png", "an invalid file URL"),

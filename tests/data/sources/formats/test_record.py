@@ -202,11 +202,11 @@ def test_turns_images_and_initial_assistant_message():
             "message 0, before the first question, contains <image>",
         ),
         ({"image": "a", "conversations": [HUMAN, MODEL]}, "0 <image> markers but 1 image in"),
-        ({"image": 3, "conversations": [ASKS, MODEL]}, "'image' is a number"),
+        ({"image": 3, "conversations": [ASKS, MODEL]}, "has a number as 'image'"),
         ({"image": [None], "conversations": [ASKS, MODEL]}, "1 <image> marker but 0 images"),
         ({"image": [None, "a"], "conversations": [ASKS, MODEL]}, "has null as image 1 of 2"),
         ({"image": "", "conversations": [ASKS, MODEL]}, "1 <image> marker but 0 images"),
-        ({"image": ["a", ""], "conversations": [ASKS, MODEL]}, "an empty text as image 2 of 2"),
+        ({"image": ["a", ""], "conversations": [ASKS, MODEL]}, "an empty string as image 2 of 2"),
     ],
 )
 def test_errors_of_samples(raw, message):

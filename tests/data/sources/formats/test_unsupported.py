@@ -44,7 +44,7 @@ def test_fields(field, value):
         *(({"conversations": TEXT, name: '[{"name": "f"}]'}, f"field '{name}' has tool definitions")
           for name in ("tools", "functions")),
         ({"conversations": TEXT, "tools": [{"name": "f"}]}, "field 'tools' has tool definitions"),
-        ({"conversations": TEXT, "weight": 0.2}, "field 'weight' weighs"),
+        ({"conversations": TEXT, "weight": 0.2}, "field 'weight' is a loss weight"),
         *(({"conversations": TEXT, name: "S"}, f"field '{name}' may be a system prompt")
           for name in ("meta_instruction", "custom_instruction")),
         ({"conversations": TEXT, "history": [["q", "a"]]}, "field 'history' has earlier turns"),
@@ -72,9 +72,9 @@ def test_fields(field, value):
         (messages(reasoning_content="so"), "field 'reasoning_content'"),
         (messages(("name", "Ann")), "message 0: field 'name'"),
         (messages(("images", ["a.png"])), "message 0: field 'images'"),
-        (messages(("content", [{"type": "video", "video": "a.mp4"}])), "of type 'video'"),
+        (messages(("content", [{"type": "video", "video": "a.mp4"}])), "unsupported type 'video'"),
         (messages(("content", [{"type": "input_audio", "input_audio": {}}])), "'input_audio'"),
-        (messages(("content", [{"video": "a.mp4"}, {"text": "what?"}])), "of type 'video'"),
+        (messages(("content", [{"video": "a.mp4"}, {"text": "what?"}])), "unsupported type 'video'"),
         (messages(("content", [{"type": "text", "text": "a", "image": "b.png"}])), "two parts"),
         # An image in a field that is not read.
         ({"conversations": TEXT, "image_path": "a"}, "field 'image_path' has an image that is not"),
