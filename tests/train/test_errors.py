@@ -58,7 +58,7 @@ def test_command_prints_one_line_and_exits_with_2(tmp_path) -> None:
     ("content", "message"),
     [
         ("[{", "is not valid JSON"),
-        ([{"id": 1}], "sample 0: has none of conversations"),
+        ([{"id": 1}], "sample 0: has no conversation"),
         ([sample()], "sample 0: 1 <image> marker but 0 images"),
     ],
 )

@@ -16,7 +16,7 @@ def test_deep_nesting(tmp_path):
     file = tmp_path / "mixture.json"
     file.write_text(f'{{"datasets": {"[" * 100_000}{"]" * 100_000}}}')
     for read in (read_mixture, lambda name: main([str(name)])):
-        with pytest.raises(MGMError, match=r"mixture\.json: is nested too deeply; write \{"):
+        with pytest.raises(MGMError, match=r"mixture\.json: is nested too deeply; a mixture is \{"):
             read(file)
 
 
@@ -26,8 +26,8 @@ def test_deep_nesting(tmp_path):
     [
         ("a\0b", "contains a NUL character"),
         (f"a{HALF}", r"has a lone surrogate \(.ud83d\) at position 1"),
-        (3, "is 3; give a text"),
-        ([["a"]], r"is \[\['a'\]\]; give a text"),
+        (3, "is 3; expected a string"),
+        ([["a"]], r"is \[\['a'\]\]; expected a string"),
     ],
 )
 def test_invalid_strings(tmp_path, key, value, words):
