@@ -134,9 +134,9 @@ def test_other_form_is_logged(tmp_path, caplog):
         (b"PK\x03\x04 and more", "is a zip archive"),
         (b"PAR1 and more", "is a parquet table"),
         (b"ARROW1\0\0", "is an arrow table"),
-        (b"<!DOCTYPE html><html>", "is a page of HTML or XML"),
-        (b"\n<?xml version='1.0'?>", "is a page of HTML or XML"),
-        (b"version https://git-lfs.github.com/spec/v1\noid sha256:0", "is a pointer of Git LFS"),
+        (b"<!DOCTYPE html><html>", "is an HTML or XML page"),
+        (b"\n<?xml version='1.0'?>", "is an HTML or XML page"),
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:0", "is a Git LFS pointer"),
         (LISTED.encode("utf-16"), "is UTF-16 text; save it in UTF-8"),
         (LISTED.encode("utf-32"), "is UTF-32 text"),
         (LISTED.encode("utf-16-le"), "is UTF-16 text without a byte order mark"),
@@ -164,7 +164,7 @@ def test_errors_of_other_file_types(tmp_path, name, content, words):
     path = tmp_path / name
     path.write_bytes(content)
     if name == "data.jsonl" and content == b"{}":
-        words = "sample 0: has none of conversations"
+        words = "sample 0: has no conversation"
     for reading in readings(path):
         assert isinstance(reading, str)
         assert reading.startswith(f"{path}: ")
