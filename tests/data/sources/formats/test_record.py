@@ -81,7 +81,7 @@ def test_empty_columns_are_ignored():
         assert parse_sample(talk | {"messages": empty, "texts": empty}, "").turns[0][0] == "what?"
         caption = {"conversations": empty, "caption": "A dog.", "image": "a.png", "txt": empty}
         assert parse_sample(caption, "").turns == (("<image>", "A dog."),)
-    with pytest.raises(SampleError, match="has both 'conversations' and 'messages'"):
+    with pytest.raises(SampleError, match="in both 'conversations' and 'messages'"):
         parse_sample(talk | {"messages": [HUMAN, MODEL]}, "")
 
 
@@ -242,7 +242,7 @@ def test_deep_nesting(name, make):
         part = {"type": "image", "image": value}
         with pytest.raises(SampleError):
             parse_sample({"messages": [{"role": "user", "content": [part]}]}, "")
-    with pytest.raises(SampleError, match=r"^here: is nested too deeply; leave out the field"):
+    with pytest.raises(SampleError, match=r"^here: is nested too deeply; remove the nested"):
         parse_sample({"conversations": talk, "tools": nested([], 3000)}, "here")
 
 
