@@ -138,12 +138,12 @@ def test_missing_remote_file(tmp_path):
 @pytest.mark.parametrize(
     ("content", "words"),
     [
-        (b"<!DOCTYPE html><html>", "is no tar; it is a page of HTML"),
+        (b"<!DOCTYPE html><html>", "is not a tar archive but an HTML"),
         (b'[{"messages": []}]', "is not a tar archive but JSON"),
         (b"PAR1", "is not a tar archive but a parquet table"),
-        (b"PK\x03\x04", "is no tar; it is a zip archive"),
-        (b"version https://git-lfs.github.com/spec/v1", "it is a pointer of Git LFS"),
-        (b"", "cannot be read"),
+        (b"PK\x03\x04", "is not a tar archive but a zip archive"),
+        (b"version https://git-lfs.github.com/spec/v1", "but a Git LFS pointer"),
+        (b"", "is empty; download or copy it again"),
         (b"\x1f\x8b and no more", "cannot be read"),
     ],
 )
@@ -164,9 +164,8 @@ def test_gzipped_tar_with_extension_tar(tar, tmp_path):
 def test_member_that_is_not_utf_8(tmp_path):
     file = write_tar(tmp_path / "a.tar", [("0.txt", "caf\u00e9".encode("latin-1"))])
     (fault,) = records_of(TarShard(str(file)), 0)
-    assert (
-        "sample 0: 0.txt ends within a character, at byte 3; download or copy it again, or"
-        in str(fault)
+    assert "sample 0: 0.txt ends within a UTF-8 character, at byte 3; copy it again or" in str(
+        fault
     )
     assert "if it is Latin-1 or Windows-1252, save it in UTF-8" in str(fault)
 
