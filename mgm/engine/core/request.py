@@ -89,13 +89,13 @@ class Request:
             value = getattr(self, name)
             _check(isinstance(value, list | tuple), name, value, "a list")
             object.__setattr__(self, name, tuple(value))
-        _check(isinstance(self.prompt, str), "prompt", self.prompt, "a text")
+        _check(isinstance(self.prompt, str), "prompt", self.prompt, "a string")
         self._check_sampling()
         self._check_stop()
         self._check_limits()
         self._check_penalties()
         self._check_beams()
-        _check(_is_text(self.system), "system", self.system, "a text, or None")
+        _check(_is_text(self.system), "system", self.system, "a string, or None")
         if self.orientation is not None:
             check_orientation(self.orientation)
         continues = self.continues_text

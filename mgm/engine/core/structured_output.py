@@ -61,7 +61,7 @@ class StructuredOutput:
         for name in ("regex", "grammar", "whitespace_pattern"):
             value = getattr(self, name)
             if value is not None and not (isinstance(value, str) and value):
-                _refuse(name, value, "a text that is not empty")
+                _refuse(name, value, "a non-empty string")
         for name in ("json_object", "disable_any_whitespace", "disable_additional_properties"):
             if not isinstance(getattr(self, name), bool):
                 _refuse(name, getattr(self, name), "True or False")

@@ -86,7 +86,7 @@ class PromptBuilder:
             )
         ids = self._processor.encode(text)
         if not ids:
-            raise MGMError(f"{label}the prompt is empty; give a text")
+            raise MGMError(f"{label}the prompt is empty; give a prompt with text")
         rows = self._model.config.text_config.vocab_size
         for token in set(ids) - {self._processor.image_token_id}:
             if token >= rows:

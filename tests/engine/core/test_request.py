@@ -11,7 +11,7 @@ from mgm import MGMError, Request
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [
-        ({"prompt": None}, "prompt is None; give a text"),
+        ({"prompt": None}, "prompt is None; give a string"),
         ({"temperature": -0.1}, "temperature is -0.1; give from 0"),
         ({"temperature": float("nan")}, "temperature is nan"),
         ({"temperature": "hot"}, "temperature is 'hot'"),

@@ -74,7 +74,7 @@ def test_fields(field, value):
         (messages(("images", ["a.png"])), "message 0: field 'images'"),
         (messages(("content", [{"type": "video", "video": "a.mp4"}])), "unsupported type 'video'"),
         (messages(("content", [{"type": "input_audio", "input_audio": {}}])), "'input_audio'"),
-        (messages(("content", [{"video": "a.mp4"}, {"text": "what?"}])), "unsupported type 'video'"),
+        (messages(("content", [{"video": "a.mp4"}, {"text": "what?"}])), "type 'video'"),
         (messages(("content", [{"type": "text", "text": "a", "image": "b.png"}])), "two parts"),
         # An image in a field that is not read.
         ({"conversations": TEXT, "image_path": "a"}, "field 'image_path' has an image that is not"),
