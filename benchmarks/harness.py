@@ -20,8 +20,6 @@ import torch
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
-from mgm.model.ops.onednn_linear import linear_pointwise
-
 OURS, PUBLISHED, LIMIT = "ours", "published", "limit"
 PACKAGES = ("torch", "transformers", "timm", "pillow", "simplejpeg")
 
@@ -301,15 +299,9 @@ def _seconds(run: Callable[[], object], device: str) -> float:
 
 
 def _count_flops(run: Callable[[], object]) -> int:
-    custom = {linear_pointwise(): _linear_flops}
-    with FlopCounterMode(display=False, custom_mapping=custom) as counter:
+    with FlopCounterMode(display=False) as counter:
         run()
     return counter.get_total_flops()
-
-
-def _linear_flops(shape: torch.Size, weight: torch.Size, *_: Any, **__: Any) -> int:
-    """FLOPs of oneDNN's linear layer, which torch does not count."""
-    return 2 * shape.numel() * weight[0]
 
 
 def _peak_bytes(run: Callable[[], object], device: str) -> int:

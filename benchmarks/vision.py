@@ -27,7 +27,6 @@ from benchmarks.harness import (
 from benchmarks.published import clip_tokens, eager_clip, image_features, mine_views
 from mgm.model.configuration_mgm import MGMConfig
 from mgm.model.modeling_mgm import MGMForConditionalGeneration
-from mgm.model.ops.onednn_linear import use_onednn
 
 CLIP = {
     "hidden_size": 1024,
@@ -76,10 +75,6 @@ class Subject:
         torch.manual_seed(0)
         model = MGMForConditionalGeneration(config).eval()
         self.model: Any = model.to(chosen.device, chosen.dtype)
-        self.ours = self.model
-        if torch.device(chosen.device).type == "cpu":  # as `mgm.load` does
-            self.ours = copy.deepcopy(self.model)
-            use_onednn(self.ours)
         self.grid = grid
         self.compile = chosen.compile
         self.clip = eager_clip(self.model.vision_tower)
@@ -159,7 +154,7 @@ def mining_backward(name: str, subject: Subject) -> Case:
 
 def clip(name: str, subject: Subject) -> Case:
     """The low-resolution tower on all crops."""
-    tower, crops = subject.ours.vision_tower, subject.low.flatten(0, 1)
+    tower, crops = subject.model.vision_tower, subject.low.flatten(0, 1)
 
     @torch.no_grad()
     def ours() -> Tensor:
@@ -178,7 +173,7 @@ def convnext(name: str, subject: Subject) -> Case:
     A third variant has weights and pixels in channels-last memory format from the start; without it
     the feature maps have that format from the first block on.
     """
-    tower, plain = subject.ours.vision_tower_aux, subject.model.vision_tower_aux
+    tower = subject.model.vision_tower_aux
     tower_channels_last = copy.deepcopy(tower).to(memory_format=torch.channels_last)
     pixels = subject.high.contiguous(memory_format=torch.channels_last)
 
@@ -188,8 +183,8 @@ def convnext(name: str, subject: Subject) -> Case:
 
     @torch.no_grad()
     def published() -> list[Tensor]:
-        hidden, maps = plain.stem(subject.high), []
-        for stage in plain.stages:
+        hidden, maps = tower.stem(subject.high), []
+        for stage in tower.stages:
             hidden = stage(hidden)
             maps.append(hidden)
         return maps
@@ -208,7 +203,7 @@ def features(name: str, subject: Subject) -> Case:
 
     @torch.no_grad()
     def ours() -> Tensor:
-        return subject.ours.get_image_features(subject.low, subject.high)
+        return model.get_image_features(subject.low, subject.high)
 
     @torch.no_grad()
     def published() -> Tensor:

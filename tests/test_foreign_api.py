@@ -110,7 +110,6 @@ TABLE = (
         "torch",
         "_C._autograd._get_current_graph_task_keep_graph",
     ),
-    Foreign("mgm/model/ops/onednn_linear.py", "torch.ops.mkldnn", "_linear_pointwise"),
     Foreign(
         "mgm/train/optim/activation_checkpointing.py",
         "torch.ops.aten",

@@ -17,7 +17,6 @@ from mgm.model.checkpoint.checkpoint import check_checkpoint
 from mgm.model.files.hub import checkpoint_folder
 from mgm.model.loading import load_model
 from mgm.model.ops.attention import set_attention
-from mgm.model.ops.onednn_linear import use_onednn
 from mgm.model.vision.fusion.fusion_config import FusionConfig
 
 
@@ -88,8 +87,6 @@ def load(
             set_attention(model, attention)
         if compile_vision and not text_only:
             model.compile_vision()
-        if torch_device.type == "cpu":
-            use_onednn(model)
         sync_generation_config(
             model.generation_config, processor.tokenizer, processor.template, vocab_size
         )

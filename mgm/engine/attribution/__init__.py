@@ -1,1 +1,1 @@
-"""Attribution: an answer's attention to image tokens, and their mining attention to pixels."""
+"""Attribution: which image tokens an answer attended to, and which pixels these mined."""

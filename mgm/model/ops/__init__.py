@@ -1,1 +1,1 @@
-"""Losses, attention implementations, oneDNN and liger kernels, torch.compile."""
+"""Losses, attention implementations, liger kernels, torch.compile."""

@@ -166,7 +166,8 @@ class _RequestDownload:
         try:
             url = _checked(URL(text), name)
             for _ in range(MAX_REDIRECTS + 1):
-                async with await self._get(url, name) as response:
+                response = await self._get(url, name)
+                async with response:
                     target = response.headers.get("Location")
                     if response.status not in _REDIRECTS or target is None:
                         return await self._read(response, name)
