@@ -146,7 +146,9 @@ def _build_adapter(
 def _resume_stream(data: DataModule, training: TrainingArguments, checkpoint: Path) -> None:
     """Resume a stream after the last sample that the checkpoint was trained on."""
     if isinstance(data.train_dataset, StreamedDataset):
-        data.train_dataset.go_on_from(read_json(stream_file(checkpoint, training.process_index)))
+        data.train_dataset.load_state_dict(
+            read_json(stream_file(checkpoint, training.process_index))
+        )
         training.ignore_data_skip = True  # the stream skips samples itself
 
 

@@ -185,7 +185,7 @@ class MGMTrainer(CheckpointingTrainer):
         indices = inputs.pop("index").tolist()
         cursor = inputs.pop("cursor", None)
         if cursor is not None:
-            cast(StreamedDataset, self.train_dataset).note(cursor)
+            cast(StreamedDataset, self.train_dataset).record_cursor(cursor)
         self.step_indices += indices
         self.samples += len(indices)
         self.tokens += count_tokens(inputs)

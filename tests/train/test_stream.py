@@ -113,7 +113,7 @@ def test_cursor_resumes_the_stream(tars, processor, order):
     items = list(islice(streamed(tars, processor, ORDERS[order]), 25))
     for stop in range(len(items)):
         stream = streamed(tars, processor, ORDERS[order])
-        stream.note(json.loads(json.dumps(items[stop][1])))
+        stream.record_cursor(json.loads(json.dumps(items[stop][1])))
         following = islice(stream, len(items) - stop - 1)
         assert indices(following) == indices(items[stop + 1 :])
 
@@ -129,7 +129,7 @@ def test_loader_resumes_at_the_next_batch(tars, processor, workers):
     for stop in (1, 2, 5):
         stream = streamed(tars, processor, ORDERS["packed"])
         for batch in straight[:stop]:
-            stream.note(batch["cursor"])
+            stream.record_cursor(batch["cursor"])
         stream.state = json.loads(json.dumps(stream.state))
         for batch, expected in zip(batches(stream, 9 - stop), straight[stop:], strict=True):
             assert torch.equal(batch["input_ids"], expected["input_ids"])

@@ -101,15 +101,15 @@ class StreamedDataset(IterableDataset[tuple[Any, dict[str, Any]]]):
     def check_usable(self) -> None:
         """Does nothing: the number of samples is unknown, and readers check as they read."""
 
-    def note(self, cursor: Mapping[str, Any]) -> None:
+    def record_cursor(self, cursor: Mapping[str, Any]) -> None:
         """Record the cursor of a batch that was trained on; a checkpoint resumes after it."""
         workers = cursor["workers"]
         self.state["workers"] = workers
         self.state["next"] = (cursor["worker"] + 1) % workers
         self.state["cursors"][str(cursor["worker"])] = cursor
 
-    def go_on_from(self, state: dict[str, Any]) -> None:
-        """Resume from the `state` of another run."""
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Resume from the `state` of a stream in an earlier run."""
         self.state = state
 
     def __iter__(self) -> Iterator[tuple[Any, dict[str, Any]]]:
@@ -118,8 +118,8 @@ class StreamedDataset(IterableDataset[tuple[Any, dict[str, Any]]]):
         before = self.state["workers"]
         if before not in (None, workers):
             raise MGMError(
-                f"--dataloader_num_workers: {before} processes read the stream before, now it is "
-                f"{workers}; a stream goes on with as many"
+                f"--dataloader_num_workers: was {before} before, now {workers}; set it to {before} "
+                "to resume the stream"
             )
         # The DataLoader takes batches from its workers in turn; start with the one that is next.
         worker = (self.state["next"] + worker_id) % workers

@@ -19,7 +19,7 @@ from mgm.data.images.limits import (
     NETWORK_FORMATS,
     ImageLimits,
 )
-from mgm.data.images.orientation import UPRIGHT, oriented, turn_of
+from mgm.data.images.orientation import UPRIGHT, exif_transposition, oriented
 from mgm.errors import MGMError, one_line
 
 # Memory per pixel while decoding, measured, with the RGB image in Pillow's 4 bytes per pixel.
@@ -75,7 +75,7 @@ class EncodedImage:
             fast = decode_jpeg(self.content, self.limits.max_pixels, self.limits.max_side)
             if fast is not None and fast.size == self.size:
                 with _faults(self.name, self.size):
-                    return oriented(fast, turn_of(self.image), orientation)
+                    return oriented(fast, exif_transposition(self.image), orientation)
         return to_rgb(self.image, self.name, orientation, self.limits)
 
 
@@ -123,13 +123,13 @@ def read_image_header(
     return EncodedImage(content, image, name, pixels, limits)
 
 
-def notes_turn(content: bytes, name: str) -> bool:
+def has_exif_transposition(content: bytes, name: str) -> bool:
     """Whether the EXIF orientation of an image file rotates or mirrors the image.
 
     Raises:
         MGMError: not an image.
     """
-    return turn_of(read_image_header(content, name).image) is not None
+    return exif_transposition(read_image_header(content, name).image) is not None
 
 
 def to_rgb(
@@ -156,7 +156,7 @@ def to_rgb(
         image.load()  # a truncated file is detected only by complete decoding
         check_size(image.size, name, limits)  # the size of icons is known only after decoding
         # Compat: alpha is dropped; transparent pixels keep their stored colour, as in training.
-        return oriented(_convert(image, name), turn_of(image), orientation)
+        return oriented(_convert(image, name), exif_transposition(image), orientation)
 
 
 def _opened(content: bytes, formats: Sequence[str] | None) -> Image.Image:

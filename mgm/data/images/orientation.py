@@ -26,7 +26,7 @@ def check_orientation(orientation: object, field: str = "orientation") -> None:
         raise MGMError(f"{field} is {orientation!r:.80}; choose one of {', '.join(ORIENTATIONS)}")
 
 
-def turn_of(image: Image.Image) -> Image.Transpose | None:
+def exif_transposition(image: Image.Image) -> Image.Transpose | None:
     """The transposition that makes an image upright, from EXIF or XMP data; None: not needed."""
     try:
         return _TRANSPOSES.get(image.getexif().get(ExifTags.Base.Orientation, 1))
@@ -34,11 +34,13 @@ def turn_of(image: Image.Image) -> Image.Transpose | None:
         return None
 
 
-def oriented(image: Image.Image, turn: Image.Transpose | None, orientation: str) -> Image.Image:
+def oriented(
+    image: Image.Image, transposition: Image.Transpose | None, orientation: str
+) -> Image.Image:
     """Apply an orientation, and remove the EXIF entry so that it is not applied twice."""
-    if turn is None:
+    if transposition is None:
         return image
-    image = image.transpose(turn) if orientation == UPRIGHT else image.copy()
+    image = image.transpose(transposition) if orientation == UPRIGHT else image.copy()
     for key in _METADATA:
         image.info.pop(key, None)
     return image

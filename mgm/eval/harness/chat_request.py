@@ -5,7 +5,7 @@ import io
 from pathlib import Path
 from typing import Any
 
-from mgm.data.images.decoding import notes_turn
+from mgm.data.images.decoding import has_exif_transposition
 from mgm.data.images.loading import ImageSource, image_file, open_image
 from mgm.eval.harness.question import Question
 
@@ -42,7 +42,7 @@ def _data_url(image: ImageSource, question: Question) -> str:
     label = f"question {question.id}"
     if isinstance(image, bytes | str | Path):
         content, name = image_file(image, label)
-        if not notes_turn(content, name):
+        if not has_exif_transposition(content, name):
             return _url_of(content)
     file = io.BytesIO()
     open_image(image, label, question.orientation).save(file, "PNG")
