@@ -56,7 +56,7 @@ def test_read_questions_names_a_missing_file(tmp_path):
     ("text", "fault"),
     [
         ("{", "not valid JSON"),
-        ('[{"conversations": 3}]', "sample 0: has a number as conversations"),
+        ('[{"conversations": 3}]', "sample 0: 'conversations' is a number"),
         (
             '[{"conversations": [{"from": "human", "value": "?"}, {"from": "gpt", "value": "!"}]}]',
             "sample 0: has no kind and text height",

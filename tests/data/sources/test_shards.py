@@ -116,11 +116,11 @@ def test_names(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "cut", [pytest.param(700, id="in a member"), pytest.param(0, id="nothing")]
+    ("length", "problem"), [(700, "cannot be read"), (0, "is empty")], ids=["in a member", "empty"]
 )
-def test_damaged_file(tar, cut):
-    tar.write_bytes(tar.read_bytes()[:cut])
-    with pytest.raises(MGMError, match=r"a\.tar: cannot be read"):
+def test_damaged_file(tar, length, problem):
+    tar.write_bytes(tar.read_bytes()[:length])
+    with pytest.raises(MGMError, match=rf"a\.tar: {problem}"):
         list(records_of(TarShard(str(tar)), 0))
 
 

@@ -36,7 +36,7 @@ def test_lists_and_lines(write_samples):
         ("[" * 100_000, "is not valid JSON"),
         ("{}", "is an object, not a list of samples"),
         ("[]", "contains no samples"),
-        ('[{"conversations": 1}]', "data.json: sample 0: has a number as conversations"),
+        ('[{"conversations": 1}]', "data.json: sample 0: 'conversations' is a number"),
     ],
 )
 def test_errors_of_files(write_samples, content, message):
