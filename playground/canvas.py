@@ -149,12 +149,13 @@ class Canvas:
         parts = [(text, 0.0)] if cap >= SMALL_TEXT else zip(text, starts, strict=False)
         for part, start in parts:
             self.draw.text((left + start, base), part, fill=color, font=sized.font, anchor="ls")
-        level = base - cap * self.scale / 2
+        pixels = cap * self.scale
+        level = base - pixels / 2
         for before, char, start in zip(f" {text}", text, starts, strict=False):
             if char != " ":
                 x0, y0, x1, y1 = sized.ink(char)
                 box = (left + start + x0, base + y0, left + start + x1, base + y1)
-                self.glyphs.append(Glyph(char, *box, level, follows=before != " "))
+                self.glyphs.append(Glyph(char, *box, level, pixels, before != " "))
         if key is not None:
             self.heights[key] = cap
 
@@ -265,7 +266,8 @@ class Canvas:
             x = (glyph.x0 + glyph.x1) / 2
             level = turned_box((x, glyph.level, x, glyph.level), angle, center)[1]
             box = (x0 + shift_x, y0 + shift_y, x1 + shift_x, y1 + shift_y)
-            self.glyphs.append(Glyph(glyph.char, *box, level + shift_y, glyph.follows))
+            level += shift_y
+            self.glyphs.append(Glyph(glyph.char, *box, level, glyph.cap, glyph.follows))
         self.heights.update(part.heights)
 
 

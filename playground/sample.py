@@ -14,6 +14,7 @@ class Glyph:
 
     Attributes:
         level: height of the middle of the line's capitals at the character; "b" and "g" share it.
+        cap: cap height of its text, in image pixels.
         follows: whether it stands directly right of the character before it, with no space.
     """
 
@@ -23,6 +24,7 @@ class Glyph:
     x1: float
     y1: float
     level: float
+    cap: float
     follows: bool = False
 
 
