@@ -7,8 +7,11 @@ import numpy as np
 from PIL import Image
 
 from playground.colors import Color
+from playground.photo_library import Photos
+from playground.sample import Split
 
 Kind = Literal["plain", "gradient", "blobs", "grain"]
+PHOTO_SHARE = 0.35  # of the surroundings are photographs, where there are some
 KINDS: tuple[Kind, ...] = get_args(Kind)
 
 
@@ -33,6 +36,20 @@ def choose_background(
     """A background of a random kind; `shares` weighs the kinds in the order of `KINDS`."""
     kind = rng.choices(KINDS, shares)[0]
     return draw_background(size, color, rng, kind, depth)
+
+
+def choose_surroundings(
+    size: tuple[int, int],
+    color: Color,
+    rng: Random,
+    split: Split,
+    depth: int,
+    photos: Photos | None,
+) -> Image.Image:
+    """What is seen around a plate: part of a photograph, where there are some, or a background."""
+    if photos is not None and rng.random() < PHOTO_SHARE:
+        return photos.background(size, rng, split)
+    return choose_background(size, color, rng, depth)
 
 
 def add_grain(image: Image.Image, rng: Random, strength: float) -> Image.Image:

@@ -6,7 +6,7 @@ from typing import Literal
 
 from PIL import Image, ImageDraw, ImageOps
 
-from playground.cap_heights import FRAME, SHIPPED, SMALL_TEXT, CapHeights
+from playground.cap_heights import FRAME, SHIPPED_HEIGHTS, SMALL_TEXT, CapHeights, choose_cap
 from playground.colors import Color
 from playground.faces import Face
 from playground.fonts import font_with_cap
@@ -16,8 +16,6 @@ RIM = 2  # pixels
 MIN_PITCH = 21.5  # units from line to line: a line of text for each row of image tokens
 MIN_STEP = 3.6  # units between the middles of small characters: at most 6 for an image token
 
-SQUARES = (FRAME, 384)  # pixels per side of square images
-LONGEST = 640  # pixels, of other images
 
 Anchor = Literal["left", "middle", "right"]
 
@@ -40,7 +38,7 @@ class Canvas:
         size: tuple[int, int],
         background: Image.Image | Color,
         scale: float | None = None,
-        caps: CapHeights = SHIPPED,
+        caps: CapHeights = SHIPPED_HEIGHTS,
     ) -> None:
         self.caps = caps
         self.scale = scale or max(size) / FRAME
@@ -289,30 +287,3 @@ def turned_box(
 def _rim_color(image: Image.Image) -> Color:
     red, green, blue = image.crop((image.width // 2, 0, image.width // 2 + 1, 1)).tobytes()
     return red, green, blue
-
-
-def choose_size(
-    rng: Random, orientation: str | None = None, caps: CapHeights = SHIPPED
-) -> tuple[int, int]:
-    """Width and height in pixels: a square in 55 % of the images, else 160 to 640 and not square.
-
-    A square has 256 pixels a side, or 384. An image with small text has as many as that needs.
-
-    Args:
-        orientation: "tall" or "wide" where the scene wants it.
-    """
-    shortest = 160
-    if caps.high is not None:
-        shortest = max(shortest, math.ceil(FRAME * caps.min_stored / caps.low))
-    if rng.random() < 0.55:
-        side = FRAME if caps.high is None else rng.choice([s for s in SQUARES if s >= shortest])
-        return side, side
-    long = round(shortest * (LONGEST / shortest) ** rng.random())
-    short = round(long * rng.uniform(0.7, 1.0))
-    tall = rng.random() < 0.5 if orientation is None else orientation == "tall"
-    return (short, long) if tall else (long, short)
-
-
-def choose_cap(rng: Random, low: float, high: float) -> float:
-    """A cap height between two, log-uniform."""
-    return low if high <= low else low * (high / low) ** rng.random()

@@ -44,7 +44,7 @@ class CapHeights:
         return FRAME if self.high is None else int(FRAME / (PITCH * self.low))
 
 
-SHIPPED = CapHeights(SHIPPED_MIN_CAP)
+SHIPPED_HEIGHTS = CapHeights(SHIPPED_MIN_CAP)
 
 
 def choose_heights(rng: Random, min_cap_height: float) -> CapHeights:
@@ -60,6 +60,11 @@ def choose_heights(rng: Random, min_cap_height: float) -> CapHeights:
             f"minimum cap height: {min_cap_height} is not from {MIN_CAP:g} to {SHIPPED_MIN_CAP:g}"
         )
     if min_cap_height == SHIPPED_MIN_CAP:
-        return SHIPPED
+        return SHIPPED_HEIGHTS
     low, high = rng.choice([b for b in HEIGHT_BINS if b[1] > min_cap_height])
     return CapHeights(max(low, min_cap_height), high)
+
+
+def choose_cap(rng: Random, low: float, high: float) -> float:
+    """A cap height between two, log-uniform."""
+    return low if high <= low else low * (high / low) ** rng.random()

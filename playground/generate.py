@@ -1,6 +1,7 @@
 """Draw a data set in the published conversation format: python -m playground.generate --help."""
 
 import json
+import logging
 import zlib
 from collections.abc import Callable
 from functools import partial
@@ -16,7 +17,8 @@ from mgm.data.text.templates import IMAGE_MARKER
 from mgm.errors import MGMError, Parser, run_command
 from playground.arguments import count
 from playground.cap_heights import MIN_CAP
-from playground.scenes import KINDS, Sample, Split, draw_sample
+from playground.photo_library import HOW, load_photos
+from playground.scenes import KINDS, PHOTO, Sample, Split, draw_sample
 from playground.scenes.asking import DESCRIBE, DESCRIBE_BOTH
 
 VERSION = 8  # to be raised when the same seed would draw another picture
@@ -36,6 +38,7 @@ def generate(
     kinds: tuple[str, ...] = (),
     workers: int = 1,
     min_cap_height: float = MIN_CAP,
+    photos: Path | None = None,
 ) -> None:
     """Write `count` samples to `folder`: images/, conversations.json, captions.json, manifest.json.
 
@@ -45,13 +48,17 @@ def generate(
     Args:
         kinds: scenes to draw in equal parts; all in their usual shares where empty.
         min_cap_height: as in `draw_sample`.
+        photos: folder of `python -m playground.photos`; None: no photographs.
 
     Raises:
         MGMError: an unknown kind, a folder that is not a data set of ours, a full disk.
     """
-    unknown = sorted(set(kinds) - set(KINDS))
+    known = (*KINDS, PHOTO)
+    unknown = sorted(set(kinds) - set(known))
     if unknown:
-        raise MGMError(f"--kinds: {unknown[0]!r} is unknown; choose among {', '.join(KINDS)}")
+        raise MGMError(f"--kinds: {unknown[0]!r} is unknown; choose among {', '.join(known)}")
+    if photos is not None:
+        load_photos(photos)  # say what is wrong before hours of drawing
     manifest = {
         "version": VERSION,
         "split": split,
@@ -59,6 +66,7 @@ def generate(
         "seed": seed,
         "kinds": list(kinds),
         "min_cap_height": min_cap_height,
+        "photos": photos is not None,
     }
     if _manifest_of(folder) == manifest:
         return
@@ -73,6 +81,7 @@ def generate(
             seed=seed,
             kinds=kinds,
             min_cap_height=min_cap_height,
+            photos=photos,
         )
         conversations, captions = _draw_all(draw, count, workers, f"drawing {split}")
         for name, content in (
@@ -124,9 +133,16 @@ def _draw_one(
     seed: int,
     kinds: tuple[str, ...],
     min_cap_height: float,
+    photos: Path | None,
 ) -> tuple[Record, Record]:
     kind = kinds[index % len(kinds)] if kinds else None
-    sample = draw_sample(seed * SEED_STEP + index, split, kind, min_cap_height=min_cap_height)
+    sample = draw_sample(
+        seed * SEED_STEP + index,
+        split,
+        kind,
+        min_cap_height=min_cap_height,
+        photos=load_photos(photos) if photos else None,
+    )
     identity = f"{split}-{seed}-{index:06d}"
     letters = ("",) if len(sample.images) == 1 else ("a", "b")
     names = [f"{identity}{letter}.png" for letter in letters]
@@ -183,7 +199,10 @@ def main() -> None:
         default=MIN_CAP,
         help="in pixels of an image of 256, from 4 to 12; 12: the data of the shipped weights",
     )
+    parser.add_argument("--photos", type=Path, help=f"folder of photographs to show; {HOW}")
     args = parser.parse_args()
+    if args.photos is None:
+        logging.info("No photographs: %s, then give --photos DIR", HOW)
     generate(
         args.out,
         args.split,
@@ -192,6 +211,7 @@ def main() -> None:
         tuple(args.kinds),
         args.workers,
         args.min_cap_height,
+        args.photos,
     )
 
 

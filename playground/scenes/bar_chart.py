@@ -4,14 +4,15 @@ from dataclasses import dataclass
 from random import Random
 
 from playground.backgrounds import choose_background
-from playground.canvas import MIN_PITCH, Canvas, choose_size
-from playground.cap_heights import SHIPPED, CapHeights
+from playground.canvas import MIN_PITCH, Canvas
 from playground.colors import VIVID, Color, dark, ink_on, pale, shade
 from playground.faces import Face
 from playground.fonts import choose_face
+from playground.image_sizes import choose_size
 from playground.sample import Split
 from playground.scenes.asking import Ask
 from playground.scenes.chart import ask_extremes, ask_title
+from playground.style import SHIPPED, Style
 from playground.words import DAYS, MONTHS, choose_spread, choose_words
 
 THEMES = ("names", "food", "animals", "objects")
@@ -37,8 +38,9 @@ class Spec:
     hollow: bool
 
 
-def choose_spec(rng: Random, split: Split, caps: CapHeights = SHIPPED) -> Spec:
+def choose_spec(rng: Random, split: Split, style: Style = SHIPPED) -> Spec:
     """Draw the bars."""
+    caps = style.caps
     count = rng.randint(3, max(3, min(5, caps.columns // 5)))
     longest = min(LONGEST_UPRIGHT, caps.columns // count)
     lying = rng.random() < 0.4
@@ -176,12 +178,12 @@ def draw(
     rng: Random,
     split: Split,
     size: tuple[int, int] | None = None,
-    caps: CapHeights = SHIPPED,
+    style: Style = SHIPPED,
 ) -> Canvas:
     """Draw the chart."""
-    size = size or choose_size(rng, "tall" if spec.lying else "wide", caps)
+    size = size or choose_size(rng, "tall" if spec.lying else "wide", style.caps)
     paper = dark(rng) if rng.random() < 0.15 else pale(rng)
-    canvas = Canvas(size, choose_background(size, paper, rng, depth=10), caps=caps)
+    canvas = Canvas(size, choose_background(size, paper, rng, depth=10), caps=style.caps)
     ink = ink_on(paper, rng, 6)
     cap = canvas.choose_cap(rng, 15)
     face = choose_face(rng, split, cap)

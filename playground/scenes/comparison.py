@@ -3,15 +3,16 @@
 from dataclasses import dataclass
 from random import Random
 
-from playground.backgrounds import choose_background
-from playground.canvas import Canvas, choose_size
-from playground.cap_heights import SHIPPED, CapHeights
+from playground.backgrounds import choose_surroundings
+from playground.canvas import Canvas
 from playground.colors import VIVID, dark, pale, readable_ink, shade
 from playground.emoji import EMOJI, article, draw_emoji
 from playground.fonts import choose_face
+from playground.image_sizes import choose_size
 from playground.sample import Split
 from playground.scenes.asking import Ask, yes_no
 from playground.shapes import SHAPES, draw_shape
+from playground.style import SHIPPED, Style
 from playground.words import choose_numbers, choose_words
 
 POSITIONS = ("first", "second")
@@ -32,12 +33,12 @@ class Spec:
     colors: tuple[str, str]
 
 
-def choose_spec(rng: Random, split: Split, caps: CapHeights = SHIPPED) -> Spec:
+def choose_spec(rng: Random, split: Split, style: Style = SHIPPED) -> Spec:
     """Draw two images' contents."""
     theme = rng.choice(("words", "numbers", "emoji", "shapes"))
     pool: list[str]
     if theme == "words":
-        pool = choose_words(rng, split, 2, longest=caps.columns - 2)
+        pool = choose_words(rng, split, 2, longest=style.caps.columns - 2)
     elif theme == "numbers":
         pool = [str(n) for n in choose_numbers(rng, split, 2, 1, rng.choice((99, 999)))]
     elif theme == "emoji":
@@ -185,21 +186,23 @@ def draw(
     rng: Random,
     split: Split,
     size: tuple[int, int] | None = None,
-    caps: CapHeights = SHIPPED,
+    style: Style = SHIPPED,
 ) -> list[Canvas]:
     """Draw the two images."""
     return [
-        _draw_one(spec, index, rng, split, size or choose_size(rng, caps=caps), caps)
+        _draw_one(spec, index, rng, split, size or choose_size(rng, caps=style.caps), style)
         for index in range(2)
     ]
 
 
 def _draw_one(
-    spec: Spec, index: int, rng: Random, split: Split, size: tuple[int, int], caps: CapHeights
+    spec: Spec, index: int, rng: Random, split: Split, size: tuple[int, int], style: Style
 ) -> Canvas:
     content, color = spec.contents[index], spec.colors[index]
     around = pale(rng) if rng.random() < 0.7 or spec.theme == "shapes" else dark(rng)
-    canvas = Canvas(size, choose_background(size, around, rng, depth=20), caps=caps)
+    photos = style.photos if spec.theme in ("words", "numbers") else None
+    image = choose_surroundings(size, around, rng, split, 20, photos)
+    canvas = Canvas(size, image, caps=style.caps)
     if spec.theme in ("emoji", "shapes"):
         side = min(canvas.width, canvas.height) * rng.uniform(0.25, 0.7)
         x = rng.uniform(side / 2 + 4, canvas.width - side / 2 - 4)

@@ -5,12 +5,13 @@ from dataclasses import dataclass
 from random import Random
 
 from playground.backgrounds import choose_background
-from playground.canvas import Canvas, choose_size
-from playground.cap_heights import SHIPPED, CapHeights
+from playground.canvas import Canvas
 from playground.colors import dark, pale
 from playground.emoji import EMOJI, article, draw_emoji, plural
+from playground.image_sizes import choose_size
 from playground.sample import Split
 from playground.scenes.asking import Ask, ask_count, yes_no
+from playground.style import SHIPPED, Style
 
 POSITIONS = {
     "pair": ("on the left", "on the right"),
@@ -42,7 +43,7 @@ class Spec:
     absent: str
 
 
-def choose_spec(rng: Random, split: Split, caps: CapHeights = SHIPPED) -> Spec:
+def choose_spec(rng: Random, split: Split, style: Style = SHIPPED) -> Spec:
     """Draw which emoji are where."""
     held_out = split == "held_out" and rng.random() < 0.3
     layout = rng.choice(HELD_OUT_LAYOUTS if held_out else TRAIN_LAYOUTS)
@@ -126,10 +127,10 @@ def draw(
     rng: Random,
     split: Split,
     size: tuple[int, int] | None = None,
-    caps: CapHeights = SHIPPED,
+    style: Style = SHIPPED,
 ) -> Canvas:
     """Draw the emoji, without overlap."""
-    size = size or choose_size(rng, caps=caps)
+    size = size or choose_size(rng, caps=style.caps)
     paper = pale(rng) if rng.random() < 0.7 else dark(rng)
     canvas = Canvas(size, choose_background(size, paper, rng))
     for name, cell in zip(spec.names, spec.cells, strict=True):

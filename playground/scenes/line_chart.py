@@ -4,14 +4,15 @@ from dataclasses import dataclass
 from random import Random
 
 from playground.backgrounds import choose_background
-from playground.canvas import Canvas, choose_size
-from playground.cap_heights import SHIPPED, CapHeights
+from playground.canvas import Canvas
 from playground.colors import VIVID, Color, contrast, dark, ink_on, pale, shade
 from playground.fonts import choose_face
+from playground.image_sizes import choose_size
 from playground.sample import Split
 from playground.scenes.asking import Ask
 from playground.scenes.chart import ask_extremes, ask_title
 from playground.shapes import draw_shape
+from playground.style import SHIPPED, Style
 from playground.words import DAYS, MONTHS, choose_spread, choose_words
 
 
@@ -31,10 +32,10 @@ class Spec:
     marker: str
 
 
-def choose_spec(rng: Random, split: Split, caps: CapHeights = SHIPPED) -> Spec:
+def choose_spec(rng: Random, split: Split, style: Style = SHIPPED) -> Spec:
     """Draw the points."""
     unit, names = rng.choice((("month", MONTHS), ("day", DAYS)))
-    count = rng.randint(3, max(3, min(5, caps.columns // 4)))
+    count = rng.randint(3, max(3, min(5, style.caps.columns // 4)))
     start = rng.randrange(len(names) - count + 1)
     max_value = rng.choice((40, 60, 100, 300, 900))
     values = choose_spread(rng, split, count, max(1, max_value // 12), max_value, 0.06)
@@ -128,12 +129,12 @@ def draw(
     rng: Random,
     split: Split,
     size: tuple[int, int] | None = None,
-    caps: CapHeights = SHIPPED,
+    style: Style = SHIPPED,
 ) -> Canvas:
     """Draw the chart."""
-    size = size or choose_size(rng, "wide", caps)
+    size = size or choose_size(rng, "wide", style.caps)
     paper = dark(rng) if rng.random() < 0.15 else pale(rng)
-    canvas = Canvas(size, choose_background(size, paper, rng, depth=10), caps=caps)
+    canvas = Canvas(size, choose_background(size, paper, rng, depth=10), caps=style.caps)
     ink = ink_on(paper, rng, 6)
     cap = canvas.choose_cap(rng, 14)
     face = choose_face(rng, split, cap)

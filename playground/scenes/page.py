@@ -7,8 +7,8 @@ from random import Random
 from PIL import ImageFilter
 
 from playground.backgrounds import add_grain, choose_background
-from playground.canvas import MIN_PITCH, Canvas, choose_cap
-from playground.cap_heights import FRAME, MIN_CAP, SHIPPED_MIN_CAP, SMALL_TEXT
+from playground.canvas import MIN_PITCH, Canvas
+from playground.cap_heights import FRAME, MIN_CAP, SHIPPED_MIN_CAP, SMALL_TEXT, choose_cap
 from playground.colors import VIVID, Color, contrast, dark, pale, shade
 from playground.emoji import EMOJI, draw_emoji
 from playground.faces import Face

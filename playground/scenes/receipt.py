@@ -3,14 +3,15 @@
 from dataclasses import dataclass
 from random import Random
 
-from playground.backgrounds import choose_background
-from playground.canvas import Canvas, choose_size
-from playground.cap_heights import SHIPPED, CapHeights
+from playground.backgrounds import choose_surroundings
+from playground.canvas import Canvas
 from playground.colors import Color, dark, ink_on, pale
 from playground.faces import Face
 from playground.fonts import choose_face
+from playground.image_sizes import choose_size
 from playground.sample import Split
 from playground.scenes.asking import Ask, yes_no
+from playground.style import SHIPPED, Style
 from playground.words import choose_words, is_held_out
 
 TRAIN_LAYOUTS = ("plain", "dotted", "ruled")
@@ -32,8 +33,9 @@ class Spec:
     layout: str
 
 
-def choose_spec(rng: Random, split: Split, caps: CapHeights = SHIPPED) -> Spec:
+def choose_spec(rng: Random, split: Split, style: Style = SHIPPED) -> Spec:
     """Draw a receipt's items and prices."""
+    caps = style.caps
     count = rng.randint(2, max(2, min(5, caps.lines - 2)))
     longest = caps.columns - PRICE_COLUMNS
     *items, absent = choose_words(rng, split, count + 1, "food", longest)
@@ -149,12 +151,13 @@ def draw(
     rng: Random,
     split: Split,
     size: tuple[int, int] | None = None,
-    caps: CapHeights = SHIPPED,
+    style: Style = SHIPPED,
 ) -> Canvas:
     """Draw the receipt."""
-    size = size or choose_size(rng, "tall", caps)
+    size = size or choose_size(rng, "tall", style.caps)
     around = dark(rng) if rng.random() < 0.5 else pale(rng)
-    canvas = Canvas(size, choose_background(size, around, rng, depth=40), caps=caps)
+    image = choose_surroundings(size, around, rng, split, 40, style.photos)
+    canvas = Canvas(size, image, caps=style.caps)
     rows = len(spec.items) + 2
     cap = canvas.choose_cap(rng, 16, (canvas.height - 24) / (rows + 1) / 1.6)
     face = choose_face(rng, split, cap)

@@ -5,13 +5,14 @@ from dataclasses import dataclass
 from random import Random
 
 from playground.backgrounds import choose_background
-from playground.canvas import Canvas, choose_size
-from playground.cap_heights import SHIPPED, CapHeights
+from playground.canvas import Canvas
 from playground.colors import COLORS, VIVID, Color, contrast, dark, pale, shade
 from playground.emoji import article, plural
+from playground.image_sizes import choose_size
 from playground.sample import Split
 from playground.scenes.asking import Ask, ask_count, yes_no
 from playground.shapes import SHAPES, draw_shape
+from playground.style import SHIPPED, Style
 
 TRAIN_GRIDS = ((1, 2), (2, 1), (1, 3), (2, 2), (2, 3))  # rows, columns
 HELD_OUT_GRIDS = ((3, 2),)
@@ -41,7 +42,7 @@ class Spec:
     absent: str
 
 
-def choose_spec(rng: Random, split: Split, caps: CapHeights = SHIPPED) -> Spec:
+def choose_spec(rng: Random, split: Split, style: Style = SHIPPED) -> Spec:
     """Draw the shapes; a few kinds and colours only, so that some occur more than once."""
     held_out = split == "held_out" and rng.random() < 0.3
     grid = rng.choice(HELD_OUT_GRIDS if held_out else TRAIN_GRIDS)
@@ -211,10 +212,10 @@ def draw(
     rng: Random,
     split: Split,
     size: tuple[int, int] | None = None,
-    caps: CapHeights = SHIPPED,
+    style: Style = SHIPPED,
 ) -> Canvas:
     """Draw the shapes, each well inside its cell."""
-    size = size or choose_size(rng, caps=caps)
+    size = size or choose_size(rng, caps=style.caps)
     paper = _paper(spec, rng)
     canvas = Canvas(size, choose_background(size, paper, rng, depth=12))
     rows, columns = spec.grid

@@ -2,13 +2,14 @@
 
 from random import Random
 
-from playground.cap_heights import FRAME, SHIPPED, SMALL_TEXT, CapHeights
+from playground.cap_heights import FRAME, SMALL_TEXT
 from playground.colors import COLORS, VIVID, contrast
 from playground.emoji import article
 from playground.sample import Split
 from playground.scenes.sign_drawing import MAX_SMALL_CAP, draw_sign
 from playground.scenes.sign_questions import sign_asks
 from playground.scenes.sign_spec import Spec
+from playground.style import SHIPPED, Style
 from playground.words import choose_code, choose_nonsense, choose_phone, choose_words
 
 PAPERS = (*VIVID, "black", "white")
@@ -45,8 +46,9 @@ def _choose_text(rng: Random, split: Split, max_words: int) -> str:
     return rng.choices((text, text.upper(), text.lower()), (60, 25, 15))[0]
 
 
-def choose_spec(rng: Random, split: Split, caps: CapHeights = SHIPPED) -> Spec:
+def choose_spec(rng: Random, split: Split, style: Style = SHIPPED) -> Spec:
     """Draw what the sign says."""
+    caps = style.caps
     layouts = {n: s for n, s in LAYOUTS.items() if n != "headline" or caps.low <= MAX_SMALL_CAP}
     layout = rng.choices(tuple(layouts), tuple(layouts.values()))[0]
     bare = layout != "boxes" and rng.random() < BARE_SHARE

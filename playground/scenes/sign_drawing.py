@@ -5,14 +5,16 @@ from random import Random
 
 from PIL import Image, ImageDraw
 
-from playground.backgrounds import choose_background
-from playground.canvas import MIN_PITCH, Canvas, choose_cap, choose_size
-from playground.cap_heights import SHIPPED, SMALL_TEXT, CapHeights
+from playground.backgrounds import choose_background, choose_surroundings
+from playground.canvas import MIN_PITCH, Canvas
+from playground.cap_heights import SMALL_TEXT, choose_cap
 from playground.colors import Color, dark, pale, readable_ink, shade
 from playground.faces import Face
 from playground.fonts import choose_face
+from playground.image_sizes import choose_size
 from playground.sample import Split
 from playground.scenes.sign_spec import Spec
+from playground.style import SHIPPED, Style
 
 LARGEST_CAP = 44.0  # units, as everything here
 LARGER = 1.6  # the large text of a headline, to the small one, at least
@@ -26,23 +28,24 @@ def draw_sign(
     rng: Random,
     split: Split,
     size: tuple[int, int] | None = None,
-    caps: CapHeights = SHIPPED,
+    style: Style = SHIPPED,
 ) -> Canvas:
     """Draw the sign; the key of each text is "line" and its index.
 
     Args:
         size: in pixels; random where None.
-        caps: the cap heights of its text.
+        style: how it may look.
     """
-    size = size or choose_size(rng, caps=caps)
+    size = size or choose_size(rng, caps=style.caps)
     if spec.bare:
         paper = shade(spec.papers[0], rng, 0 if rng.random() < 0.4 else 12)
         depth = 8 if contrast_is_rich(spec) else 0
-        canvas = Canvas(size, choose_background(size, paper, rng, depth), caps=caps)
+        canvas = Canvas(size, choose_background(size, paper, rng, depth), caps=style.caps)
         _draw_bare(canvas, spec, rng, split)
         return canvas
     around = pale(rng) if rng.random() < 0.6 else dark(rng)
-    canvas = Canvas(size, choose_background(size, around, rng, depth=40), caps=caps)
+    image = choose_surroundings(size, around, rng, split, 40, style.photos)
+    canvas = Canvas(size, image, caps=style.caps)
     if spec.layout == "boxes":
         _draw_boxes(canvas, spec, rng, split)
     else:

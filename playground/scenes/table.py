@@ -4,13 +4,14 @@ from dataclasses import dataclass
 from random import Random
 
 from playground.backgrounds import choose_background
-from playground.canvas import Canvas, choose_size
-from playground.cap_heights import SHIPPED, CapHeights
+from playground.canvas import Canvas
 from playground.colors import VIVID, Color, contrast, ink_on, pale, shade
 from playground.faces import Face
 from playground.fonts import choose_face
+from playground.image_sizes import choose_size
 from playground.sample import Split
 from playground.scenes.asking import ORDINALS, Ask
+from playground.style import SHIPPED, Style
 from playground.words import choose_spread, choose_words
 
 COLUMNS = (
@@ -52,8 +53,9 @@ class Spec:
     cells: tuple[tuple[int, ...], ...]
 
 
-def choose_spec(rng: Random, split: Split, caps: CapHeights = SHIPPED) -> Spec:
+def choose_spec(rng: Random, split: Split, style: Style = SHIPPED) -> Spec:
     """Draw a table's names and numbers."""
+    caps = style.caps
     most = min(4, caps.lines - 1), 2 if caps.columns >= MIN_TWO_COLUMNS else 1
     while True:
         shape = rng.randint(2, most[0]), rng.randint(1, most[1])
@@ -171,12 +173,12 @@ def draw(
     rng: Random,
     split: Split,
     size: tuple[int, int] | None = None,
-    caps: CapHeights = SHIPPED,
+    style: Style = SHIPPED,
 ) -> Canvas:
     """Draw the table."""
-    size = size or choose_size(rng, caps=caps)
+    size = size or choose_size(rng, caps=style.caps)
     paper = pale(rng)
-    canvas = Canvas(size, choose_background(size, paper, rng, depth=14), caps=caps)
+    canvas = Canvas(size, choose_background(size, paper, rng, depth=14), caps=style.caps)
     count = len(spec.rows) + 1
     cap = canvas.choose_cap(rng, 15, (canvas.height - 12) / count / 1.8)
     face = choose_face(rng, split, cap)

@@ -4,12 +4,15 @@ from random import Random
 import numpy as np
 import pytest
 
-from playground.canvas import FRAME, SMALLEST_CAP
+from mgm.errors import MGMError
+from playground.cap_heights import FRAME, HEIGHT_BINS, MIN_CAP, SHIPPED_MIN_CAP, SMALL_TEXT
+from playground.pretraining.targets import placement
 from playground.scenes import KINDS, SCENES, draw_page, draw_sample, receipt, shapes, table
 from playground.scenes.asking import SHORT_SUFFIX, TURNS
 from playground.words import DAYS, MONTHS, words_of
 
 SPLITS = ("train", "held_out")
+WITH_TEXT = ("sign", "receipt", "table", "bar_chart", "line_chart", "comparison")
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -23,11 +26,12 @@ def test_same_seed_same_sample(kind):
     assert draw_sample(8, "train", kind).images[0].tobytes() != first.images[0].tobytes()
 
 
+@pytest.mark.parametrize("min_cap", [MIN_CAP, SHIPPED_MIN_CAP])
 @pytest.mark.parametrize("split", SPLITS)
 @pytest.mark.parametrize("kind", KINDS)
-def test_samples_keep_to_their_form(kind, split):
+def test_samples_keep_to_their_form(kind, split, min_cap):
     for seed in range(12):
-        sample = draw_sample(seed, split, kind)
+        sample = draw_sample(seed, split, kind, min_cap_height=min_cap)
         assert sample.kind == kind
         assert sample.caption.endswith(".")
         assert len(sample.images) == (2 if kind == "comparison" else 1)
@@ -44,7 +48,55 @@ def test_samples_keep_to_their_form(kind, split):
         for turn in sample.turns:
             assert turn.kind.startswith(f"{kind}/")
             assert turn.answer.endswith(".") != short
-            assert turn.text_height is None or turn.text_height >= SMALLEST_CAP * 0.96
+            assert turn.text_height is None or turn.text_height >= min_cap
+
+
+@pytest.mark.parametrize("kind", WITH_TEXT)
+def test_text_of_all_heights_is_asked_about(kind):
+    heights = [
+        turn.text_height
+        for seed in range(60)
+        for turn in draw_sample(seed, "train", kind).turns
+        if turn.text_height is not None
+    ]
+    for low, high in HEIGHT_BINS:
+        share = sum(low <= height < high for height in heights) / len(heights)
+        assert 0.05 < share < 0.35, (low, high, share)
+
+
+@pytest.mark.parametrize("kind", WITH_TEXT)
+def test_small_text_is_legible(kind):
+    for seed in range(40):
+        sample = draw_sample(seed, "train", kind)
+        for image, glyphs in zip(sample.images, sample.glyphs, strict=True):
+            check_small_glyphs(image, glyphs)
+
+
+def check_small_glyphs(image, glyphs):
+    """At least 6 pixels high in the image, and no two in one position of the dense targets."""
+    transform, positions = placement(image), []
+    for glyph in glyphs:
+        assert glyph.cap >= 5.9
+        if glyph.cap * FRAME / max(image.size) < SMALL_TEXT:
+            x, y = transform.x((glyph.x0 + glyph.x1) / 2), transform.y(glyph.level)
+            positions.append((int(y // 8), int(x // 4)))
+    assert len(positions) == len(set(positions))
+
+
+def test_pages_have_small_and_large_text():
+    units = []
+    for seed in range(25):
+        page = draw_page(seed)
+        check_small_glyphs(page.images[0], page.glyphs[0])
+        units += [glyph.cap * FRAME / page.images[0].width for glyph in page.glyphs[0]]
+    assert all(height >= MIN_CAP for height in units)
+    for low, high in HEIGHT_BINS:
+        assert any(low <= height < high for height in units)
+
+
+def test_minimum_height_is_checked():
+    with pytest.raises(MGMError, match="3 is not from 4 to 12"):
+        draw_sample(1, "train", "sign", min_cap_height=3)
 
 
 @pytest.mark.parametrize("kind", ["sign", "receipt", "table", "bar_chart", "line_chart"])
@@ -100,7 +152,7 @@ def test_ink_lies_in_the_boxes():
     # A page on plain paper: what differs from the paper must be in a box of a glyph or a thing.
     checked = 0
     for seed in range(40):
-        page = draw_page(seed)
+        page = draw_page(seed, SHIPPED_MIN_CAP)
         levels = np.asarray(page.images[0], dtype=int)
         paper = levels[0, 0]
         if (levels[:, :3] != paper).any():
@@ -115,10 +167,11 @@ def test_ink_lies_in_the_boxes():
     assert checked >= 3
 
 
-def test_pages_are_dense():
+@pytest.mark.parametrize(("min_cap", "side"), [(SHIPPED_MIN_CAP, FRAME), (MIN_CAP, 384)])
+def test_pages_are_dense(min_cap, side):
     for seed in range(20):
-        page = draw_page(seed)
-        assert page.images[0].size == (FRAME, FRAME)
+        page = draw_page(seed, min_cap)
+        assert page.images[0].size == (side, side)
         assert 40 <= len(page.glyphs[0]) <= 230
         assert page.turns == []
 

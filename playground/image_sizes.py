@@ -1,0 +1,31 @@
+"""How many pixels pictures have."""
+
+import math
+from random import Random
+
+from playground.cap_heights import FRAME, SHIPPED_HEIGHTS, CapHeights
+
+SQUARES = (FRAME, 384)  # pixels per side of square images
+SHORTEST, LONGEST = 160, 640  # pixels of the longer side of other images
+
+
+def choose_size(
+    rng: Random, orientation: str | None = None, caps: CapHeights = SHIPPED_HEIGHTS
+) -> tuple[int, int]:
+    """Width and height in pixels: a square in 55 % of the images, else 160 to 640 and not square.
+
+    A square has 256 pixels a side, or 384. An image with small text has as many as that needs.
+
+    Args:
+        orientation: "tall" or "wide" where the scene wants it.
+    """
+    shortest = SHORTEST
+    if caps.high is not None:
+        shortest = max(shortest, math.ceil(FRAME * caps.min_stored / caps.low))
+    if rng.random() < 0.55:
+        side = FRAME if caps.high is None else rng.choice([s for s in SQUARES if s >= shortest])
+        return side, side
+    long = round(shortest * (LONGEST / shortest) ** rng.random())
+    short = round(long * rng.uniform(0.7, 1.0))
+    tall = rng.random() < 0.5 if orientation is None else orientation == "tall"
+    return (short, long) if tall else (long, short)

@@ -1,0 +1,174 @@
+"""Photographs of one or two things, some with a label: what is where, and what the label says."""
+
+from dataclasses import dataclass
+from random import Random
+
+from mgm.errors import MGMError
+from playground.backgrounds import choose_surroundings
+from playground.canvas import Canvas
+from playground.colors import dark, ink_on, pale
+from playground.emoji import article
+from playground.fonts import choose_face
+from playground.image_sizes import choose_size
+from playground.photo_library import HOW, Photo
+from playground.sample import Split
+from playground.scenes.asking import Ask, yes_no
+from playground.scenes.sign import choose_text
+from playground.style import SHIPPED, Style
+
+POSITIONS = ("on the left", "on the right")
+PLURALS = ("clothes", "grapes", "pants", "pliers", "scissors", "fish")  # said without an article
+PAIR_SHARE = 0.3  # of the pictures show two things
+LABEL_SHARE = 0.65  # of the pictures have a label
+
+
+@dataclass(frozen=True)
+class Spec:
+    """What a picture shows.
+
+    Attributes:
+        photos: from left to right.
+        trained: of each, whether training images show things of its name.
+        absent: name of a thing that is not there.
+        label: text on the label; "" where there is none.
+    """
+
+    photos: tuple[Photo, ...]
+    trained: tuple[bool, ...]
+    absent: str
+    label: str
+
+
+def choose_spec(rng: Random, split: Split, style: Style = SHIPPED) -> Spec:
+    """Choose the photographs.
+
+    Raises:
+        MGMError: the style has no photographs.
+    """
+    library = style.photos
+    if library is None:
+        raise MGMError(f"the scene 'photo' needs photographs: {HOW}, then give --photos DIR")
+    photos = library.choose_cutouts(rng, split, 2 if rng.random() < PAIR_SHARE else 1)
+    names = library.trained_names - {photo.name for photo in photos}
+    label = ""
+    if rng.random() < LABEL_SHARE:
+        label = choose_text(rng, split, 2, max(8, style.caps.columns * 4 // 5))
+    return Spec(
+        tuple(photos),
+        tuple(photo.name in library.trained_names for photo in photos),
+        rng.choice(sorted(names)),
+        label,
+    )
+
+
+def sentences(spec: Spec) -> list[str]:
+    """The caption: the spec in sentences."""
+    things = [_named(photo.name) for photo in spec.photos]
+    if len(things) == 1:
+        lines = [f"A photo of {things[0]}."]
+    else:
+        lines = [f"A photo of {things[0]} {POSITIONS[0]} and {things[1]} {POSITIONS[1]}."]
+    if spec.label:
+        lines.append(f'The label says "{spec.label}".')
+    return lines
+
+
+def asks(spec: Spec, rng: Random) -> list[Ask]:
+    """All that can be asked about the picture; names only where training images show them."""
+    result = []
+    single = len(spec.photos) == 1
+    for photo, trained, position in zip(spec.photos, spec.trained, POSITIONS, strict=False):
+        where = "in the picture" if single else position
+        if trained:
+            result.append(
+                Ask(
+                    "what",
+                    (f"What is {where}?", f"What do you see {where}?"),
+                    photo.name,
+                    f"There is {_named(photo.name)} {where}.",
+                )
+            )
+        result.append(
+            Ask(
+                "kind",
+                (f"What kind of thing is {where}?", f"What kind of thing do you see {where}?"),
+                photo.kind,
+                f"The thing {where} is {_named(photo.kind)}.",
+            )
+        )
+        if trained and not single:
+            question = f"Where is the {photo.name}?"
+            result.append(Ask("where", (question,), position, f"The {photo.name} is {position}."))
+    names = [p.name for p, trained in zip(spec.photos, spec.trained, strict=True) if trained]
+    for name in rng.sample([spec.absent, *names[:1]], min(2, 1 + len(names))):
+        thing = _named(name)
+        result.append(
+            yes_no(
+                "check",
+                (f"Is there {thing} in the picture?", f"Do you see {thing}?"),
+                name != spec.absent,
+                f"Yes, there is {thing}.",
+                f"No, there is no {name}.",
+            )
+        )
+    if spec.label:
+        result.append(
+            Ask(
+                "label",
+                ("What does the label say?", "Read the label.", "What is written on the label?"),
+                spec.label,
+                f"The label says {spec.label}.",
+                ("label",),
+            )
+        )
+    return result
+
+
+def _named(name: str) -> str:
+    return name if name in PLURALS else article(name)
+
+
+def draw(
+    spec: Spec,
+    rng: Random,
+    split: Split,
+    size: tuple[int, int] | None = None,
+    style: Style = SHIPPED,
+) -> Canvas:
+    """Draw the picture: what it shows, cut out and put on a background, and the label."""
+    size = size or choose_size(rng, caps=style.caps)
+    around = pale(rng) if rng.random() < 0.7 else dark(rng)
+    image = choose_surroundings(size, around, rng, split, 40, style.photos)
+    canvas = Canvas(size, image, caps=style.caps)
+    top, bottom = 2.0, canvas.height - 2
+    if spec.label:
+        top, bottom = _draw_label(canvas, spec.label, rng, split)
+    slot = canvas.width / len(spec.photos)
+    for index, photo in enumerate(spec.photos):
+        side = min(slot - 4, bottom - top) * rng.uniform(0.6, 0.98)
+        cutout = style.photos.cutout(photo, round(side * canvas.scale), rng.random() < 0.5)
+        width, height = cutout.width / canvas.scale, cutout.height / canvas.scale
+        left = slot * index + rng.uniform(2, max(2.0, slot - width - 2))
+        upper = rng.uniform(top, max(top, bottom - height))
+        canvas.stamp(cutout.getchannel("A"), cutout.convert("RGB"), left, upper)
+        canvas.note(photo.name, None, left, upper, left + width, upper + height)
+    return canvas
+
+
+def _draw_label(canvas: Canvas, text: str, rng: Random, split: Split) -> tuple[float, float]:
+    """Draw a label at the top or at the bottom; what is free: its upper and lower end."""
+    cap = canvas.choose_cap(rng, 20)
+    face = choose_face(rng, split, cap)
+    cap = canvas.fitting_cap([text], face, cap, canvas.width - 24)
+    half = canvas.text_width(text, face, cap) / 2 + rng.uniform(5, 10)
+    height = max(14.0, cap * 1.9)
+    x = rng.uniform(half + 2, max(half + 2, canvas.width - half - 2))
+    at_top = rng.random() < 0.4
+    y = height / 2 + 3 if at_top else canvas.height - height / 2 - 3
+    paper = pale(rng) if rng.random() < 0.8 else dark(rng)
+    box = (x - half, y - height / 2, x + half, y + height / 2)
+    canvas.box(*box, fill=paper, outline=(90, 90, 90), line=0.7)
+    canvas.text(text, x, y, face, cap, ink_on(paper, rng, 6), "middle", "label")
+    if at_top:
+        return height + 6, canvas.height - 2
+    return 2.0, canvas.height - height - 6
