@@ -34,7 +34,6 @@ SAMPLES = (  # of skimage/data: photographs that fill a picture
     "grass.png",
     "gravel.png",
     "hubble_deep_field.jpg",
-    "motorcycle_left.png",
     "rocket.jpg",
 )
 LARGEST_CUTOUT = 320  # pixels

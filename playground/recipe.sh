@@ -12,6 +12,7 @@ source "$(dirname "$0")/../scripts/environment.sh" playground
 out=${1:-work_dirs/recipe}
 zoo=$out/model_zoo
 data=playground/data/recipe
+photos=playground/data/photos
 cores=$(nproc)
 # Two trainings run side by side, each on half of the cores: one of them gains little by all.
 export OMP_NUM_THREADS=$((cores > 1 ? cores / 2 : 1)) OMP_WAIT_POLICY=PASSIVE
@@ -28,6 +29,7 @@ side_by_side() {
     wait "$other"
 }
 
+draw() { python -m playground.generate --photos "$photos" "$@"; }
 learn_language() { python -m playground.pretraining.language_model "$@"; }
 learn_images() { python -m playground.pretraining.encoders --tokenizer "$out/tokenizer" --batch-size 8 "$@"; }
 
@@ -48,8 +50,8 @@ language_model() {
 encoders_and_data() {
     [ -d "$zoo/clip-vit-nano-patch14-168" ] ||
         learn_images --init-from "$out/encoders" --language-model "$out/llama-code" --out "$zoo" --steps 18000 --decay-ratio 0.6
-    python -m playground.generate --out "$data" --split train --count 60000 --seed 1
-    python -m playground.generate --out playground/data/held_out --split held_out --count 200 --seed 2
+    draw --out "$data" --split train --count 60000 --seed 1
+    draw --out playground/data/held_out --split held_out --count 200 --seed 2
 }
 
 # Both stages, into $1.
@@ -66,7 +68,8 @@ learn_jointly() {
         --optimize_vision_tower True --optimize_vision_tower_aux True
 }
 
-[ -d "$out/tokenizer" ] || python -m playground.tokenizer --out "$out/tokenizer"
+python -m playground.photos --out "$photos"
+[ -d "$out/tokenizer" ] || python -m playground.tokenizer --out "$out/tokenizer" --photos "$photos"
 side_by_side code_of_cells encoders_that_read
 side_by_side language_model encoders_and_data
 OMP_NUM_THREADS=$cores learn_jointly "$out/mgm-nano"

@@ -18,6 +18,7 @@ from mgm.errors import MGMError, Parser, run_command
 from playground.arguments import count
 from playground.colors import COLORS
 from playground.emoji import EMOJI
+from playground.photo_library import HOW, load_photos, named_pictures
 from playground.scenes import draw_sample
 from playground.shapes import SHAPES
 from playground.words import themes
@@ -96,12 +97,15 @@ def main() -> None:
     parser.add_argument(
         "--min-count", type=count, default=25, help="occurrences from which a word is one token"
     )
+    parser.add_argument("--photos", type=Path, help=f"folder of photographs to ask about; {HOW}")
     arguments = parser.parse_args()
-    samples = [draw_sample(seed, "train") for seed in range(arguments.samples)]
+    photos = load_photos(arguments.photos) if arguments.photos else None
+    samples = [draw_sample(seed, "train", photos=photos) for seed in range(arguments.samples)]
     texts = [text for s in samples for t in s.turns for text in (t.question, t.answer)]
     texts += [sample.caption for sample in samples]
     spelled = {word.lower() for words in themes().values() for word in words}
-    labels = {word for label in (*SHAPES, *EMOJI, *COLORS) for word in label.split()}
+    named = {word for kind, name, _ in named_pictures() for word in (kind, name)}
+    labels = {word for label in (*SHAPES, *EMOJI, *COLORS, *named) for word in label.split()}
     words = sorted({*question_words(texts, spelled, arguments.min_count), *labels})
     with atomic_folder(arguments.out) as part:
         build_tokenizer(words).save_pretrained(part)
