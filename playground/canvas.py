@@ -58,33 +58,33 @@ class Canvas:
         """The smallest cap height, in units, that is legible in the image and in the frame."""
         return max(self.caps.low, self.caps.min_stored / self.scale)
 
-    def choose_cap(self, rng: Random, usual: float, room: float = math.inf) -> float:
+    def choose_cap(self, rng: Random, usual: float, max_cap: float = math.inf) -> float:
         """A cap height, log-uniform over what the picture may have.
 
         Args:
             usual: maximum where the picture's heights have none.
-            room: maximum in any case; crowded where it is too small to read.
+            max_cap: maximum in any case; crowded where it is too small to read.
         """
-        low, high = self.smallest_cap, min(usual, room)
+        low, high = self.smallest_cap, min(usual, max_cap)
         if self.caps.high is not None:
-            high = min(self.caps.high, room)
+            high = min(self.caps.high, max_cap)
             self.is_crowded |= high < low
         return choose_cap(rng, low, max(low, high))
 
     def choose_title_cap(
-        self, rng: Random, title: str, face: Face, cap: float, room: float
+        self, rng: Random, title: str, face: Face, cap: float, max_cap: float
     ) -> float:
         """The cap height of a title above text of height `cap`: at least as large, if it fits.
 
         Args:
-            room: maximum, of pictures whose heights have one; crowded where it is too small.
+            max_cap: maximum, of pictures whose heights have one; crowded where it is too small.
         """
         chosen = choose_cap(rng, cap, max(cap, 16))
         if self.caps.high is None:
             return chosen
-        self.is_crowded |= room < SMALL_TEXT
+        self.is_crowded |= max_cap < SMALL_TEXT
         widest = chosen * (self.width - 12) / self.text_width(title, face, chosen)
-        return min(chosen, room, widest)
+        return min(chosen, max_cap, widest)
 
     def text_width(self, text: str, face: Face, cap: float) -> float:
         """The advance of a line of text, in units."""
@@ -106,19 +106,22 @@ class Canvas:
             self.is_crowded = True
         return max(self.smallest_cap, cap * factor)
 
-    def lowered_cap(self, cap: float, room: float) -> float:
-        """`cap`, or `room` where that is less; a picture whose heights have no maximum has room."""
-        self.is_crowded |= self.caps.high is not None and room < self.smallest_cap
-        return min(cap, max(self.smallest_cap, room))
+    def lowered_cap(self, cap: float, max_cap: float) -> float:
+        """`cap`, or `max_cap` where that is less, but not too small to read.
+
+        The canvas is crowded then, but not in pictures whose heights have no maximum.
+        """
+        self.is_crowded |= self.caps.high is not None and max_cap < self.smallest_cap
+        return min(cap, max(self.smallest_cap, max_cap))
 
     def fitting_pitch(self, preferred: float, available: float) -> float:
-        """A distance from line to line of at most `room`; crowded where the lines would touch."""
+        """A distance from line to line of at most `available`; crowded where the lines would touch."""
         if available < MIN_PITCH:
             self.is_crowded = True
         return min(max(MIN_PITCH, preferred), available)
 
     def is_sound(self) -> bool:
-        """Whether all text had room and no character crosses the edge of the image."""
+        """Whether all text fits and no character crosses the edge of the image."""
         width, height = self.image.size
         return not self.is_crowded and all(
             glyph.x0 >= 0 and glyph.y0 >= 0 and glyph.x1 <= width and glyph.y1 <= height

@@ -15,7 +15,7 @@ from playground.words import is_held_out
 
 INDEX_FILE = "photos.json"
 HOW = "fetch them with python -m playground.photos --out DIR"
-MIN_SHOWN = 0.5  # of the shorter side of a background, at least, is shown
+MIN_SHOWN = 0.5  # of the shorter side of a background that is shown, at least
 
 
 @dataclass(frozen=True)
@@ -123,7 +123,7 @@ def _read(path: Path) -> Image.Image:
         raise MGMError(f"{path}: cannot be read ({error}); {HOW}") from error
 
 
-def named_pictures() -> Iterator[tuple[str, str, str]]:
+def picture_names() -> Iterator[tuple[str, str, str]]:
     """Kind, name and picture of each line of photo_names.txt."""
     lines = Path(__file__).with_name("photo_names.txt").read_text(encoding="utf-8").splitlines()
     for line in lines:

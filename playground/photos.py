@@ -18,7 +18,7 @@ from tqdm import tqdm
 
 from mgm.atomic import atomic_folder
 from mgm.errors import MGMError, Parser, run_command
-from playground.photo_library import INDEX_FILE, Photo, named_pictures
+from playground.photo_library import INDEX_FILE, Photo, picture_names
 
 STAMPS_PACKAGE = "tuxpaint-stamps-default"
 STAMPS_FOLDER = Path("usr/share/tuxpaint/stamps")
@@ -51,7 +51,7 @@ def fetch(out: Path) -> None:
     with atomic_folder(out) as part, tempfile.TemporaryDirectory() as temporary:
         stamps, samples = _fetch_stamps(Path(temporary)), _fetch_samples(Path(temporary))
         cutouts, backgrounds = [], []
-        for kind, name, picture in tqdm(list(named_pictures()), desc="cut-outs", unit="photo"):
+        for kind, name, picture in tqdm(list(picture_names()), desc="cut-outs", unit="photo"):
             photo = Photo(f"cutouts/{picture}.png", name, kind)
             _convert(stamps / f"{picture}.png", part / photo.file, LARGEST_CUTOUT, "RGBA")
             cutouts.append(photo)

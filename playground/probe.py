@@ -155,9 +155,9 @@ def teach(readers: nn.ModuleDict, out: Path, arguments: Namespace) -> None:
     def losses_of(batch: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
         there = batch["characters"].any(-1)
         looked_at = there | (torch.rand(there.shape) < EMPTY_CELLS)
-        found = {name: reader(batch, looked_at) for name, reader in readers.items()}
-        figures = {name: accuracy for name, (_, accuracy) in found.items()}
-        return torch.stack([loss for loss, _ in found.values()]).sum(), figures
+        results = {name: reader(batch, looked_at) for name, reader in readers.items()}
+        figures = {name: accuracy for name, (_, accuracy) in results.items()}
+        return torch.stack([loss for loss, _ in results.values()]).sum(), figures
 
     def losses(done: int) -> Iterator[tuple[Tensor, dict[str, Tensor]]]:
         size, workers = arguments.batch_size, arguments.workers
@@ -185,13 +185,13 @@ def positions(sample: Sample, index: int) -> list[tuple[int, int, int, float]]:
     """
     image = sample.images[index]
     transform = placement(image)
-    found: dict[tuple[int, int], float] = {}
+    caps: dict[tuple[int, int], float] = {}
     for glyph in sample.glyphs[index]:
         x, y = transform.x((glyph.x0 + glyph.x1) / 2), transform.y(glyph.level)
-        found[int(y // 8), int(x // 4)] = glyph.cap * UNITS / max(image.size)
+        caps[int(y // 8), int(x // 4)] = glyph.cap * UNITS / max(image.size)
     return [
         (row // ROWS, column // COLUMNS, row % ROWS * COLUMNS + column % COLUMNS, cap)
-        for (row, column), cap in found.items()
+        for (row, column), cap in caps.items()
     ]
 
 
@@ -237,8 +237,8 @@ def accuracies(rows: list[dict[str, Any]], low: float, high: float) -> dict[str,
 
 def gate_holds(bins: dict[str, dict[str, Any]]) -> bool | None:
     """Whether sharp text of the gate's heights is readable and blurred is not; None: unknown."""
-    found = bins[_name(*GATE_BIN)]
-    limits = [found.get(name, {}).get("interval") for name in ("sharp", "blurred")]
+    result = bins[_name(*GATE_BIN)]
+    limits = [result.get(name, {}).get("interval") for name in ("sharp", "blurred")]
     if None in limits:
         return None
     return limits[0][0] > READABLE and limits[1][1] < UNREADABLE

@@ -18,7 +18,7 @@ from mgm.errors import MGMError, Parser, run_command
 from playground.arguments import count
 from playground.colors import COLORS
 from playground.emoji import EMOJI
-from playground.photo_library import HOW, load_photos, named_pictures
+from playground.photo_library import HOW, load_photos, picture_names
 from playground.scenes import draw_sample
 from playground.shapes import SHAPES
 from playground.words import themes
@@ -104,8 +104,8 @@ def main() -> None:
     texts = [text for s in samples for t in s.turns for text in (t.question, t.answer)]
     texts += [sample.caption for sample in samples]
     spelled = {word.lower() for words in themes().values() for word in words}
-    named = {word for kind, name, _ in named_pictures() for word in (kind, name)}
-    labels = {word for label in (*SHAPES, *EMOJI, *COLORS, *named) for word in label.split()}
+    photo_words = {word for kind, name, _ in picture_names() for word in (kind, name)}
+    labels = {word for label in (*SHAPES, *EMOJI, *COLORS, *photo_words) for word in label.split()}
     words = sorted({*question_words(texts, spelled, arguments.min_count), *labels})
     with atomic_folder(arguments.out) as part:
         build_tokenizer(words).save_pretrained(part)

@@ -52,7 +52,7 @@ class Scene(Protocol):
     def choose_spec(self, rng: Random, split: Split, style: Style = SHIPPED) -> Any:
         """What the picture shows, with the words, numbers and layouts of its split.
 
-        Text of the style's heights has room in the picture, most often.
+        Text of the style's heights fits into the picture, in most cases.
         """
         ...
 

@@ -188,8 +188,8 @@ def draw(
     cap = canvas.choose_cap(rng, 15)
     face = choose_face(rng, split, cap)
     bars = max(MIN_PITCH, 1.8 * cap) * len(spec.labels) if spec.lying else 46 + 4.2 * cap
-    room = (canvas.height - 14 - bars) / 2
-    title_cap = canvas.choose_title_cap(rng, spec.title, face, cap, room)
+    max_title_cap = (canvas.height - 14 - bars) / 2
+    title_cap = canvas.choose_title_cap(rng, spec.title, face, cap, max_title_cap)
     canvas.text(
         spec.title, canvas.width / 2, 6 + title_cap, face, title_cap, ink, "middle", "title"
     )

@@ -138,8 +138,8 @@ def draw(
     ink = ink_on(paper, rng, 6)
     cap = canvas.choose_cap(rng, 14)
     face = choose_face(rng, split, cap)
-    room = (canvas.height - 50 - 6 * cap) / 2
-    title_cap = canvas.choose_title_cap(rng, spec.title, face, cap, room)
+    max_title_cap = (canvas.height - 50 - 6 * cap) / 2
+    title_cap = canvas.choose_title_cap(rng, spec.title, face, cap, max_title_cap)
     canvas.text(
         spec.title, canvas.width / 2, 6 + title_cap, face, title_cap, ink, "middle", "title"
     )

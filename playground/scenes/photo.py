@@ -63,7 +63,7 @@ def choose_spec(rng: Random, split: Split, style: Style = SHIPPED) -> Spec:
 
 def sentences(spec: Spec) -> list[str]:
     """The caption: the spec in sentences."""
-    things = [_named(photo.name) for photo in spec.photos]
+    things = [_noun_phrase(photo.name) for photo in spec.photos]
     if len(things) == 1:
         lines = [f"A photo of {things[0]}."]
     else:
@@ -85,7 +85,7 @@ def asks(spec: Spec, rng: Random) -> list[Ask]:
                     "what",
                     (f"What is {where}?", f"What do you see {where}?"),
                     photo.name,
-                    f"There is {_named(photo.name)} {where}.",
+                    f"There is {_noun_phrase(photo.name)} {where}.",
                 )
             )
         result.append(
@@ -93,7 +93,7 @@ def asks(spec: Spec, rng: Random) -> list[Ask]:
                 "kind",
                 (f"What kind of thing is {where}?", f"What kind of thing do you see {where}?"),
                 photo.kind,
-                f"The thing {where} is {_named(photo.kind)}.",
+                f"The thing {where} is {_noun_phrase(photo.kind)}.",
             )
         )
         if trained and not single:
@@ -101,7 +101,7 @@ def asks(spec: Spec, rng: Random) -> list[Ask]:
             result.append(Ask("where", (question,), position, f"The {photo.name} is {position}."))
     names = [p.name for p, trained in zip(spec.photos, spec.trained, strict=True) if trained]
     for name in rng.sample([spec.absent, *names[:1]], min(2, 1 + len(names))):
-        thing = _named(name)
+        thing = _noun_phrase(name)
         result.append(
             yes_no(
                 "check",
@@ -124,7 +124,7 @@ def asks(spec: Spec, rng: Random) -> list[Ask]:
     return result
 
 
-def _named(name: str) -> str:
+def _noun_phrase(name: str) -> str:
     return name if name in PLURALS else article(name)
 
 

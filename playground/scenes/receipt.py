@@ -16,8 +16,8 @@ from playground.words import choose_words, is_held_out
 
 TRAIN_LAYOUTS = ("plain", "dotted", "ruled")
 HELD_OUT_LAYOUTS = ("framed",)
-PRICE_COLUMNS = 6  # characters between an item and the end of its price
-LONGEST_CHEAP = 6  # characters of items beside which there is no room for prices over 9.99
+PRICE_COLUMNS = 7  # characters between an item and the end of its price
+LONGEST_CHEAP = 6  # characters; beside items of so few, prices are at most 9.99
 SHOPS = ("Shop", "Cafe", "Market", "Store", "Deli", "Bar")
 
 

@@ -39,7 +39,7 @@ CORNERS = {
     "objects": "Item",
     "animals": "Animal",
 }
-MIN_TWO_COLUMNS = 16  # characters across an image with room for two columns of numbers
+MIN_TWO_COLUMNS = 16  # characters across an image that fits two columns of numbers
 HELD_OUT_SIZES = ((3, 2),)  # rows, columns of numbers
 
 
@@ -56,12 +56,12 @@ class Spec:
 def choose_spec(rng: Random, split: Split, style: Style = SHIPPED) -> Spec:
     """Draw a table's names and numbers."""
     caps = style.caps
-    most = min(4, caps.lines - 1), 2 if caps.columns >= MIN_TWO_COLUMNS else 1
+    max_shape = min(4, caps.lines - 1), 2 if caps.columns >= MIN_TWO_COLUMNS else 1
     while True:
-        shape = rng.randint(2, most[0]), rng.randint(1, most[1])
+        shape = rng.randint(2, max_shape[0]), rng.randint(1, max_shape[1])
         if split == "held_out" and rng.random() < 0.3:
             shape = rng.choice(HELD_OUT_SIZES)
-        fits = shape[0] <= most[0] and shape[1] <= most[1]
+        fits = shape[0] <= max_shape[0] and shape[1] <= max_shape[1]
         if fits and (split == "held_out" or shape not in HELD_OUT_SIZES):
             break
     # Characters of a name, of a header and of a number that fit beside one another.

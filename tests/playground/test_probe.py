@@ -31,11 +31,11 @@ def test_positions_hold_their_characters():
     for number in range(6):
         sample, index = probe.held_out_sample(number)
         characters = probe._tensors(sample, index)["characters"]
-        found = probe.positions(sample, index)
-        assert len(found) == int((characters > 0).sum())
+        results = probe.positions(sample, index)
+        assert len(results) == int((characters > 0).sum())
         drawn = {CHARACTER_ID[glyph.char] for glyph in sample.glyphs[index]}
-        assert {int(characters[row, column, slot]) for row, column, slot, _ in found} == drawn
-        assert all(3.9 < cap < FRAME for *_, cap in found)
+        assert {int(characters[row, column, slot]) for row, column, slot, _ in results} == drawn
+        assert all(3.9 < cap < FRAME for *_, cap in results)
 
 
 def test_accuracy_is_counted_in_its_bin():
@@ -63,6 +63,6 @@ def test_probe_runs(tmp_path, monkeypatch, capsys):
     probe.main()
     result = json.loads(out.read_text())
     assert result["gate_holds"] in (True, False, None)
-    assert sum(found["characters"] for found in result["bins"].values()) > 100
+    assert sum(results["characters"] for results in result["bins"].values()) > 100
     assert result["settings"]["steps"] == 2
     capsys.readouterr()
