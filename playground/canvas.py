@@ -115,7 +115,7 @@ class Canvas:
         return min(cap, max(self.smallest_cap, max_cap))
 
     def fitting_pitch(self, preferred: float, available: float) -> float:
-        """A distance from line to line of at most `available`; crowded where the lines would touch."""
+        """A distance between lines of at most `available`; crowded where they would touch."""
         if available < MIN_PITCH:
             self.is_crowded = True
         return min(max(MIN_PITCH, preferred), available)
