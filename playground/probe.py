@@ -267,6 +267,7 @@ def main() -> None:
     arguments = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     torch.manual_seed(arguments.seed)
+    commit = _commit()
     readers = build_readers()
     if not arguments.weights.is_dir():
         teach(readers, arguments.weights, arguments)
@@ -283,7 +284,7 @@ def main() -> None:
         "command": ["python", "-m", "playground.probe", *sys.argv[1:]],
         "settings": {k: v for k, v in vars(arguments).items() if isinstance(v, int)},
         "held_out_seed": HELD_OUT_SEED,
-        "commit": _commit(),
+        "commit": commit,
     }
     with atomic_file(arguments.out) as part:
         part.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")

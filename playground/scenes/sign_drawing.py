@@ -76,7 +76,7 @@ def _choose_caps(canvas: Canvas, spec: Spec, rng: Random, split: Split) -> tuple
         # A long large line that was made to fit must still be the larger one by far.
         large = caps[1 - spec.small]
         canvas.is_crowded |= large / LARGER < low
-        caps[spec.small] = min(caps[spec.small], large / LARGER)
+        caps[spec.small] = max(low, min(caps[spec.small], large / LARGER))
     else:
         caps = [min(caps)] * count
     return face, caps
