@@ -8,7 +8,14 @@ from PIL import ImageFilter
 
 from playground.backgrounds import add_grain, choose_background
 from playground.canvas import MIN_PITCH, Canvas
-from playground.cap_heights import FRAME, MIN_CAP, SHIPPED_MIN_CAP, SMALL_TEXT, choose_cap
+from playground.cap_heights import (
+    FRAME,
+    MIN_CAP,
+    SHIPPED_MIN_CAP,
+    SMALL_TEXT,
+    choose_cap,
+    choose_heights,
+)
 from playground.colors import VIVID, Color, contrast, dark, pale, shade
 from playground.emoji import EMOJI, draw_emoji
 from playground.faces import Face
@@ -31,7 +38,8 @@ MIN_LENGTH, MAX_LENGTH = 40, 200  # characters
 ATTEMPTS = 20
 SHARP_SIDE = 384  # pixels of a page with small text
 SHORT_LINE, LONG_LINE = 10, 40  # maximum lengths of lines of small text, to their cap height
-LARGE_SHARE = 0.35  # of the blocks may have letters of 40 pixels
+LARGEST_CAP = 40  # units
+LARGE_SHARE = 0.35  # of the blocks may have capitals of this height, in the shipped data
 
 
 def draw_page(seed: int, min_cap_height: float = MIN_CAP) -> Sample:
@@ -117,10 +125,13 @@ def _put_block(
     written: list[str],
 ) -> list[tuple[float, float, float, float]]:
     x0, y0, x1, y1 = area
-    high = min(40 if rng.random() < LARGE_SHARE else 17, (y1 - y0) / 2.5)
-    if high < min_cap:
+    low, high = _choose_range(rng, min_cap)
+    high = min(high, (y1 - y0) / 2.5)
+    if high < low:
+        low = min_cap  # a block of smaller text than was chosen
+    if high < low:
         return []
-    cap = choose_cap(rng, min_cap, high)
+    cap = choose_cap(rng, low, high)
     face = choose_face(rng, "train", cap)
     limit = x1 - x0 - 6
     angle = 0.0
@@ -151,6 +162,14 @@ def _put_block(
         y += pitch
     y += drop / 2
     return [(x0, y - pitch / 2 + 3, x1, y1)]
+
+
+def _choose_range(rng: Random, min_cap: float) -> tuple[float, float]:
+    """Minimum and maximum cap height of a block."""
+    caps = choose_heights(rng, min_cap)
+    if caps.high is not None:
+        return caps.low, min(caps.high, LARGEST_CAP)
+    return caps.low, LARGEST_CAP if rng.random() < LARGE_SHARE else 17
 
 
 def _line(
