@@ -52,7 +52,7 @@ def test_samples_keep_to_their_form(kind, split, min_cap):
 
 
 @pytest.mark.parametrize("kind", WITH_TEXT)
-def test_text_of_all_heights_is_asked_about(kind):
+def test_questions_cover_all_heights(kind):
     heights = [
         turn.text_height
         for seed in range(60)
