@@ -30,7 +30,7 @@ class _AblationKind:
 
 ABLATION_KINDS: Mapping[str, _AblationKind] = {
     HR_OFF: _AblationKind(
-        "high-resolution branch off (mined = 0)", lambda f, n: replace(f, mode="none")
+        "high-resolution branch off (mined = 0)", lambda f, n: f.without_high_resolution()
     ),
     GREY_VIT: _AblationKind("ViT sees grey", lambda f, n: replace(f, grey_low_resolution=True)),
     "hr_only": _AblationKind(

@@ -130,7 +130,7 @@ def save_stage1(
     path: str | os.PathLike[str],
     state: Mapping[str, Tensor] | None = None,
 ) -> None:
-    """Save mining, projector and both towers after stage 1, under the published names.
+    """Save mining (or its rival), projector and both towers after stage 1, by published names.
 
     Args:
         model: the model after stage 1.

@@ -20,6 +20,8 @@ WEIGHT_PREFIXES = (
     ("model.vlm_uni_aux_projector.1.", "mining.key."),
     ("model.vlm_uni_val_projector.0.", "mining.value.norm."),
     ("model.vlm_uni_val_projector.1.", "mining.value."),
+    # Other parameters of rivals of mining, in our files of a stage 1 or a LoRA; see docs/fusion.md.
+    ("model.mining.", "mining."),
 )
 
 

@@ -227,7 +227,7 @@ def test_fusion_as_a_dictionary_or_none(engine, tiny_folder):
     engine.fusion = {"mode": "none"}
     assert engine.fusion == engine.model.fusion == FusionConfig(mode="none")
     engine.fusion = None
-    assert engine.fusion == engine.model.mining.fusion == engine.model.config.fusion
+    assert engine.fusion == engine.model.fusion == engine.model.config.fusion
 
 
 @pytest.mark.parametrize("fusion", ["pool", 3, ["pool"], {"fusion": "pool"}, {"mode": None}])

@@ -84,8 +84,19 @@ def test_invalid_names(name, message) -> None:
         ("hr_off", {"vision_aux_config": None}, "--ablate hr_off: .*no high-resolution encoder"),
         ("pool", {"fusion": {"mode": "pool"}}, "the model's config.json already has it"),
         ("hr_only", {"fusion": {"mode": "none"}}, "--ablate hr_only: config: fusion"),
+        ("pool", {"fusion": {"mode": "concat"}}, "--ablate pool: .* valid: concat, none"),
+        ("hr_only", {"fusion": {"mode": "gate"}}, "whose output contains the tokens"),
     ],
 )
 def test_ablations_that_do_not_apply(name, config, message) -> None:
     with pytest.raises(MGMError, match=message):
         parse_ablations([name], tiny_config(**config))
+
+
+def test_all_are_those_that_the_weights_support() -> None:
+    config = tiny_config(fusion={"mode": "gate", "stages": (3, 4), "token_pooling": 2})
+    names = [ablation.name for ablation in parse_ablations(["all"], config)]
+    assert names == ["hr_off", "grey_vit", "shift:1", "blur:28", "stage_mean:4", "stage_mean:3"]
+    fusions = [ablation.fusion(config) for ablation in parse_ablations(["all"], config)]
+    assert all(fusion.token_pooling == 2 for fusion in fusions)
+    assert {fusion.stages for fusion in fusions[1:]} == {(3, 4)}

@@ -6,42 +6,15 @@ import torch
 from torch.nn import functional as F
 
 from benchmarks.reference_mining import (
-    _normed_linear,
     concatenated_map,
     published_attention,
     published_mining,
 )
-from mgm.model.vision.fusion.fusion_config import FusionConfig
-from mgm.model.vision.patch_info_mining import TILE_ELEMENTS, PatchInfoMining, downscaled, tiles
+from mgm.model.vision.patch_info_mining import TILE_ELEMENTS, downscaled, tiles
 from tests.model.inputs import difference
+from tests.model.vision.maps import LAYOUTS, POWERS, stages_of, stirred_mining
 
-DIMS = (4, 8, 12, 16)
-POWERS = (1, 2, 4, 8)
-# side of the token grid, side of the finest map, downsampling factor of each stage
-LAYOUTS = {
-    "nano": (8, 64, POWERS),
-    "one window": (1, 8, POWERS),
-    "windows smaller than a cell": (8, 32, POWERS),
-    "odd factors": (5, 40, (1, 4, 5, 8)),
-    "few positions": (4, 8, (1, 1, 2, 4)),
-}
 ROUNDING_ONLY = {"key.bias", "key.norm.bias"}
-
-
-def stirred(width: int, dtype: torch.dtype) -> PatchInfoMining:
-    mining = PatchInfoMining(width, DIMS)
-    with torch.no_grad():
-        for parameter in mining.parameters():
-            parameter.add_(0.3 * torch.randn_like(parameter))
-    return mining.to(dtype)
-
-
-def stages_of(side: int, factors: tuple[int, ...], dtype: torch.dtype) -> list[torch.Tensor]:
-    maps = [
-        (2 * torch.randn(2, channels, side // factor, side // factor) + 1).to(dtype)
-        for channels, factor in zip(DIMS, factors, strict=True)
-    ]
-    return [stage.requires_grad_() for stage in maps]
 
 
 def compare(ours, theirs, mining, tokens, stages, tolerance: float) -> None:
@@ -64,7 +37,7 @@ def compare(ours, theirs, mining, tokens, stages, tolerance: float) -> None:
 def test_attention_equals_published(layout: str) -> None:
     torch.manual_seed(0)
     grid, side, factors = LAYOUTS[layout]
-    mining = stirred(24, torch.float32)
+    mining = stirred_mining(24, torch.float32)
     tokens, stages = torch.randn(2, grid**2, 24), stages_of(side, factors, torch.float32)
     ours = mining.attention(tokens, stages)
     torch.testing.assert_close(ours.sum(-1), torch.ones(2, grid**2))
@@ -77,7 +50,7 @@ def test_attention_equals_published(layout: str) -> None:
 def test_equals_published(layout: str, dtype: torch.dtype, tolerance: float) -> None:
     torch.manual_seed(0)
     grid, side, factors = LAYOUTS[layout]
-    mining, stages = stirred(16, dtype), stages_of(side, factors, dtype)
+    mining, stages = stirred_mining(16, dtype), stages_of(side, factors, dtype)
     tokens = torch.randn(2, grid * grid, 16, dtype=dtype, requires_grad=True)
     ours = mining(tokens, stages)
     theirs = published_mining(mining, tokens, concatenated_map(stages))
@@ -89,7 +62,7 @@ def test_equals_published(layout: str, dtype: torch.dtype, tolerance: float) -> 
 def test_tiles_of_window_rows(layout: str, rows: int, monkeypatch) -> None:
     torch.manual_seed(0)
     grid, side, factors = LAYOUTS[layout]
-    mining, stages = stirred(16, torch.float64), stages_of(side, factors, torch.float64)
+    mining, stages = stirred_mining(16, torch.float64), stages_of(side, factors, torch.float64)
     frozen = [stage.detach() for stage in stages]
     tokens = torch.randn(2, grid * grid, 16, dtype=torch.float64, requires_grad=True)
     numbers = sum(stage[0].numel() for stage in frozen) // grid
@@ -113,7 +86,7 @@ def test_tiles_of_window_rows(layout: str, rows: int, monkeypatch) -> None:
 def test_global_view_equals_the_downscaled_map(factor, factors, dtype, tolerance) -> None:
     torch.manual_seed(0)
     side = 48
-    mining, stages = stirred(16, dtype), stages_of(side, factors, dtype)
+    mining, stages = stirred_mining(16, dtype), stages_of(side, factors, dtype)
     tokens = torch.randn(2, 16, 16, dtype=dtype, requires_grad=True)
     small = F.interpolate(concatenated_map(stages), scale_factor=1 / factor, mode="bilinear")
     ours = mining(tokens, downscaled(stages, factor))
@@ -128,7 +101,7 @@ def test_nan_stays_in_its_windows(layout, band, value, monkeypatch) -> None:
     monkeypatch.setattr("mgm.model.vision.patch_info_mining.TILE_ELEMENTS", band)
     torch.manual_seed(0)
     grid, side, factors = LAYOUTS[layout]
-    mining = stirred(16, torch.float32)
+    mining = stirred_mining(16, torch.float32)
     tokens = torch.randn(2, grid * grid, 16)
     for stage in range(4):
         for _ in range(4):
@@ -151,7 +124,7 @@ def test_nan_stays_in_its_windows(layout, band, value, monkeypatch) -> None:
 def test_nan_stays_in_its_windows_of_the_global_view(factor, factors) -> None:
     torch.manual_seed(0)
     side = 48
-    mining, tokens = stirred(16, torch.float32), torch.randn(2, 16, 16)
+    mining, tokens = stirred_mining(16, torch.float32), torch.randn(2, 16, 16)
     for stage in range(4):
         for _ in range(6):
             stages = stages_of(side, factors, torch.float32)
@@ -174,7 +147,7 @@ def test_extreme_values(layout: str, scale: float, offset: float) -> None:
     """Equal in float64; in float32 with an error no larger than published."""
     torch.manual_seed(0)
     grid, side, factors = LAYOUTS[layout]
-    mining = stirred(16, torch.float64)
+    mining = stirred_mining(16, torch.float64)
     stages = [stage.detach() * scale + offset for stage in stages_of(side, factors, torch.float32)]
     stages = [stage.double() for stage in stages]  # values in float32
     tokens = torch.randn(2, grid * grid, 16, dtype=torch.float64)
@@ -190,7 +163,7 @@ def test_extreme_values(layout: str, scale: float, offset: float) -> None:
 @pytest.mark.slow
 def test_gradcheck() -> None:
     torch.manual_seed(0)
-    mining = stirred(6, torch.float64)
+    mining = stirred_mining(6, torch.float64)
     stages = [stage.detach()[:1].requires_grad_() for stage in stages_of(8, POWERS, torch.float64)]
     tokens = torch.randn(1, 4, 6, dtype=torch.float64, requires_grad=True)
     assert torch.autograd.gradcheck(
@@ -205,7 +178,7 @@ def test_gradcheck() -> None:
 @torch.no_grad()
 def test_half_precision_error_is_at_most_published(dtype: torch.dtype) -> None:
     torch.manual_seed(0)
-    mining, stages = stirred(16, torch.float32), stages_of(64, POWERS, torch.float32)
+    mining, stages = stirred_mining(16, torch.float32), stages_of(64, POWERS, torch.float32)
     tokens = torch.randn(2, 64, 16)
     mining = mining.to(dtype)
     tokens, stages = tokens.to(dtype), [stage.to(dtype) for stage in stages]
@@ -219,7 +192,7 @@ def test_half_precision_error_is_at_most_published(dtype: torch.dtype) -> None:
 
 def test_large_common_offsets_do_not_cancel() -> None:
     torch.manual_seed(0)
-    mining, stages = stirred(16, torch.float64), stages_of(64, POWERS, torch.float64)
+    mining, stages = stirred_mining(16, torch.float64), stages_of(64, POWERS, torch.float64)
     stages = [stage.detach() + 100 for stage in stages]
     tokens = torch.randn(2, 64, 16, dtype=torch.float64)
     exact = published_mining(mining, tokens, concatenated_map(stages))
@@ -229,7 +202,7 @@ def test_large_common_offsets_do_not_cancel() -> None:
 
 def test_bfloat16_maps_and_autocast_stay_close() -> None:
     torch.manual_seed(0)
-    mining, stages = stirred(16, torch.float32), stages_of(64, POWERS, torch.float32)
+    mining, stages = stirred_mining(16, torch.float32), stages_of(64, POWERS, torch.float32)
     tokens = torch.randn(2, 64, 16)
     exact = published_mining(mining, tokens, concatenated_map(stages))
     with torch.autocast("cpu", torch.bfloat16):
@@ -242,74 +215,18 @@ def test_bfloat16_maps_and_autocast_stay_close() -> None:
 
 
 def test_every_parameter_gets_a_gradient() -> None:
-    mining = stirred(16, torch.float32)
+    mining = stirred_mining(16, torch.float32)
     mining(torch.randn(2, 16, 16), stages_of(32, POWERS, torch.float32)).sum().backward()
     assert all(parameter.grad is not None for parameter in mining.parameters())
 
 
 def test_every_image_needs_a_map() -> None:
+    mining, stages = stirred_mining(16, torch.float32), stages_of(32, POWERS, torch.float32)
     with pytest.raises(ValueError, match="1 images of tokens, but 2 of maps"):
-        stirred(16, torch.float32)(torch.randn(1, 16, 16), stages_of(32, POWERS, torch.float32))
+        mining(torch.randn(1, 16, 16), stages)
 
 
 def test_window_must_divide_the_map() -> None:
+    mining, stages = stirred_mining(16, torch.float32), stages_of(64, POWERS, torch.float32)
     with pytest.raises(ValueError, match="side 64 does not divide into 3 windows"):
-        stirred(16, torch.float32)(torch.randn(2, 9, 16), stages_of(64, POWERS, torch.float32))
-
-
-@pytest.mark.parametrize("band", [1, TILE_ELEMENTS])
-@pytest.mark.parametrize("layout", LAYOUTS)
-@torch.no_grad()
-def test_pool_is_the_mean_of_the_projected_window(layout, band, monkeypatch) -> None:
-    monkeypatch.setattr("mgm.model.vision.patch_info_mining.TILE_ELEMENTS", band)
-    torch.manual_seed(0)
-    grid, side, factors = LAYOUTS[layout]
-    mining, stages = stirred(16, torch.float64), stages_of(side, factors, torch.float64)
-    tokens, full = torch.randn(2, grid**2, 16, dtype=torch.float64), concatenated_map(stages)
-    mining.fusion = FusionConfig(mode="pool")
-    values = _normed_linear(mining.value, full.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
-    expected = F.avg_pool2d(values, side // grid).flatten(2).transpose(1, 2)
-    assert difference(mining(tokens, stages), expected) < 1e-9
-    weights = mining.attention(tokens, stages)
-    torch.testing.assert_close(weights, torch.full_like(weights, (grid / side) ** 2))
-
-
-@pytest.mark.parametrize("band", [1, TILE_ELEMENTS])
-@pytest.mark.parametrize("layout", LAYOUTS)
-@torch.no_grad()
-def test_shift_equals_published_on_rolled_maps(layout, band, monkeypatch) -> None:
-    monkeypatch.setattr("mgm.model.vision.patch_info_mining.TILE_ELEMENTS", band)
-    torch.manual_seed(0)
-    grid, side, factors = LAYOUTS[layout]
-    mining, stages = stirred(16, torch.float64), stages_of(side, factors, torch.float64)
-    tokens, full = torch.randn(2, grid**2, 16, dtype=torch.float64), concatenated_map(stages)
-    for shift in range(grid):
-        mining.fusion = FusionConfig(window_shift=shift)
-        rolled = full.roll(shift * (side // grid), -1)
-        expected = published_mining(mining, tokens, rolled)
-        assert difference(mining(tokens, stages), expected) < 1e-9
-        of_ours = mining.attention(tokens, stages)
-        assert difference(of_ours, published_attention(mining, tokens, rolled)) < 1e-9
-
-
-@pytest.mark.parametrize("layout", LAYOUTS)
-@torch.no_grad()
-def test_one_query_equals_published_with_that_query(layout, monkeypatch) -> None:
-    torch.manual_seed(0)
-    grid, side, factors = LAYOUTS[layout]
-    mining, stages = stirred(16, torch.float64), stages_of(side, factors, torch.float64)
-    tokens, full = torch.randn(2, grid**2, 16, dtype=torch.float64), concatenated_map(stages)
-    fixed = torch.randn(16, dtype=torch.float64)
-    means = mining.query(tokens).mean(1)
-    for query, expected in ((None, means), (tuple(fixed.tolist()), fixed.expand(2, -1))):
-        mining.fusion = FusionConfig(mode="one_query", query=query)
-        ours = mining(tokens, stages)
-        with monkeypatch.context() as patch:
-            patch.setattr(
-                "benchmarks.reference_mining._normed_linear",
-                lambda layer, x, each=expected: (
-                    each.unsqueeze(1).expand_as(x) if layer is mining.query
-                    else _normed_linear(layer, x)
-                ),
-            )  # fmt: skip
-            assert difference(ours, published_mining(mining, tokens, full)) < 1e-9
+        mining(torch.randn(2, 9, 16), stages)

@@ -75,6 +75,7 @@ CHANGED = {
     "image_size_aux": "77",
     "image_grid": "7",
     "image_global": "True",
+    "fusion": "pool",
     "mm_projector_type": "linear",
     "mm_vision_select_layer": "-7",
     "mm_vision_select_feature": "cls_patch",

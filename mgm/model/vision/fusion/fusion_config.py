@@ -165,6 +165,14 @@ class FusionConfig:
         """Whether the low-resolution tower's output is used, as queries or in the output."""
         return not self.high_resolution_only or self.mode == MINING
 
+    def without_high_resolution(self) -> "FusionConfig":
+        """The same low-resolution tokens, alone."""
+        return FusionConfig(
+            mode=NONE,
+            token_pooling=self.token_pooling,
+            grey_low_resolution=self.grey_low_resolution,
+        )
+
     def used_stages(self, count: int) -> tuple[int, ...]:
         """Numbers of the used stages of a tower with `count`, finest first."""
         return self.stages or tuple(range(1, count + 1))
