@@ -1,5 +1,7 @@
 """Model card: the README.md of a model folder for the hub."""
 
+import json
+
 from mgm.data.processing_mgm import MGMProcessor
 from mgm.model.configuration_mgm import MGMConfig
 
@@ -19,6 +21,7 @@ high-resolution ConvNeXt map, in front of a language model.
 | language model | {text} |
 | low-resolution tower | {vision} |
 | high-resolution tower | {aux} |
+| fusion of both | {fusion} |
 | image tokens | {tokens} for each image |
 | conversation template | `{conversation}` |
 | saved in | {dtype} |
@@ -59,7 +62,15 @@ def model_card(name: str, config: MGMConfig, processor: MGMProcessor) -> str:
         aux="none"
         if aux is None
         else f"ConvNeXt of widths {aux.dims} at {config.image_size_aux} pixels",
+        fusion=_fusion(config),
         tokens=config.image_tokens_per_image,
         conversation=processor.conversation,
         dtype=str(config.dtype).removeprefix("torch."),
     )
+
+
+def _fusion(config: MGMConfig) -> str:
+    changed = config.fusion.to_json()
+    if changed:
+        return f"`{json.dumps(changed)}`"
+    return "none" if config.vision_aux_config is None else "patch info mining"

@@ -13,6 +13,7 @@ from mgm.data.images.orientation import STORED
 from mgm.data.sources.bad_samples import BAD_SAMPLES_FILE, RAISE
 from mgm.engine.device import cpu_has_bfloat16
 from mgm.errors import MGMError
+from mgm.model.vision.fusion.modules import FUSION_MODES
 from mgm.train.distributed.deepspeed_settings import (
     check_deepspeed_config,
     read_deepspeed_config,
@@ -61,9 +62,8 @@ class ModelArguments:
     )
     fusion: str | None = _flag(
         None,
-        "How both encoders' outputs become image tokens: mining, one_query, pool, concat, gate or "
-        "none, or an object of config.json's fields, see docs/fusion.md. Default: mining, or the "
-        "folder's.",
+        f"How both encoders' outputs become image tokens: {', '.join(FUSION_MODES)}, or a JSON "
+        "object of config.json's fields, see docs/fusion.md. Default: mining, or the folder's.",
     )
     pretrain_mm_mlp_adapter: str | None = _flag(
         None, "Result of stage 1: its folder or its mm_projector.bin."
