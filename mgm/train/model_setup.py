@@ -5,7 +5,6 @@ from collections.abc import Generator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import torch
 from transformers import set_seed
@@ -33,31 +32,12 @@ from mgm.model.loading import load_model
 from mgm.model.modeling_mgm import MGMForConditionalGeneration
 from mgm.model.ops.attention import set_attention
 from mgm.model.vision.convnext import load_convnext_tower
-from mgm.model.vision.fusion.fusion_config import FusionConfig
 from mgm.model.vision.vit import load_vision_tower
 from mgm.train.args.arguments import TrainingArguments
+from mgm.train.args.config_fields import PUBLISHED_DEFAULTS, check_fixed_fields, config_fields
 from mgm.train.args.validation import Arguments
 
 logger = logging.getLogger(__name__)
-
-# Compat: defaults of the published flags for a model that is built from its components.
-PUBLISHED_DEFAULTS = {
-    "projector_type": "linear",
-    "vision_feature_layer": -1,
-    "vision_feature_select": "patch",
-    "image_aspect_ratio": "square",
-    "image_size_aux": 320,
-    "image_grid": 1,
-    "image_global": False,
-    "model_max_length": 512,
-}
-# Fields that are fixed when a model is built, and the flag of each.
-FIXED_FIELDS = {
-    "projector_type": "mm_projector_type",
-    "vision_feature_layer": "mm_vision_select_layer",
-    "vision_feature_select": "mm_vision_select_feature",
-}
-IMAGE_SETTINGS = ("image_size_aux", "image_grid", "image_global", "image_aspect_ratio")
 
 
 def build_model_and_processor(
@@ -161,7 +141,7 @@ def _from_components(
         dtype=torch.float32,
         device=_init_device(arguments[2]),
         image_token_id=image_token_id,
-        **(PUBLISHED_DEFAULTS | _given_values(arguments)),
+        **(PUBLISHED_DEFAULTS | config_fields(arguments)),
     )
     rows = model.config.text_config.vocab_size
     max_id = vocabulary_size(tokenizer) - 1
@@ -201,30 +181,13 @@ def _from_checkpoint(
         model = load_model(folder, dtype=torch.float32, device=_init_device(arguments[2]))
         processor = MGMProcessor.from_pretrained(folder, conversation=template)
     _check_processor(model, processor, folder)
-    given = _given_values(arguments)
-    for name, flag in FIXED_FIELDS.items():
-        own = getattr(model.config, name)
-        if given.get(name, own) != own:
-            raise MGMError(f"--{flag} {given[name]}: {folder} was made with {own}; leave it out")
-    if flags.fusion is not None:
-        _check_fusion(flags.fusion, model.config.fusion, folder)
+    given = config_fields(arguments)
+    check_fixed_fields(given, model.config, folder)
     for name, value in given.items():
         setattr(model.config, name, value)
     _replace_towers(model, folder, arguments)
     model.config.check()
     return model, processor
-
-
-def _check_fusion(flag: str, own: FusionConfig, folder: Path) -> None:
-    """Refuse a fusion that has other weights than the folder's; other settings may change."""
-    given = FusionConfig.from_flag(flag)
-    for name in ("mode", "stages"):
-        value = getattr(own, name)
-        if getattr(given, name) != value:
-            raise MGMError(
-                f"--fusion {flag}: {folder} was made with {name} {value!r}, whose weights do not "
-                "fit another; leave it out, or start from a language model and encoders"
-            )
 
 
 def _check_processor(
@@ -261,16 +224,6 @@ def _replace_towers(model: MGMForConditionalGeneration, folder: Path, arguments:
         tower_aux = load_convnext_tower(aux)
         load_into(model.vision_tower_aux, tower_aux.state_dict(), aux)
         model.vision_tower_aux, model.config.vision_aux_config = tower_aux, tower_aux.config
-
-
-def _given_values(arguments: Arguments) -> dict[str, Any]:
-    """Fields of the model's config that are set by flags."""
-    model, data, training = arguments
-    values = {name: getattr(model, flag) for name, flag in FIXED_FIELDS.items()}
-    values |= {name: getattr(data, name) for name in IMAGE_SETTINGS}
-    values["model_max_length"] = training.model_max_length
-    values["fusion"] = None if model.fusion is None else FusionConfig.from_flag(model.fusion)
-    return {name: value for name, value in values.items() if value is not None}
 
 
 def _init_device(training: TrainingArguments) -> str | None:

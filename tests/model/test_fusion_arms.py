@@ -171,14 +171,23 @@ def test_without_attention_there_is_none_to_show(arm: str) -> None:
         model.mean_query(pixels)
 
 
-def test_the_projector_starts_alike_in_every_arm() -> None:
-    """A seed gives it the same weights, so that arms differ in their fusion alone."""
-    starts = []
-    for arm in ("mining", "gate", "concatenation", "low resolution alone"):
+def test_what_arms_share_starts_alike() -> None:
+    """A seed gives the projector, and projections that mining has too, the same weights."""
+    starts = {}
+    for arm in ("mining", "mean of the window", "one query", "gate", "concatenation"):
         torch.manual_seed(0)
-        starts.append(MGMForConditionalGeneration(tiny_config(fusion=ARMS[arm])).projector)
-    for other in starts[1:]:
-        torch.testing.assert_close(other.state_dict(), starts[0].state_dict(), rtol=0, atol=0)
+        state = MGMForConditionalGeneration(tiny_config(fusion=ARMS[arm])).state_dict()
+        starts[arm] = {n: v for n, v in state.items() if n.startswith(("mining.", "projector."))}
+    mining = starts.pop("mining")
+    for arm, start in starts.items():
+        shared = start.keys() & mining.keys()
+        parts = {".".join(name.split(".")[:2]) for name in shared if name.startswith("mining.")}
+        assert parts == {
+            "mean of the window": {"mining.value"},
+            "one query": {"mining.key", "mining.value"},
+        }.get(arm, set())
+        assert {name for name in mining if name.startswith("projector.")} <= shared
+        assert all(torch.equal(start[name], mining[name]) for name in shared), arm
 
 
 def test_quantisation_leaves_fusion_as_it_is() -> None:

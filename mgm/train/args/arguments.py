@@ -52,9 +52,7 @@ class ModelArguments:
         "Conversation template: plain, v1, gemma, llama_3, chatml_direct, mistral_instruct, nano, "
         "... Default: the Mini-Gemini folder's, or that of the language model's family.",
     )
-    vision_tower: str | None = _flag(
-        None, "Folder of the CLIP or SigLIP, the low-resolution encoder."
-    )
+    vision_tower: str | None = _flag(None, "Folder of the low-resolution encoder: CLIP or SigLIP.")
     vision_tower_aux: str | None = _flag(
         None,
         "Folder of the high-resolution encoder, a ConvNeXt of OpenCLIP or timm. Default, and "
@@ -62,12 +60,10 @@ class ModelArguments:
     )
     fusion: str | None = _flag(
         None,
-        f"How both encoders' outputs become image tokens: {', '.join(FUSION_MODES)}, or a JSON "
-        "object of config.json's fields, see docs/fusion.md. Default: mining, or the folder's.",
+        f"How encoders' outputs are combined: {', '.join(FUSION_MODES)}, or an object as in "
+        "config.json (docs/fusion.md). Default: mining, or the folder's.",
     )
-    pretrain_mm_mlp_adapter: str | None = _flag(
-        None, "Result of stage 1: its folder or its mm_projector.bin."
-    )
+    pretrain_mm_mlp_adapter: str | None = _flag(None, "Stage 1's folder or mm_projector.bin.")
     tune_mm_mlp_adapter: bool = _flag(False, "Stage 1: train fusion (mining) and projector only.")
     freeze_mm_mlp_adapter: bool = _flag(False, "Freeze the projector.")
     freeze_backbone: bool = _flag(False, "Freeze the language model except its LM head.")
@@ -77,8 +73,7 @@ class ModelArguments:
     )
     drop_path: bool = _flag(
         False,
-        "Stochastic depth of the ConvNeXt during training (rate 0.1). The published default is "
-        "True, also for a frozen encoder.",
+        "Stochastic depth of the ConvNeXt (rate 0.1). Published default: True, even if frozen.",
     )
     mm_projector_type: str | None = _flag(
         None, "linear, mlpNx_gelu (mlp2x_gelu) or identity. Default: linear."

@@ -7,12 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from mgm.model.vision.fusion.fusion_sizes import FusionSizes
-from mgm.model.vision.patch_info_mining import (
-    AbsorbedKey,
-    AbsorbedValue,
-    PatchInfoMining,
-    attend_windows,
-)
+from mgm.model.vision.patch_info_mining import PatchInfoMining, attend_windows
 from mgm.model.vision.windowed_map import WindowedMap
 
 
@@ -22,7 +17,7 @@ class OneQuery(nn.Module):
     Args:
         sizes: widths of tokens and maps.
         mining: whose key and value projections are used, as an ablation at inference; None: new
-            ones.
+            ones, which a seed gives the same weights as in mining.
         query: for such an ablation, (1, C) or one for each image, (B, C); None: a parameter.
     """
 
@@ -33,13 +28,11 @@ class OneQuery(nn.Module):
         query: Tensor | None = None,
     ) -> None:
         super().__init__()
-        # As large as the queries of mining at the start.
-        self.query = (
-            nn.Parameter(torch.randn(1, sizes.width) / math.sqrt(3)) if query is None else query
-        )
-        own = mining is None
-        self.key = AbsorbedKey(sizes.map_width, sizes.width) if own else mining.key
-        self.value = AbsorbedValue(sizes.map_width, sizes.width) if own else mining.value
+        mining = mining or PatchInfoMining(sizes.width, sizes.stage_widths)
+        self.key, self.value = mining.key, mining.value
+        if query is None:  # as large as the queries of mining at the start
+            query = nn.Parameter(torch.randn(1, sizes.width) / math.sqrt(3))
+        self.query = query
 
     def forward(self, tokens: Tensor, stages: Sequence[Tensor]) -> Tensor:
         """What the query mines in each window, (B, N, C); arguments as for `PatchInfoMining`."""

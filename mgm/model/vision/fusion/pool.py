@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from mgm.model.vision.fusion.fusion_sizes import FusionSizes
-from mgm.model.vision.patch_info_mining import AbsorbedValue, PatchInfoMining, over_windows
+from mgm.model.vision.patch_info_mining import PatchInfoMining, over_windows
 from mgm.model.vision.windowed_map import WindowedMap
 
 
@@ -16,12 +16,13 @@ class WindowPooling(nn.Module):
 
     Args:
         sizes: widths of tokens and maps.
-        mining: whose value projection is used, as an ablation at inference; None: a new one.
+        mining: whose value projection is used, as an ablation at inference; None: a new one, which
+            a seed gives the same weights as in mining.
     """
 
     def __init__(self, sizes: FusionSizes, mining: PatchInfoMining | None = None) -> None:
         super().__init__()
-        self.value = AbsorbedValue(sizes.map_width, sizes.width) if mining is None else mining.value
+        self.value = (mining or PatchInfoMining(sizes.width, sizes.stage_widths)).value
 
     def forward(self, tokens: Tensor, stages: Sequence[Tensor]) -> Tensor:
         """Mean of each token's window, (B, N, C); arguments as for `PatchInfoMining.forward`."""
