@@ -1,13 +1,18 @@
 """What every fusion module does alike: crops, shifted windows, precision, gradients."""
 
 import math
+import re
+from collections.abc import Sequence
+from pathlib import Path
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torch.nn import functional as F
 
 from benchmarks.reference_mining import concatenated_map, published_attention, published_mining
 from mgm.model.vision.fusion.fusion_config import FusionConfig
+from mgm.model.vision.fusion.fusion_sizes import FusionSizes
 from mgm.model.vision.fusion.modules import FUSION_MODES, NONE, RIVALS, over_crops
 from mgm.model.vision.patch_info_mining import TILE_ELEMENTS, PatchInfoMining
 from tests.model.inputs import difference
@@ -96,7 +101,7 @@ def test_attention_weights_are_those_of_the_output(mode: str) -> None:
     side = math.isqrt(weights.shape[-1])
     blocks = full.unflatten(3, (8, side)).unflatten(2, (8, side)).permute(0, 2, 4, 3, 5, 1)
     positions = blocks.flatten(3, 4).flatten(1, 2)  # (B, N, P, H)
-    normal = torch.nn.functional.layer_norm(positions, positions.shape[-1:])
+    normal = F.layer_norm(positions, positions.shape[-1:])
     expected = module.value((weights.unsqueeze(2) @ normal).squeeze(2))
     assert difference(module(tokens, stages), expected) < 1e-9
 
@@ -105,3 +110,16 @@ def test_the_modes_of_the_config_are_those_of_the_table() -> None:
     assert ("mining", *RIVALS, "none") == FUSION_MODES
     for mode in FUSION_MODES:
         assert FusionConfig(mode=mode).mode == mode
+
+
+def test_the_example_of_the_documentation_is_a_module() -> None:
+    text = (Path(__file__).resolve().parents[4] / "docs/fusion.md").read_text(encoding="utf-8")
+    code = re.search(r"```python\n(class .*?)```", text, re.DOTALL)[1]
+    names = {"F": F, "FusionSizes": FusionSizes, "Sequence": Sequence, "Tensor": Tensor}
+    names |= {"math": math, "nn": nn, "torch": torch}
+    exec(code, names)
+    module = names["MaxPooling"](sizes_of("nano", 16))
+    tokens, stages = torch.randn(2, 64, 16), stages_of(64, POWERS, torch.float32)
+    largest = torch.cat([F.max_pool2d(stage, stage.shape[-1] // 8) for stage in stages], dim=1)
+    expected = module.project(largest.permute(0, 2, 3, 1)).flatten(1, 2)
+    torch.testing.assert_close(module(tokens, stages), expected)
