@@ -63,7 +63,7 @@ def test_tokens_depend_on_the_images_that_the_arm_uses(arm: str, layout: str) ->
 @pytest.mark.parametrize("arm", [arm for arm in ARMS if ARMS[arm]])
 def test_only_mining_is_in_the_published_layout(arm: str, tmp_path) -> None:
     save_model(tiny_model(fusion=ARMS[arm]), tmp_path)
-    with pytest.raises(MGMError, match=r"config.json: fusion is \{.*patch info mining alone"):
+    with pytest.raises(MGMError, match=r"config.json: fusion is \{.*patch info mining only"):
         plan_conversion(tmp_path, "published")
 
 

@@ -133,7 +133,7 @@ def test_models_without_a_published_form(tmp_path) -> None:
     qwen = TEXT | {"model_type": "qwen3", "head_dim": 12}
     with pytest.raises(MGMError, match=r"'qwen3', which has no published form; valid: llama"):
         plan_conversion(native(tmp_path, text_config=qwen), "published")
-    with pytest.raises(MGMError, match=r"fusion is {'mode': 'pool'}; the published layout holds"):
+    with pytest.raises(MGMError, match=r"fusion is {'mode': 'pool'}; the published layout has"):
         plan_conversion(native(tmp_path, fusion={"mode": "pool"}), "published")
 
 
