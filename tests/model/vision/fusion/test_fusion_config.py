@@ -196,7 +196,7 @@ def test_the_flag_is_a_mode_or_an_object() -> None:
         ("", "fusion.mode is ''; valid: mining"),
     ],
 )
-def test_wrong_flags_are_named(text: str, message: str) -> None:
+def test_wrong_flags_have_clear_errors(text: str, message: str) -> None:
     with pytest.raises(MGMError) as error:
         FusionConfig.from_flag(text)
     assert message in str(error.value)
