@@ -8,26 +8,29 @@ from PIL import Image
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from mgm.errors import MGMError
+from playground.colors import COLORS
 from playground.pretraining.targets import (
+    CELL,
     CHARACTERS,
     HEIGHT_STEPS,
     SIDE,
+    THINGS,
     DenseTargets,
-    slots,
+    cell_characters,
+    quarters,
 )
 
 CODE_FILE = "cell_code.safetensors"
-TABLES = ("character", "thing", "color")
 CELLS = SIDE * SIDE
-SLOTS = 6  # characters of a cell, line by line
+SLOTS = 6  # characters of a cell
 THUMBNAIL = 4  # pixels a side that a cell's 32 are averaged to
 
 
 def cell_targets(targets: DenseTargets) -> dict[str, np.ndarray]:
     """What stands in each of the 144 cells, in the form that `CellCode` takes.
 
-    characters, heights, before: (144, 6), line by line and from left to right; a cell keeps its
-        first six characters.
+    characters, heights, before: (144, 6), those of `cell_characters`.
     things, colors: (144, 4), of the four corners.
     middle_thing, middle_color: (144,), of the thing whose middle is there.
     thumbnail: (144, 48), from -1 to 1.
@@ -38,43 +41,19 @@ def cell_targets(targets: DenseTargets) -> dict[str, np.ndarray]:
     small = np.asarray(Image.fromarray(targets.image).reduce(step))
     small = small.reshape(SIDE, THUMBNAIL, SIDE, THUMBNAIL, 3).transpose(0, 2, 1, 3, 4)
     cells = {"thumbnail": (small.reshape(CELLS, -1) / 127.5 - 1).astype(np.float32)}
-    for name in ("things", "colors"):
-        cells[name] = slots(getattr(targets, name), 2, 2).reshape(CELLS, 4)
+    cells |= {name: quarters(getattr(targets, name)) for name in ("things", "colors")}
     cells["middle_thing"], cells["middle_color"] = targets.middles.reshape(CELLS, 2).T
     cells["words"] = _words(targets)
-    for name in ("characters", "heights", "before"):
-        cells[name] = np.zeros((CELLS, SLOTS), np.int64)
-    filled = np.zeros(CELLS, np.int64)
-    for cell, *values in _in_reading_order(targets):
-        if filled[cell] < SLOTS:
-            for name, value in zip(("characters", "heights", "before"), values, strict=True):
-                cells[name][cell, filled[cell]] = value
-            filled[cell] += 1
-    return cells
+    return cells | cell_characters(targets, CELL, SLOTS)
 
 
 def _words(targets: DenseTargets) -> np.ndarray:
-    rows, columns = targets.characters.nonzero()
-    characters, words = targets.characters[rows, columns], targets.words[rows, columns]
-    letters = np.zeros((words.max(initial=0) + 1, len(CHARACTERS) + 1), np.float32)
-    np.add.at(letters, (words, characters), 1)
+    letters = np.zeros((targets.words.max(initial=0) + 1, len(CHARACTERS) + 1), np.float32)
+    np.add.at(letters, (targets.words, targets.characters), 1)
     reaches = np.zeros((CELLS, len(letters)), np.float32)
-    reaches[(rows // 4) * SIDE + columns // 8, words] = 1
+    reaches[targets.cells(CELL), targets.words] = 1
     counts = reaches @ letters
     return counts / np.sqrt(counts.sum(1, keepdims=True)).clip(1)
-
-
-def _in_reading_order(targets: DenseTargets) -> list[tuple[int, int, int, int]]:
-    """(cell, character, height, character before) of all characters, line by line in each cell."""
-    rows, columns = targets.characters.nonzero()
-    cells = (rows // 4) * SIDE + columns // 8
-    highest = np.full(CELLS, len(targets.characters))
-    np.minimum.at(highest, cells, rows)
-    line = rows - highest[cells] >= 2  # a second line is 16 pixels lower or more
-    order = np.lexsort((columns, line, cells))
-    listed = (targets.characters, targets.heights, targets.before)
-    values = [grid[rows[order], columns[order]].tolist() for grid in listed]
-    return list(zip(cells[order].tolist(), *values, strict=True))
 
 
 class CellCode(nn.Module):
@@ -142,8 +121,22 @@ def _turns(count: int, width: int, straight: float = 0.5) -> Tensor:
 
 
 def load_code(folder: Path) -> CellCode:
-    """The code that was learnt with the language model of `folder`."""
-    state = load_file(folder / CODE_FILE)
-    code = CellCode(*(torch.randn_like(state[name][1:]) for name in TABLES))
-    code.load_state_dict(state)
+    """The code that was learned with the language model of `folder`.
+
+    Raises:
+        MGMError: it is the code of cells with other contents.
+    """
+    file = folder / CODE_FILE
+    state = load_file(file)
+    width = state["character"].shape[1]
+    code = CellCode(*(torch.randn(len(table), width) for table in (CHARACTERS, THINGS, COLORS)))
+    try:
+        code.load_state_dict(state)
+    except RuntimeError as error:
+        reason = str(error).strip().splitlines()[-1].strip()
+        raise MGMError(
+            f"{file}: its cells hold other characters, heights or things than those drawn now "
+            f"({reason}); train it again with playground.pretraining.language_model "
+            "--train-cell-code"
+        ) from error
     return code.eval().requires_grad_(False)

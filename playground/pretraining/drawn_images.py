@@ -8,11 +8,13 @@ from torch import Tensor
 from torch.utils.data import IterableDataset, get_worker_info
 from transformers import PreTrainedTokenizerFast
 
-from playground.pretraining.cell_code import SLOTS, cell_targets
-from playground.pretraining.targets import SIDE, dense_targets, slots
+from playground.pretraining.cell_code import cell_targets
+from playground.pretraining.targets import FRAME, cell_characters, dense_targets
 from playground.scenes import draw_page, draw_sample
 
 CAPTION_TOKENS = 64
+FINE_SIDE = 24  # cells per side of the finest grid that heads read
+FINE_SLOTS = 4  # characters of such a cell
 
 
 class DrawnImages(IterableDataset[dict[str, Tensor]]):
@@ -31,9 +33,11 @@ class DrawnImages(IterableDataset[dict[str, Tensor]]):
     def draw(self, seed: int) -> dict[str, Tensor]:
         """The picture of this seed with what there is to see.
 
-        image: (384, 384, 3), from 0 to 255; middle: (24, 24, 8), the characters of each cell of 16
-        pixels; coarse: (12, 12, 6), those of each of 32; things, colors: (24, 24); caption: (64,)
-        ids, 0 where there is none; cell_…: those of `cell_targets`.
+        image: (384, 384, 3), from 0 to 255.
+        fine_characters: (576, 4), the characters of each cell of 16 pixels.
+        cell_...: those of `cell_targets`, of each cell of 32 pixels.
+        things, colors: (24, 24), of each cell of 16 pixels.
+        caption: (64,) ids, 0 where there is none.
         """
         generator = np.random.default_rng(seed)
         page = generator.random() < self.pages
@@ -46,14 +50,13 @@ class DrawnImages(IterableDataset[dict[str, Tensor]]):
         )
         ids = np.zeros(CAPTION_TOKENS, np.int64)
         ids[: len(caption)] = caption[:CAPTION_TOKENS]
+        fine = cell_characters(targets, FRAME // FINE_SIDE, FINE_SLOTS)
         arrays = {
             "image": targets.image,
-            "middle": slots(targets.characters, 2, 4),
+            "fine_characters": fine["characters"],
             "things": targets.things,
             "colors": targets.colors,
             "caption": ids,
         }
-        cells = cell_targets(targets)
-        arrays["coarse"] = cells["characters"].reshape(SIDE, SIDE, SLOTS)
-        arrays |= {f"cell_{name}": array for name, array in cells.items()}
+        arrays |= {f"cell_{name}": array for name, array in cell_targets(targets).items()}
         return {name: torch.tensor(a) for name, a in arrays.items()}

@@ -4,6 +4,7 @@ Everything is laid out in the model's frame: the image padded to a square and re
 """
 
 import math
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,7 +13,7 @@ from PIL import Image
 from mgm.data.image_processing_mgm import MGMImageProcessor
 from playground.colors import COLORS
 from playground.emoji import EMOJI
-from playground.scenes import Sample
+from playground.scenes import Glyph, Sample
 from playground.shapes import SHAPES
 
 FRAME = 384  # pixels per side
@@ -23,7 +24,9 @@ CHARACTER_ID = {character: index + 1 for index, character in enumerate(CHARACTER
 THINGS = (*SHAPES, *EMOJI, "bar", "box", "sign")
 THING_IDS = {label: index + 1 for index, label in enumerate(THINGS)}  # 0: nothing
 COLOR_IDS = {label: index + 1 for index, label in enumerate(COLORS)}
-HEIGHT_STEPS = 7
+HEIGHT_STEPS = 10
+MIN_HEIGHT = 3.28  # pixels, of step 1; each step is 1.4 times as high
+LINE_GAP = 8.0  # pixels from line to line, at least
 VIEW = MGMImageProcessor(image_size=14 * SIDE, image_size_aux=FRAME)  # pads and resizes
 
 
@@ -31,19 +34,22 @@ VIEW = MGMImageProcessor(image_size=14 * SIDE, image_size_aux=FRAME)  # pads and
 class DenseTargets:
     """One image in the frame, with what stands where.
 
+    Arrays of characters, of equal length, are in the order in which they were drawn.
+
     image: (384, 384, 3) uint8.
-    characters: (48, 96), cells of 8 rows and 4 columns of pixels: id of the character whose middle
-        lies there, as high as its line.
-    heights: (48, 96), of those characters: 1 for about 9 pixels, one more for every factor of 1.4;
-        0 where there is none.
-    before: (48, 96), id of the character that stands before it in the same word; 0 at its start.
-    words: (48, 96), number of the word that the character is of, from 1.
+    x, y: middle of each character, in pixels; y is that of its line's capitals.
+    characters: ids of `CHARACTER_ID`.
+    heights: step of `height_step`.
+    before: id of the character before it in the same word; 0 at its start.
+    words: number of the word that the character belongs to.
     things, colors: (24, 24) of 16-pixel cells, id of the smallest thing that covers the centre.
     middles: (12, 12, 2) of 32-pixel cells, thing and colour of the smallest thing whose middle
         lies there; 0 where there is none.
     """
 
     image: np.ndarray
+    x: np.ndarray
+    y: np.ndarray
     characters: np.ndarray
     heights: np.ndarray
     before: np.ndarray
@@ -51,6 +57,10 @@ class DenseTargets:
     things: np.ndarray
     colors: np.ndarray
     middles: np.ndarray
+
+    def cells(self, size: int) -> np.ndarray:
+        """Index of the cell of `size` pixels per side, in row-major order, of each character."""
+        return (self.y // size).astype(int) * (FRAME // size) + (self.x // size).astype(int)
 
 
 @dataclass(frozen=True)
@@ -84,20 +94,9 @@ def dense_targets(sample: Sample, index: int) -> DenseTargets:
     """Targets of image `index` of a drawn sample; labels that have no id count as nothing."""
     image = sample.images[index]
     transform = placement(image)
-    characters = np.zeros((FRAME // 8, FRAME // 4), np.int64)
-    heights, before, words = (np.zeros_like(characters) for _ in range(3))
-    last, word = None, 0
-    for glyph in sample.glyphs[index]:
-        word += not glyph.follows
-        x, y = transform.x((glyph.x0 + glyph.x1) / 2), transform.y(glyph.level)
-        row, column = int(y // 8), int(x // 4)
-        if 0 <= row < FRAME // 8 and 0 <= column < FRAME // 4:
-            characters[row, column] = CHARACTER_ID.get(glyph.char, 0)
-            heights[row, column] = height_step((glyph.y1 - glyph.y0) * transform.scale)
-            words[row, column] = word
-            if last and glyph.follows:
-                before[row, column] = CHARACTER_ID.get(last.char, 0)
-        last = glyph
+    rows = np.array(list(_characters(sample.glyphs[index], transform)), float).reshape(-1, 6)
+    x, y, *numbers = rows.T
+    characters = [x, y, *(column.astype(np.int64) for column in numbers)]
     things = np.zeros((FRAME // 16, FRAME // 16), np.int64)
     colors = np.zeros_like(things)
     middles = np.zeros((SIDE, SIDE, 2), np.int64)
@@ -117,25 +116,63 @@ def dense_targets(sample: Sample, index: int) -> DenseTargets:
         if rows.size and columns.size:
             things[np.ix_(rows, columns)], colors[np.ix_(rows, columns)] = ids
     shown = VIEW.high_resolution(image)
-    return DenseTargets(shown, characters, heights, before, words, things, colors, middles)
+    return DenseTargets(shown, *characters, things, colors, middles)
+
+
+def _characters(
+    glyphs: Sequence[Glyph], transform: Placement
+) -> Iterator[tuple[float, float, int, int, int, int]]:
+    """x, y, id, height, id before it and word of each character with an id inside the frame."""
+    last: Glyph | None = None
+    word = 0
+    for glyph in glyphs:
+        word += not glyph.follows
+        x, y = transform.x((glyph.x0 + glyph.x1) / 2), transform.y(glyph.level)
+        character = CHARACTER_ID.get(glyph.char, 0)
+        if character and 0 <= x < FRAME and 0 <= y < FRAME:
+            height = height_step((glyph.y1 - glyph.y0) * transform.scale)
+            before = CHARACTER_ID.get(last.char, 0) if last and glyph.follows else 0
+            yield x, y, character, height, before, word
+        last = glyph
 
 
 def nothing() -> DenseTargets:
     """Targets of a black image."""
-    characters, things = np.zeros((FRAME // 8, FRAME // 4), int), np.zeros((FRAME // 16,) * 2, int)
+    none, things = np.zeros(0, np.int64), np.zeros((FRAME // 16, FRAME // 16), np.int64)
     image = np.zeros((FRAME, FRAME, 3), np.uint8)
-    middles = np.zeros((SIDE, SIDE, 2), int)
-    return DenseTargets(image, *[characters] * 4, things, things, middles)
+    middles = np.zeros((SIDE, SIDE, 2), np.int64)
+    return DenseTargets(image, *[none] * 6, things, things, middles)
 
 
 def height_step(height: float) -> int:
     """A height in pixels as a step from 1 to `HEIGHT_STEPS`."""
-    return max(1, min(HEIGHT_STEPS, 1 + round(math.log(max(height, 1) / 9, 1.4))))
+    steps = round(math.log(max(height, 1) / MIN_HEIGHT, 1.4))
+    return max(1, min(HEIGHT_STEPS, 1 + steps))
 
 
-def slots(grid: np.ndarray, cell_rows: int, cell_columns: int) -> np.ndarray:
-    """Cut a (rows, columns) grid to cells: (cells down, cells across, cell_rows * cell_columns)."""
-    rows, columns = grid.shape[-2] // cell_rows, grid.shape[-1] // cell_columns
-    cut = grid.reshape(*grid.shape[:-2], rows, cell_rows, columns, cell_columns)
-    cut = np.moveaxis(cut, -3, -2)
-    return cut.reshape(*grid.shape[:-2], rows, columns, cell_rows * cell_columns)
+def cell_characters(targets: DenseTargets, size: int, slots: int) -> dict[str, np.ndarray]:
+    """The characters of each cell of `size` pixels, line by line and from left to right.
+
+    Returns:
+        `characters`, `heights` and `before`, (cells, slots) each, 0 in empty slots. A cell keeps
+        its first `slots` characters.
+    """
+    cells = targets.cells(size)
+    top_down = np.lexsort((targets.y, cells))
+    line = np.empty(len(cells), int)
+    line[top_down] = np.cumsum(np.diff(targets.y[top_down], prepend=0) > LINE_GAP)
+    order = np.lexsort((targets.x, line, cells))
+    cells = cells[order]
+    slot = np.arange(len(cells)) - np.searchsorted(cells, cells)
+    kept = slot < slots
+    grids = {}
+    for name in ("characters", "heights", "before"):
+        grids[name] = np.zeros(((FRAME // size) ** 2, slots), np.int64)
+        grids[name][cells[kept], slot[kept]] = getattr(targets, name)[order[kept]]
+    return grids
+
+
+def quarters(grid: np.ndarray) -> np.ndarray:
+    """The four values of each 2 x 2 block: (2 * rows, 2 * columns) -> (rows * columns, 4)."""
+    rows, columns = len(grid) // 2, grid.shape[1] // 2
+    return grid.reshape(rows, 2, columns, 2).swapaxes(1, 2).reshape(rows * columns, 4)

@@ -1,5 +1,6 @@
 import math
 import random
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,27 +11,14 @@ from transformers import LlamaForCausalLM
 
 from mgm.errors import MGMError
 from mgm.model.labels import IGNORE_INDEX
-from mgm.model.vision.convnext import load_convnext_tower
-from mgm.model.vision.vit import load_vision_tower
 from playground.canvas import Canvas
-from playground.colors import COLORS
 from playground.faces import FACES
-from playground.pretraining.cell_code import CELLS, CODE_FILE, CellCode, cell_targets, load_code
+from playground.pretraining.cell_code import CELLS, CODE_FILE, cell_targets, load_code
 from playground.pretraining.conversations import (
     POOL,
     Conversations,
     collate,
     text_conversation,
-)
-from playground.pretraining.drawn_images import DrawnImages
-from playground.pretraining.encoders import (
-    CLIP_NAME,
-    CLIP_SIZE,
-    CLIP_WIDTH,
-    CONVNEXT_NAME,
-    Pretraining,
-    load_encoders,
-    save_encoders,
 )
 from playground.pretraining.guides import HEADS
 from playground.pretraining.language_model import (
@@ -43,13 +31,13 @@ from playground.pretraining.language_model import (
 from playground.pretraining.loop import SAVE_EVERY, batches_after, optimizers, train
 from playground.pretraining.targets import (
     CHARACTER_ID,
-    CHARACTERS,
     FRAME,
+    HEIGHT_STEPS,
     THING_IDS,
-    THINGS,
     dense_targets,
+    height_step,
     nothing,
-    slots,
+    quarters,
 )
 from playground.pretraining.word_positions import position_questions, words_on
 from playground.sample import Sample
@@ -62,23 +50,32 @@ def tokenizer():
     return build_tokenizer(["What", "does", "the", "sign", "say"])
 
 
-def test_slots_of_a_cell():
-    grid = np.arange(32 * 64).reshape(32, 64)
-    cells = slots(grid, 4, 8)
-    assert cells.shape == (8, 8, 32)
-    assert (cells[2, 3] == grid[8:12, 24:32].ravel()).all()
+def test_quarters_of_a_cell():
+    grid = np.arange(24 * 24).reshape(24, 24)
+    corners = quarters(grid)
+    assert corners.shape == (144, 4)
+    assert (corners[2 * 12 + 3] == grid[4:6, 6:8].ravel()).all()
 
 
 def test_character_targets():
     page = draw_page(5)
     targets = dense_targets(page, 0)
-    glyph = page.glyphs[0][0]
+    glyphs = page.glyphs[0]
     scale = FRAME / page.images[0].width
-    row, column = int(glyph.level * scale // 8), int((glyph.x0 + glyph.x1) / 2 * scale // 4)
-    assert targets.characters[row, column] == CHARACTER_ID[glyph.char]
-    assert ((targets.characters > 0) == (targets.heights > 0)).all()
-    # Two characters may share a slot, but few do.
-    assert (targets.characters > 0).sum() > 0.8 * len(page.glyphs[0])
+    assert targets.characters.tolist() == [CHARACTER_ID[glyph.char] for glyph in glyphs]
+    assert targets.y == pytest.approx([glyph.level * scale for glyph in glyphs])
+    assert targets.x == pytest.approx([(g.x0 + g.x1) / 2 * scale for g in glyphs])
+    begins = targets.before == 0
+    assert (np.diff(targets.words, prepend=0) == begins).all()
+    assert (targets.before[1:][~begins[1:]] == targets.characters[:-1][~begins[1:]]).all()
+
+
+def test_height_steps_tell_small_text_apart():
+    """Capitals of 4, 6, 8, 12, 20 and 44 pixels of 256, in the frame of 384."""
+    steps = [height_step(1.5 * cap) for cap in (4, 6, 8, 12, 20, 44)]
+    assert steps == [3, 4, 5, 6, 8, 10]
+    assert height_step(1) == 1
+    assert height_step(FRAME) == HEIGHT_STEPS
 
 
 def test_thing_targets():
@@ -92,22 +89,29 @@ def test_thing_targets():
         assert cells["middle_color"][cell] in cells["colors"][cell]
 
 
+def characters_at(*points):
+    """Targets with a character at each of these points (x, y) in pixels, 1 the first."""
+    x, y = np.array(points, float).T
+    ids = np.arange(1, len(points) + 1)
+    return replace(nothing(), x=x, y=y, characters=ids, heights=ids, before=ids, words=ids)
+
+
 def test_characters_in_reading_order():
-    targets = nothing()
-    characters = targets.characters
-    # The second cell of the first row: "ab", not quite level, and "c" in a line below.
-    characters[1, 9], characters[0, 12], characters[2, 8] = 1, 2, 3
-    cells = cell_targets(targets)
+    # The second cell of the first row: two characters, not quite level, and one in a line below.
+    cells = cell_targets(characters_at((37, 11), (50, 4), (33, 20)))
     assert cells["characters"][1].tolist() == [1, 2, 3, 0, 0, 0]
     assert cells["characters"].sum() == 6
-    # A turned line that crosses the middle of a cell is one line.
-    characters[:] = 0
-    characters[2, 8], characters[1, 12], characters[1, 14] = 1, 2, 3
-    assert cell_targets(targets)["characters"][1].tolist() == [1, 2, 3, 0, 0, 0]
+    # A turned line is one line, however it was drawn.
+    cells = cell_targets(characters_at((33, 20), (57, 10), (49, 14)))
+    assert cells["characters"][1].tolist() == [1, 3, 2, 0, 0, 0]
+    # Capitals of 6 pixels whose middles are 5.4 pixels apart: each has a slot of its own.
+    cells = cell_targets(characters_at(*((32 + 5.4 * i, 11) for i in range(6))))
+    assert cells["characters"][1].tolist() == [1, 2, 3, 4, 5, 6]
     # A cell keeps its first six.
-    characters[:] = 0
-    characters[1, 8:16] = range(1, 9)
-    assert cell_targets(targets)["characters"][1].tolist() == [1, 2, 3, 4, 5, 6]
+    cells = cell_targets(characters_at(*((33 + 4 * i, 11) for i in range(7)), (5, 370)))
+    assert cells["characters"][1].tolist() == [1, 2, 3, 4, 5, 6]
+    assert cells["characters"][11 * 12].tolist() == [8, 0, 0, 0, 0, 0]
+    assert cells["heights"][1].tolist() == cells["before"][1].tolist() == [1, 2, 3, 4, 5, 6]
 
 
 def test_letters_share_a_baseline():
@@ -123,40 +127,7 @@ def test_letters_share_a_baseline():
     assert levels == sorted(levels, reverse=True)
 
 
-def test_encoders_train_and_load_as_towers(tokenizer, tmp_path):
-    torch.manual_seed(0)
-    tables = [torch.randn(len(table), 192) for table in (CHARACTERS, THINGS, COLORS)]
-    model = Pretraining(len(tokenizer), CellCode(*tables).requires_grad_(False))
-    images = DrawnImages(0, 0.5, tokenizer)
-    samples = [images.draw(seed) for seed in range(4)]
-    batch = {name: torch.stack([sample[name] for sample in samples]) for name in samples[0]}
-    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
-    losses = []
-    for _ in range(4):
-        loss, figures = model(batch)
-        loss.backward()
-        optimizer.step()
-        optimizer.zero_grad()
-        losses.append(loss.item())
-    assert losses[-1] < losses[0]
-    assert {"middle", "mined", "things", "code"} <= set(figures)
-    save_encoders(model, tmp_path)
-    pixels = torch.randn(1, 3, FRAME, FRAME)
-    tower = load_convnext_tower(tmp_path / CONVNEXT_NAME).eval()
-    ours = tower(pixels)
-    theirs = model.convnext.eval().stem(pixels)
-    for stage, mine in zip(model.convnext.stages, ours, strict=True):
-        theirs = stage(theirs)
-        torch.testing.assert_close(mine, theirs)
-    clip = load_vision_tower(tmp_path / CLIP_NAME)
-    again = Pretraining(len(tokenizer), model.code)
-    load_encoders(again, tmp_path)
-    torch.testing.assert_close(again.convnext.state_dict(), model.convnext.state_dict())
-    torch.testing.assert_close(again.clip.state_dict(), model.clip.state_dict())
-    assert clip(torch.randn(1, 3, CLIP_SIZE, CLIP_SIZE)).shape == (1, CELLS, CLIP_WIDTH)
-
-
-def test_cells_replace_image_tokens(tokenizer, tmp_path):
+def test_cells_take_the_places_of_image_tokens(tokenizer, tmp_path):
     torch.manual_seed(0)
     grids = Conversations(tokenizer, batch_size=2, seed=0)
     samples = [grids.draw(seed) for seed in range(6)]
@@ -310,8 +281,8 @@ def test_streams_resume(tokenizer):
     assert SAVE_EVERY % POOL == 0
 
 
-def test_shipped_pretraining_code_loads():
+def test_the_code_of_other_cells_is_refused():
+    """The code that ships was learned where the lowest height step was 9 pixels."""
     folder = Path(__file__).parents[2] / "playground" / "model_zoo" / "llama-nano"
-    code = load_code(folder)
-    batch = {name: torch.from_numpy(array[None]) for name, array in cell_targets(nothing()).items()}
-    assert code(batch).shape == (1, CELLS, code.row.shape[-1])
+    with pytest.raises(MGMError, match=r"cell_code\.safetensors: .*height.*--train-cell-code"):
+        load_code(folder)

@@ -1,0 +1,178 @@
+"""What teaches an encoder: linear heads for characters, things and the cell code, and captions."""
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from mgm.data.image_processing_mgm import CLIP_MEAN, CLIP_STD
+from mgm.engine.device import cpu_has_bfloat16
+from playground.pretraining.cell_code import SLOTS, CellCode
+from playground.pretraining.drawn_images import CAPTION_TOKENS, FINE_SIDE, FINE_SLOTS
+from playground.pretraining.encoder_networks import Encoder
+from playground.pretraining.encoder_sets import TEXT_WIDTH
+from playground.pretraining.targets import (
+    CHARACTER_ID,
+    CHARACTERS,
+    COLOR_IDS,
+    SIDE,
+    THING_IDS,
+)
+
+CLASSES = len(CHARACTERS) + 1
+THINGS, COLORS = len(THING_IDS) + 1, len(COLOR_IDS) + 1
+GRIDS = {FINE_SIDE: ("fine", FINE_SLOTS), SIDE: ("cell", SLOTS)}  # name in batches, characters
+NOTHING_WEIGHT = 0.2  # most slots hold nothing
+EMPTY_CELLS = 0.1  # share of the cells without any character that are looked at
+CODE_WEIGHT, CAPTION_WEIGHT = 4.0, 0.25  # of losses
+# As high as a capital: their height says how large a text is.
+TALL = [CHARACTER_ID[c] for c in CHARACTERS if c.isdigit() or c.isupper()]
+SMALL_STEPS = (3, 4, 5)  # height steps that are shown one by one: 5.4 to 7.6 pixels, 10.6, 14.9
+
+
+class CaptionEncoder(nn.Module):
+    """Caption ids (batch, tokens) to unit vectors (batch, width)."""
+
+    def __init__(self, vocabulary: int, width: int) -> None:
+        super().__init__()
+        self.embedding = nn.Embedding(vocabulary, width, padding_idx=0)
+        self.position = nn.Parameter(0.02 * torch.randn(CAPTION_TOKENS, width))
+        layer = nn.TransformerEncoderLayer(
+            width, 4, 2 * width, 0.0, batch_first=True, norm_first=True
+        )
+        self.layers = nn.TransformerEncoder(layer, 2, enable_nested_tensor=False)
+
+    def forward(self, ids: Tensor) -> Tensor:
+        """(batch, tokens) ids, 0 for padding -> (batch, width), of length 1."""
+        padding = ids == 0
+        hidden = self.layers(self.embedding(ids) + self.position, src_key_padding_mask=padding)
+        weights = (~padding).unsqueeze(-1).to(hidden.dtype)
+        return F.normalize((hidden * weights).sum(1) / weights.sum(1), dim=-1)
+
+
+class GridHeads(nn.Module):
+    """Linear heads on a grid: the characters in each cell, and things and colours of its corners.
+
+    Args:
+        width: channels of the grid.
+        side: cells per side.
+        slots: characters of a cell.
+    """
+
+    def __init__(self, width: int, side: int, slots: int) -> None:
+        super().__init__()
+        self.corners = FINE_SIDE // side  # per side of a cell
+        self.characters = nn.Linear(width, slots * CLASSES)
+        self.things = nn.Linear(width, self.corners**2 * (THINGS + COLORS))
+        self.register_buffer("class_weights", torch.ones(CLASSES), persistent=False)
+        self.class_weights[0] = NOTHING_WEIGHT
+
+    def character_loss(self, grid: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+        """The loss, and for each character of `target` in order whether it was recognised.
+
+        Args:
+            grid: (images, side, side, width).
+            target: ids (images, side, side, slots), 0 in empty slots.
+        """
+        looked_at = target.any(-1) | (torch.rand(target.shape[:-1]) < EMPTY_CELLS)
+        target = target[looked_at]
+        logits = self.characters(grid[looked_at]).unflatten(-1, (-1, CLASSES)).float()
+        loss = F.cross_entropy(logits.flatten(0, -2), target.flatten(), self.class_weights)
+        there = target > 0
+        return loss, logits.argmax(-1)[there] == target[there]
+
+    def thing_loss(self, grid: Tensor, things: Tensor, colors: Tensor) -> Tensor:
+        """The mean loss of things and colours (images, 24, 24)."""
+        logits = self.things(grid).float()
+        images, side = grid.shape[:2]
+        corners = logits.view(images, side, side, self.corners, self.corners, -1)
+        by_pixel = corners.transpose(2, 3).flatten(0, -2)
+        return 0.5 * (
+            F.cross_entropy(by_pixel[:, :THINGS], things.flatten())
+            + F.cross_entropy(by_pixel[:, THINGS:], colors.flatten())
+        )
+
+
+class EncoderPretraining(nn.Module):
+    """One encoder with the heads and losses that teach it; no other encoder has a part in it.
+
+    Args:
+        vocabulary: tokens of the captions' tokenizer.
+        code: the language model's code of cells, which a linear head learns to produce; None: that
+            is not learned.
+    """
+
+    def __init__(self, encoder: Encoder, vocabulary: int, code: CellCode | None) -> None:
+        super().__init__()
+        self.encoder, self.code = encoder, code
+        self.heads = nn.ModuleDict(
+            {
+                GRIDS[side][0]: GridHeads(width, side, GRIDS[side][1])
+                for side, width in encoder.widths.items()
+            }
+        )
+        width = encoder.widths[SIDE]
+        self.code_head = None if code is None else nn.Linear(width, code.row.shape[-1])
+        self.caption_head = nn.Linear(width, TEXT_WIDTH)
+        self.caption_encoder = CaptionEncoder(vocabulary, TEXT_WIDTH)
+        self.temperature = nn.Parameter(torch.tensor(math.log(10.0)))
+        self.register_buffer("mean", torch.tensor(CLIP_MEAN).view(3, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(CLIP_STD).view(3, 1, 1), persistent=False)
+
+    @torch.autocast("cpu", torch.bfloat16, enabled=cpu_has_bfloat16())
+    def forward(self, batch: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
+        """The summed loss, and the figures to show: losses and shares of characters recognised."""
+        images = batch["image"].permute(0, 3, 1, 2).float().div(255).sub(self.mean).div(self.std)
+        features = self.encoder(images)
+        losses, figures = [], {}
+        for side, grid in features.grids.items():
+            name, slots = GRIDS[side]
+            heads = self.heads[name]
+            target = batch[f"{name}_characters"].view(-1, side, side, slots)
+            loss, is_right = heads.character_loss(grid, target)
+            losses += [loss, heads.thing_loss(grid, batch["things"], batch["colors"])]
+            figures[f"{name}_things"] = losses[-1]
+            figures |= _accuracy(f"{name}_characters", is_right, torch.ones_like(is_right))
+            if side == SIDE:
+                figures |= _accuracy_by_height(is_right, batch)
+        if self.code is not None:
+            figures["code"] = self._code_loss(self.code, features.grids[SIDE], batch)
+            losses.append(CODE_WEIGHT * figures["code"])
+        captioned = batch["caption"].ne(0).any(1)
+        if captioned.sum() > 1:
+            text = self.caption_encoder(batch["caption"][captioned])
+            vectors = self.caption_head(features.summary[captioned])
+            figures["captions"] = self._contrast(vectors, text)
+            losses.append(CAPTION_WEIGHT * figures["captions"])
+        return torch.stack(losses).sum(), {n: figure.detach() for n, figure in figures.items()}
+
+    def _code_loss(self, code: CellCode, grid: Tensor, batch: dict[str, Tensor]) -> Tensor:
+        """The share of the code's variance that a linear view of the grid misses."""
+        cells = {name[5:]: batch[name] for name in batch if name.startswith("cell_")}
+        target = code(cells)
+        seen = self.code_head(grid.flatten(1, 2)).float()
+        return (seen - target).square().mean() / (target - target.mean((0, 1))).square().mean()
+
+    def _contrast(self, images: Tensor, texts: Tensor) -> Tensor:
+        logits = (F.normalize(images, dim=-1) @ texts.T).float() * self.temperature.exp().clamp(
+            max=100
+        )
+        target = torch.arange(len(logits), device=logits.device)
+        return (F.cross_entropy(logits, target) + F.cross_entropy(logits.T, target)) / 2
+
+
+def _accuracy_by_height(is_right: Tensor, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Shares of capitals and digits recognised, by their height step; the last one is "or more"."""
+    characters = batch["cell_characters"]
+    is_tall = torch.isin(characters, torch.tensor(TALL))[characters > 0]
+    steps = batch["cell_heights"][characters > 0].clamp(max=SMALL_STEPS[-1] + 1)
+    figures: dict[str, Tensor] = {}
+    for step in (*SMALL_STEPS, SMALL_STEPS[-1] + 1):
+        figures |= _accuracy(f"height_{step}", is_right, is_tall & (steps == step))
+    return figures
+
+
+def _accuracy(name: str, is_right: Tensor, selected: Tensor) -> dict[str, Tensor]:
+    """The share that is right of those selected; nothing where none is."""
+    return {name: is_right[selected].float().mean()} if selected.any() else {}
