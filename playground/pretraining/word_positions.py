@@ -4,6 +4,7 @@ To find an item by its price, a model must find the price, go along its row and 
 there. A scene asks for all three at once and rewards none alone; these questions ask for each.
 """
 
+from collections import Counter
 from dataclasses import dataclass
 from random import Random
 
@@ -68,10 +69,12 @@ def words_on(sample: Sample, index: int) -> list[Word]:
 def position_questions(words: list[Word], rng: Random) -> list[tuple[str, str]]:
     """Questions and answers about where words stand, in random order."""
     turns = []
+    begin = Counter(word.cells[0] for word in words)
     for word in words:
         position = f"row {word.row}, column {word.column}"
         turns.append((f'Where is "{word.text}"?', position))
-        turns.append((f"What is in {position}?", word.text))
+        if begin[word.cells[0]] == 1:  # several small words may begin in a cell
+            turns.append((f"What is in {position}?", word.text))
         for side, other in _neighbours(word, words).items():
             turns.append((f'What is {side} "{word.text}"?', other.text))
     return rng.sample(turns, min(len(turns), MAX_QUESTIONS))

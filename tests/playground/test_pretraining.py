@@ -194,6 +194,13 @@ def test_word_positions():
     assert answers['What is directly below "9.90"?'] == "12.40"
     assert answers['What is directly above "Total"?'] == "Corn"
     assert 'What is directly above "Corn"?' not in answers
+    small = Canvas((384, 384), (255, 255, 255))
+    small.text("I am", 1, 11, FACES[0], 4, (0, 0, 0))
+    words = words_on(Sample("page", [small.image], [], "", [small.glyphs], [[]]), 0)
+    assert [word.cells[0] for word in words] == [(0, 0), (0, 0)]
+    assert not any(
+        q.startswith("What is in") for q, _ in position_questions(words, random.Random(0))
+    )
 
 
 def test_positions_agree_with_cells():
