@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Makes what the experiments start from, from nothing: the tokenizer, the cell code, the nano language model, the
-# encoders of every arm, and the data.
+# Makes what the experiments start from, from nothing: the tokenizer, the cell code, the nano language model, and the
+# encoders of every arm. `python -m playground.ablation` draws the data and trains the arms from there.
 #
 #   bash playground/recipe.sh [folder for the result, default work_dirs/recipe]
 #
@@ -50,24 +50,19 @@ both_parts() {
     first_part "$1"
     second_part "$1"
 }
-data() {
-    python -m playground.generate --out "$out/data/train" --split train --count 60000 --seed 1
-    python -m playground.generate --out "$out/data/held_out" --split held_out --count 200 --seed 2
-}
 
 first_encoders() { first_part base; }
-language() {
+language_and_encoders() {
     language_model
     both_parts fine-vit
     both_parts half-convnext
 }
-encoders_and_data() {
+other_encoders() {
     second_part base
-    data
     both_parts large-vit
     both_parts double-convnext
 }
 
 [ -d "$out/tokenizer" ] || python -m playground.tokenizer --out "$out/tokenizer"
 side_by_side cell_code first_encoders
-side_by_side language encoders_and_data
+side_by_side language_and_encoders other_encoders
