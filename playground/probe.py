@@ -41,12 +41,13 @@ from playground.arguments import count
 from playground.cap_heights import FRAME as UNITS
 from playground.cap_heights import HEIGHT_BINS, MIN_CAP
 from playground.pretraining.loop import batches_after, optimizers, train
-from playground.pretraining.targets import CHARACTERS, dense_targets, placement, slots
+from playground.pretraining.targets import CHARACTERS, dense_targets, placement
 from playground.sample import Sample
 from playground.scenes import draw_page, draw_sample
 
 BLUR = 168  # pixels per side of the ViT's view
 DEPTHS, DIMS = (1, 2, 2), (24, 48, 128)  # of the first three stages of the nano model's ConvNeXt
+SIDE = 24  # cells per side of the third map
 ROWS, COLUMNS = 2, 4  # character positions of a cell of the third map: 8 x 4 pixels each
 CLASSES = len(CHARACTERS) + 1
 NOTHING_WEIGHT = 0.2  # most positions hold nothing
@@ -91,7 +92,10 @@ class CharacterImages(IterableDataset[dict[str, Tensor]]):
 
 def _tensors(sample: Sample, index: int) -> dict[str, Tensor]:
     targets = dense_targets(sample, index)
-    characters = slots(targets.characters, ROWS, COLUMNS)
+    rows, columns = (targets.y // 8).astype(int), (targets.x // 4).astype(int)
+    characters = np.zeros((SIDE, SIDE, ROWS * COLUMNS), np.int64)
+    slot = rows % ROWS * COLUMNS + columns % COLUMNS
+    characters[rows // ROWS, columns // COLUMNS, slot] = targets.characters
     return {"image": torch.tensor(targets.image), "characters": torch.tensor(characters)}
 
 
@@ -181,7 +185,7 @@ def held_out_sample(number: int) -> tuple[Sample, int]:
 def positions(sample: Sample, index: int) -> list[tuple[int, int, int, float]]:
     """Row, column and position in the cell of each character, and its cap height in units.
 
-    Of characters that share a position only the last one is listed, as in `dense_targets`.
+    Of characters that share a position only the last one is listed, as in `_tensors`.
     """
     image = sample.images[index]
     transform = placement(image)

@@ -10,6 +10,7 @@ set -euo pipefail
 # shellcheck source=scripts/environment.sh
 source "$(dirname "$0")/../scripts/environment.sh" playground
 out=${1:-work_dirs/recipe}
+photos=playground/data/photos
 cores=$(nproc)
 # Two trainings run side by side, each on half of the cores: one of them gains little by all.
 export OMP_NUM_THREADS=$((cores > 1 ? cores / 2 : 1)) OMP_WAIT_POLICY=PASSIVE
@@ -26,8 +27,8 @@ side_by_side() {
     wait "$other"
 }
 
-learn_language() { python -m playground.pretraining.language_model "$@"; }
-learn_images() { python -m playground.pretraining.encoders --tokenizer "$out/tokenizer" --batch-size 8 "$@"; }
+learn_language() { python -m playground.pretraining.language_model --photos "$photos" "$@"; }
+learn_images() { python -m playground.pretraining.encoders --tokenizer "$out/tokenizer" --photos "$photos" "$@"; }
 
 cell_code() {
     [ -d "$out/cell_code" ] ||
@@ -63,6 +64,7 @@ other_encoders() {
     both_parts double-convnext
 }
 
-[ -d "$out/tokenizer" ] || python -m playground.tokenizer --out "$out/tokenizer"
+python -m playground.photos --out "$photos"
+[ -d "$out/tokenizer" ] || python -m playground.tokenizer --out "$out/tokenizer" --photos "$photos"
 side_by_side cell_code first_encoders
 side_by_side language_and_encoders other_encoders

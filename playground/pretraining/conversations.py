@@ -16,11 +16,12 @@ from mgm.data.text.padding import pad_rows
 from mgm.data.text.templates import IMAGE_MARKER, get_template
 from mgm.model.labels import IGNORE_INDEX
 from playground.corpus import text_sample
+from playground.photo_library import Photos
 from playground.pretraining.cell_code import CELLS, cell_targets
 from playground.pretraining.guides import Guides, collate_guides
 from playground.pretraining.targets import dense_targets, nothing
 from playground.pretraining.word_positions import position_questions, words_on
-from playground.scenes import KINDS, draw_page, draw_sample
+from playground.scenes import KINDS, PHOTO, draw_page, draw_sample
 from playground.scenes.asking import DESCRIBE, DESCRIBE_BOTH
 
 CAPTION_SHARE = 0.1  # of the conversations about a scene end with a description
@@ -39,6 +40,7 @@ class Conversations(IterableDataset[dict[str, Any]]):
         batch_size: conversations that come one after the other are of about equal length.
         seed: of the first one.
         shown: share of the conversations that are about cells; the others are about a text.
+        photos: photographs that the scenes may show; None: none.
     """
 
     def __init__(
@@ -47,9 +49,11 @@ class Conversations(IterableDataset[dict[str, Any]]):
         batch_size: int,
         seed: int,
         shown: float = 0.85,
+        photos: Photos | None = None,
     ) -> None:
         self.tokenizer, self.batch_size, self.seed = tokenizer, batch_size, seed
-        self.shown = shown
+        self.shown, self.photos = shown, photos
+        self.kinds = KINDS if photos is None else (*KINDS, PHOTO)
         self.image_token_id = len(tokenizer)
         self.guides = Guides(tokenizer)
 
@@ -73,7 +77,11 @@ class Conversations(IterableDataset[dict[str, Any]]):
             return self.encoded(text_conversation(seed), [])
         page = rng.random() < PAGE_SHARE
         # All kinds alike: what is rare in the data must be learnt too.
-        sample = draw_page(seed) if page else draw_sample(seed, "train", rng.choice(KINDS), TURNS)
+        if page:
+            sample = draw_page(seed)
+        else:
+            kind = rng.choice(self.kinds)
+            sample = draw_sample(seed, "train", kind, TURNS, photos=self.photos)
         # A description would give other answers away, but for the last turn.
         selected = [turn for turn in sample.turns if not turn.kind.endswith("/describe")]
         selected = selected or sample.turns

@@ -8,6 +8,7 @@ from torch import Tensor
 from torch.utils.data import IterableDataset, get_worker_info
 from transformers import PreTrainedTokenizerFast
 
+from playground.photo_library import Photos
 from playground.pretraining.cell_code import cell_targets
 from playground.pretraining.targets import FRAME, cell_characters, dense_targets
 from playground.scenes import draw_page, draw_sample
@@ -18,10 +19,24 @@ FINE_SLOTS = 4  # characters of such a cell
 
 
 class DrawnImages(IterableDataset[dict[str, Tensor]]):
-    """An endless stream of drawn images with their targets; `pages` is the share of text pages."""
+    """An endless stream of drawn images with their targets.
 
-    def __init__(self, seed: int, pages: float, tokenizer: PreTrainedTokenizerFast) -> None:
-        self.seed, self.pages, self.tokenizer = seed, pages, tokenizer
+    Args:
+        seed: of the first image.
+        page_ratio: share of text pages.
+        tokenizer: of the captions.
+        photos: photographs that the images may show; None: none.
+    """
+
+    def __init__(
+        self,
+        seed: int,
+        page_ratio: float,
+        tokenizer: PreTrainedTokenizerFast,
+        photos: Photos | None = None,
+    ) -> None:
+        self.seed, self.page_ratio, self.tokenizer = seed, page_ratio, tokenizer
+        self.photos = photos
 
     def __iter__(self) -> Iterator[dict[str, Tensor]]:
         worker = get_worker_info()
@@ -40,8 +55,8 @@ class DrawnImages(IterableDataset[dict[str, Tensor]]):
         caption: (64,) ids, 0 where there is none.
         """
         generator = np.random.default_rng(seed)
-        page = generator.random() < self.pages
-        sample = draw_page(seed) if page else draw_sample(seed, "train")
+        page = generator.random() < self.page_ratio
+        sample = draw_page(seed) if page else draw_sample(seed, "train", photos=self.photos)
         index = int(generator.integers(len(sample.images)))
         targets = dense_targets(sample, index)
         whole = not page and len(sample.images) == 1

@@ -13,7 +13,6 @@ from playground.pretraining.drawn_images import CAPTION_TOKENS, FINE_SIDE, FINE_
 from playground.pretraining.encoder_networks import Encoder
 from playground.pretraining.encoder_sets import TEXT_WIDTH
 from playground.pretraining.targets import (
-    CHARACTER_ID,
     CHARACTERS,
     COLOR_IDS,
     SIDE,
@@ -26,9 +25,8 @@ GRIDS = {FINE_SIDE: ("fine", FINE_SLOTS), SIDE: ("cell", SLOTS)}  # name in batc
 NOTHING_WEIGHT = 0.2  # most slots hold nothing
 EMPTY_CELLS = 0.1  # share of the cells without any character that are looked at
 CODE_WEIGHT, CAPTION_WEIGHT = 4.0, 0.25  # of losses
-# As high as a capital: their height says how large a text is.
-TALL = [CHARACTER_ID[c] for c in CHARACTERS if c.isdigit() or c.isupper()]
-SMALL_STEPS = (3, 4, 5)  # height steps that are shown one by one: 5.4 to 7.6 pixels, 10.6, 14.9
+# Height steps whose accuracy is shown: capitals up to 7.1, 9.9 and 13.9 pixels of 384, and above.
+SHOWN_STEPS = (1, 2, 3, 4)
 
 
 class CaptionEncoder(nn.Module):
@@ -163,13 +161,11 @@ class EncoderPretraining(nn.Module):
 
 
 def _accuracy_by_height(is_right: Tensor, batch: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Shares of capitals and digits recognised, by their height step; the last one is "or more"."""
-    characters = batch["cell_characters"]
-    is_tall = torch.isin(characters, torch.tensor(TALL))[characters > 0]
-    steps = batch["cell_heights"][characters > 0].clamp(max=SMALL_STEPS[-1] + 1)
+    """Shares of the characters recognised, by height step; the last one is "or more"."""
+    steps = batch["cell_heights"][batch["cell_characters"] > 0].clamp(max=SHOWN_STEPS[-1])
     figures: dict[str, Tensor] = {}
-    for step in (*SMALL_STEPS, SMALL_STEPS[-1] + 1):
-        figures |= _accuracy(f"height_{step}", is_right, is_tall & (steps == step))
+    for step in SHOWN_STEPS:
+        figures |= _accuracy(f"height_{step}", is_right, steps == step)
     return figures
 
 

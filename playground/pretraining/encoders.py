@@ -17,6 +17,7 @@ from torch import Tensor
 
 from mgm.errors import Parser, run_command
 from playground.arguments import count, fraction
+from playground.photo_library import HOW, load_photos
 from playground.pretraining.cell_code import load_code
 from playground.pretraining.drawn_images import DrawnImages
 from playground.pretraining.encoder_heads import EncoderPretraining
@@ -41,6 +42,7 @@ def pretrain(spec: EncoderSpec, arguments: Namespace) -> None:
     torch.manual_seed(arguments.seed)
     tokenizer = read_tokenizer(arguments.tokenizer)
     code = load_code(arguments.language_model) if arguments.language_model else None
+    photos = load_photos(arguments.photos) if arguments.photos else None
     encoder = build_encoder(spec)
     model = EncoderPretraining(encoder, len(tokenizer), code)
     if arguments.init_from:
@@ -51,7 +53,7 @@ def pretrain(spec: EncoderSpec, arguments: Namespace) -> None:
     def losses(done: int) -> Iterator[tuple[Tensor, dict[str, Tensor]]]:
         batches = batches_after(
             done,
-            lambda seed: DrawnImages(seed, arguments.page_ratio, tokenizer),
+            lambda seed: DrawnImages(seed, arguments.page_ratio, tokenizer, photos),
             arguments.seed,
             arguments.batch_size,
             arguments.workers,
@@ -81,6 +83,7 @@ def parse_args() -> Namespace:
         type=Path,
         help="folder with the cell code, which the encoders learn to produce",
     )
+    parser.add_argument("--photos", type=Path, help=f"folder of photographs to show; {HOW}")
     parser.add_argument("--steps", type=count, default=7500, help="of each encoder")
     parser.add_argument("--batch-size", type=count, default=8, help="images of a step")
     parser.add_argument("--learning-rate", type=fraction, default=2e-3)

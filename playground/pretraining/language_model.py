@@ -29,6 +29,7 @@ from mgm.errors import Parser, run_command
 from mgm.model.labels import IGNORE_INDEX
 from playground.arguments import count, fraction
 from playground.colors import COLORS
+from playground.photo_library import HOW, load_photos
 from playground.pretraining.cell_code import CODE_FILE, CellCode, load_code
 from playground.pretraining.conversations import Conversations, collate
 from playground.pretraining.guides import HEADS, guide_loss
@@ -161,6 +162,7 @@ def main() -> None:
     parser.add_argument(
         "--cell-ratio", type=fraction, default=0.85, help="share of samples with cells, not text"
     )
+    parser.add_argument("--photos", type=Path, help=f"folder of photographs to show; {HOW}")
     parser.add_argument("--steps", type=count, required=True)
     parser.add_argument("--batch-size", type=count, default=12, help="conversations of a step")
     parser.add_argument("--learning-rate", type=fraction, default=1.5e-3)
@@ -178,6 +180,7 @@ def main() -> None:
     else:
         model = nano_language_model(tokenizer)
     model.set_attn_implementation(ATTENTION)
+    photos = load_photos(arguments.photos) if arguments.photos else None
     code = starting_code(arguments.init_from, model, tokenizer)
     if arguments.train_cell_code:
         code.train().requires_grad_(True)
@@ -187,7 +190,7 @@ def main() -> None:
     def losses(done: int) -> Iterator[tuple[Tensor, dict[str, Tensor]]]:
         batches = batches_after(
             done,
-            lambda seed: Conversations(tokenizer, size, seed, arguments.cell_ratio),
+            lambda seed: Conversations(tokenizer, size, seed, arguments.cell_ratio, photos),
             arguments.seed,
             size,
             arguments.workers,

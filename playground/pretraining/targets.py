@@ -13,6 +13,7 @@ from PIL import Image
 from mgm.data.image_processing_mgm import MGMImageProcessor
 from playground.colors import COLORS
 from playground.emoji import EMOJI
+from playground.photo_library import named_pictures
 from playground.scenes import Glyph, Sample
 from playground.shapes import SHAPES
 
@@ -21,11 +22,12 @@ CELL = 32  # pixels per side of what one image token stands for
 SIDE = FRAME // CELL  # cells
 CHARACTERS = tuple(chr(code) for code in range(33, 127))
 CHARACTER_ID = {character: index + 1 for index, character in enumerate(CHARACTERS)}  # 0: none
-THINGS = (*SHAPES, *EMOJI, "bar", "box", "sign")
+PHOTO_NAMES = tuple(name for _, name, _ in named_pictures())
+THINGS = tuple(dict.fromkeys((*SHAPES, *EMOJI, "bar", "box", "sign", *PHOTO_NAMES)))
 THING_IDS = {label: index + 1 for index, label in enumerate(THINGS)}  # 0: nothing
 COLOR_IDS = {label: index + 1 for index, label in enumerate(COLORS)}
-HEIGHT_STEPS = 10
-MIN_HEIGHT = 3.28  # pixels, of step 1; each step is 1.4 times as high
+HEIGHT_STEPS = 8
+MIN_HEIGHT = 6.0  # pixels of a capital, of step 1; each step is 1.4 times as high
 LINE_GAP = 8.0  # pixels from line to line, at least
 VIEW = MGMImageProcessor(image_size=14 * SIDE, image_size_aux=FRAME)  # pads and resizes
 
@@ -39,7 +41,7 @@ class DenseTargets:
     image: (384, 384, 3) uint8.
     x, y: middle of each character, in pixels; y is that of its line's capitals.
     characters: ids of `CHARACTER_ID`.
-    heights: step of `height_step`.
+    heights: step of `height_step` of its text's capitals.
     before: id of the character before it in the same word; 0 at its start.
     words: number of the word that the character belongs to.
     things, colors: (24, 24) of 16-pixel cells, id of the smallest thing that covers the centre.
@@ -130,7 +132,7 @@ def _characters(
         x, y = transform.x((glyph.x0 + glyph.x1) / 2), transform.y(glyph.level)
         character = CHARACTER_ID.get(glyph.char, 0)
         if character and 0 <= x < FRAME and 0 <= y < FRAME:
-            height = height_step((glyph.y1 - glyph.y0) * transform.scale)
+            height = height_step(glyph.cap * transform.scale)
             before = CHARACTER_ID.get(last.char, 0) if last and glyph.follows else 0
             yield x, y, character, height, before, word
         last = glyph
@@ -145,7 +147,7 @@ def nothing() -> DenseTargets:
 
 
 def height_step(height: float) -> int:
-    """A height in pixels as a step from 1 to `HEIGHT_STEPS`."""
+    """A cap height in pixels as a step from 1 to `HEIGHT_STEPS`."""
     steps = round(math.log(max(height, 1) / MIN_HEIGHT, 1.4))
     return max(1, min(HEIGHT_STEPS, 1 + steps))
 

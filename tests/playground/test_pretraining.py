@@ -73,7 +73,7 @@ def test_character_targets():
 def test_height_steps_tell_small_text_apart():
     """Capitals of 4, 6, 8, 12, 20 and 44 pixels of 256, in the frame of 384."""
     steps = [height_step(1.5 * cap) for cap in (4, 6, 8, 12, 20, 44)]
-    assert steps == [3, 4, 5, 6, 8, 10]
+    assert steps == [1, 2, 3, 4, 6, 8]
     assert height_step(1) == 1
     assert height_step(FRAME) == HEIGHT_STEPS
 
