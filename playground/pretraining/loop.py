@@ -101,7 +101,7 @@ def train(
     done, average = 0, {}
     if unfinished.is_file():
         done, average = _read(unfinished, model, optimizers)
-        logger.info("going on after step %d, from %s", done, unfinished)
+        logger.info("%s: continues after step %d, from %s", out.name, done, unfinished)
     started = time.time()
     bar = tqdm(zip(range(done, steps), losses(done), strict=False), total=steps, initial=done)
     for step, (loss, figures) in bar:
@@ -123,7 +123,8 @@ def train(
             with atomic_file(unfinished) as part:
                 torch.save(_state(done, average, model, optimizers), part)
             shown = ", ".join(f"{name} {value:.4f}" for name, value in average.items())
-            logger.info("step %d, %.0f s: %s", done, time.time() - started, shown)
+            seconds = time.time() - started
+            logger.info("%s: step %d, %.0f s: %s", out.name, done, seconds, shown)
     if done >= steps:
         save(out)
         unfinished.unlink(missing_ok=True)
