@@ -4,23 +4,25 @@ python -m playground.pretraining.encoder_sets prints it.
 """
 
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
-import torch
-from torch import nn
-from torch.utils.flop_counter import FlopCounterMode
-from transformers import CLIPVisionConfig
+from transformers import CLIPVisionConfig, LlamaConfig
 
 from mgm.errors import MGMError, Parser, run_command
-from mgm.model.vision.convnext import ConvNextTower
+from mgm.model.configuration_mgm import MGMConfig
 from mgm.model.vision.convnext_config import ConvNextTowerConfig
-from mgm.model.vision.patch_info_mining import PatchInfoMining
-from mgm.model.vision.projector import build_projector
-from mgm.model.vision.vit import build_vision_tower
+from mgm.model.vision.fusion.fusion_config import NONE, FusionConfig
+from mgm.train.estimate.vision_cost import PartCost, vision_cost
 from playground.pretraining.targets import FRAME, SIDE
 
 PATCH = 14  # pixels per side of a ViT's patch
 HEAD_WIDTH = 64  # channels of an attention head
+PARTS = {
+    "vision_tower": "ViT",
+    "vision_tower_aux": "ConvNeXt",
+    "mining": "mining",
+    "projector": "projector",
+}
 TEXT_WIDTH = 256  # of the nano language model and of the vectors that are compared with captions
 
 
@@ -141,62 +143,33 @@ def encoder_set(name: str) -> EncoderSet:
     raise MGMError(f"{name!r} is no encoder set; choose among {names}")
 
 
-@dataclass(frozen=True)
-class Cost:
-    """Parameters that take part in the forward pass, and its FLOPs for one image."""
-
-    parameters: int
-    flops: int
-
-
-def vision_costs(encoders: EncoderSet) -> dict[str, Cost]:
-    """The costs of the vision side's parts: the encoders, mining where there is a ConvNeXt, and
-    the projector. FLOPs are counted while the modules run on the meta device."""
+def model_config(encoders: EncoderSet) -> MGMConfig:
+    """The configuration of a model with these encoders and a nano language model: patch info
+    mining, or the ViT's tokens alone, pooled to 12 x 12."""
     vit, convnext = encoders.vit, encoders.convnext
-    with torch.device("meta"), torch.no_grad():
-        tower = build_vision_tower(vit.config())
-        tokens, cost = _run(tower, torch.empty(1, 3, vit.image_size, vit.image_size))
-        unused = sum(p.numel() for layer in tower.layers[vit.layers :] for p in layer.parameters())
-        costs = {"vit": Cost(cost.parameters - unused, cost.flops)}
-        tokens = tokens[:, : SIDE**2]  # pooled; their mean costs next to nothing
-        if convnext is not None:
-            maps, costs["convnext"] = _run(
-                ConvNextTower(convnext.config()), torch.empty(1, 3, FRAME, FRAME)
-            )
-            _, costs["mining"] = _run(PatchInfoMining(vit.width, convnext.dims), tokens, maps)
-        projector = build_projector("mlp2x_gelu", vit.width, TEXT_WIDTH)
-        _, costs["projector"] = _run(projector, tokens)
-    return costs
-
-
-def _run(module: nn.Module, *inputs: object) -> tuple[Any, Cost]:
-    with FlopCounterMode(display=False) as counter:
-        output = module(*inputs)
-    parameters = sum(parameter.numel() for parameter in module.parameters())
-    return output, Cost(parameters, counter.get_total_flops())
+    alone = FusionConfig(mode=NONE, token_pooling=vit.pooling)
+    return MGMConfig(
+        text_config=LlamaConfig(hidden_size=TEXT_WIDTH),
+        vision_config=vit.config(),
+        vision_aux_config=None if convnext is None else convnext.config(),
+        image_size_aux=FRAME,
+        fusion=alone if convnext is None else None,
+    )
 
 
 def table() -> str:
-    """Markdown: a row for each set, with the costs of its parts."""
-    parts = ("vit", "convnext", "mining", "projector", "sum")
-    lines = [
-        f"| set | arms | {' | '.join(parts)} |",
-        "|---|---|" + "---:|" * len(parts),
-    ]
+    """Markdown: a row for each set, with parameters and FLOPs for an image of each part."""
+    lines = [f"| set | arms | {' | '.join(PARTS.values())} | sum |", "|---|---" + "|---:" * 5 + "|"]
     for encoders in ENCODER_SETS:
-        costs = vision_costs(encoders)
-        costs["sum"] = Cost(
-            sum(cost.parameters for cost in costs.values()),
-            sum(cost.flops for cost in costs.values()),
-        )
-        cells = [
-            f"{costs[part].parameters / 1e6:.2f} M, {costs[part].flops / 1e9:.2f} GFLOPs"
-            if part in costs
-            else "-"
-            for part in parts
-        ]
+        cost = vision_cost(model_config(encoders))
+        cells = [_cell(cost.parts[part]) if part in cost.parts else "" for part in PARTS]
+        cells.append(_cell(PartCost(cost.parameters, cost.flops)))
         lines.append(f"| {encoders.name} | {encoders.arms} | {' | '.join(cells)} |")
     return "\n".join(lines)
+
+
+def _cell(cost: PartCost) -> str:
+    return f"{cost.parameters / 1e6:.2f} M, {cost.flops / 1e9:.2f} GFLOPs"
 
 
 def main() -> None:
