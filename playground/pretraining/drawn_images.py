@@ -15,7 +15,7 @@ from playground.scenes import draw_page, draw_sample
 
 CAPTION_TOKENS = 64
 FINE_SIDE = 24  # cells per side of the finest grid that heads read
-FINE_SLOTS = 4  # characters of such a cell
+FINE_SLOTS = 3  # characters of such a cell
 
 
 class DrawnImages(IterableDataset[dict[str, Tensor]]):
@@ -49,7 +49,7 @@ class DrawnImages(IterableDataset[dict[str, Tensor]]):
         """The picture of this seed with what there is to see.
 
         image: (384, 384, 3), from 0 to 255.
-        fine_characters: (576, 4), the characters of each cell of 16 pixels.
+        fine_characters: (576, 3), the characters of each cell of 16 pixels.
         cell_...: those of `cell_targets`, of each cell of 32 pixels.
         things, colors: (24, 24), of each cell of 16 pixels.
         caption: (64,) ids, 0 where there is none.
