@@ -13,7 +13,7 @@ from PIL import Image
 from mgm.data.image_processing_mgm import MGMImageProcessor
 from playground.colors import COLORS
 from playground.emoji import EMOJI
-from playground.photo_library import named_pictures
+from playground.photo_library import picture_names
 from playground.scenes import Glyph, Sample
 from playground.shapes import SHAPES
 
@@ -22,7 +22,7 @@ CELL = 32  # pixels per side of what one image token stands for
 SIDE = FRAME // CELL  # cells
 CHARACTERS = tuple(chr(code) for code in range(33, 127))
 CHARACTER_ID = {character: index + 1 for index, character in enumerate(CHARACTERS)}  # 0: none
-PHOTO_NAMES = tuple(name for _, name, _ in named_pictures())
+PHOTO_NAMES = tuple(name for _, name, _ in picture_names())
 THINGS = tuple(dict.fromkeys((*SHAPES, *EMOJI, "bar", "box", "sign", *PHOTO_NAMES)))
 THING_IDS = {label: index + 1 for index, label in enumerate(THINGS)}  # 0: nothing
 COLOR_IDS = {label: index + 1 for index, label in enumerate(COLORS)}

@@ -67,7 +67,7 @@ def test_words_of_a_receipt(tokenizer):
 
 
 def test_things_by_colour(tokenizer):
-    seeds = range(40)
+    seeds = range(200)
     samples = (draw_sample(seed, "train", "shapes") for seed in seeds)
     sample = next(s for s in samples if {t.label for t in s.objects[0]} >= {"heart", "star"})
     hearts = [thing for thing in sample.objects[0] if thing.label == "heart"]
@@ -100,7 +100,7 @@ def test_row_and_column_of_a_table(tokenizer):
 
 
 def test_label_of_the_highest_value(tokenizer):
-    sample = draw_sample(9, "train", "bar_chart", turns=(30, 30))
+    sample = draw_sample(3, "train", "bar_chart", turns=(30, 30))
     turns = {turn.kind: turn for turn in sample.turns}
     highest, value = turns["bar_chart/highest"], turns["bar_chart/highest value"]
     assert highest.clue in value.answer
@@ -116,7 +116,7 @@ def test_label_of_the_highest_value(tokenizer):
 
 
 def test_answer_within_a_sentence(tokenizer):
-    sample = draw_sample(9, "train", "bar_chart", turns=(30, 30))
+    sample = draw_sample(3, "train", "bar_chart", turns=(30, 30))
     highest = next(turn for turn in sample.turns if turn.kind == "bar_chart/highest")
     turns = [("<image>\nWhich?", f"there are the {highest.answer}")]
     guides = guided(tokenizer, sample, turns, [highest.clue])
