@@ -1,0 +1,178 @@
+"""Two-way bootstrap over seeds and images: intervals of scores, and simultaneous ones of a family.
+
+A score is the share of questions answered right, over all seeds. Seeds and images are both samples:
+another seed would train another model, and another image would ask other questions. Questions about
+one image are dependent, so images are resampled, not questions.
+
+Coverage, and the level under the null hypothesis, are simulated in
+tests/playground/ablation/report/test_statistics.py.
+"""
+
+import math
+from dataclasses import dataclass
+from statistics import NormalDist
+from typing import Literal
+
+import numpy as np
+
+from mgm.eval.statistics.intervals import LEVEL, Interval, t_quantile
+
+DRAWS = 4000
+DRAWN_AT_ONCE = 500
+MIN_IMAGES = 5  # with questions; fewer have no interval
+EQUIVALENCE = 2.0  # points within which two arms count as equivalent
+
+Verdict = Literal["better", "worse", "equivalent", "undecided"]
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A score or a difference of scores, in points (per cent of questions).
+
+    Attributes:
+        value: over all seeds.
+        interval: 95 % interval; None with too few images, or if all values are equal, which does
+            not show how they vary.
+        seeds: number of seeds; with one seed the interval is of that training alone.
+        questions: number of questions per seed.
+    """
+
+    value: float
+    interval: Interval | None
+    seeds: int
+    questions: int
+
+    @property
+    def verdict(self) -> Verdict:
+        """What a difference shows: its sign, equivalence within `EQUIVALENCE`, or neither.
+
+        A difference that is certainly positive is "better" even if it is certainly small.
+        """
+        if self.interval is None:
+            return "undecided"
+        if self.interval.low > 0:
+            return "better"
+        if self.interval.high < 0:
+            return "worse"
+        inside = self.interval.low > -EQUIVALENCE and self.interval.high < EQUIVALENCE
+        return "equivalent" if inside else "undecided"
+
+
+def estimates(
+    right: np.ndarray, totals: np.ndarray, simultaneous: bool = False, draws: int = DRAWS
+) -> list[Estimate]:
+    """Estimates of one or more scores, or of differences paired by seed and question.
+
+    The standard error is that of the two-way bootstrap, which resamples seeds and images
+    independently of each other and is, if anything, too large (Owen, "The pigeonhole bootstrap",
+    2007: it counts the interaction of seeds and images three times). One seed fewer is drawn than
+    there are, which makes the variance of a mean of few seeds unbiased (Rao and Wu, "Resampling
+    inference with complex survey data", 1988). The interval is symmetric, with Student's t for the
+    degrees of freedom of seeds and images together (Satterthwaite).
+
+    Args:
+        right: (scores, seeds, images), the number of right answers about each image; of a
+            difference, the number of one arm minus that of the other.
+        totals: (images,), the number of questions about each image.
+        simultaneous: whether all intervals together have 95 % coverage, by the bootstrap's
+            distribution of the largest standardised deviation (max-t); else each has.
+        draws: resamples.
+    """
+    right, totals = right[:, :, totals > 0].astype(float), totals[totals > 0].astype(float)
+    seeds, images, questions = right.shape[1], len(totals), int(totals.sum())
+    if not questions:
+        return [Estimate(math.nan, None, seeds, 0) for _ in right]
+    values = 100 * right.sum((1, 2)) / (seeds * questions)
+    if images < MIN_IMAGES:
+        return [Estimate(float(value), None, seeds, questions) for value in values]
+    deviations = resampled(right, totals, draws) - values
+    errors = np.sqrt((deviations**2).mean(0))
+    multipliers = np.array([t_quantile((1 + LEVEL) / 2, freedom(one, totals)) for one in right])
+    if simultaneous:
+        standardised = np.abs(deviations) / np.where(errors > 0, errors, 1)
+        largest = float(np.quantile(standardised.max(1), LEVEL))
+        usual = NormalDist().inv_cdf((1 + LEVEL) / 2)
+        multipliers *= max(largest / usual, 1.0)
+    halves = multipliers * errors
+    intervals = [
+        Interval(float(value - half), float(value + half)) if half > 0 else None
+        for value, half in zip(values, halves, strict=True)
+    ]
+    return [
+        Estimate(float(value), interval, seeds, questions)
+        for value, interval in zip(values, intervals, strict=True)
+    ]
+
+
+def resampled(right: np.ndarray, totals: np.ndarray, draws: int = DRAWS) -> np.ndarray:
+    """Scores of bootstrap resamples (draws, scores), in points; the same resamples for all scores.
+
+    Args:
+        right: (scores, seeds, images).
+        totals: (images,), above 0.
+        draws: resamples.
+    """
+    random = np.random.default_rng(0)
+    scores, seeds, images = right.shape
+    drawn = max(seeds - 1, 1)
+    values = np.empty((draws, scores))
+    for start in range(0, draws, DRAWN_AT_ONCE):
+        count = min(DRAWN_AT_ONCE, draws - start)
+        seed_weights = random.multinomial(drawn, np.full(seeds, 1 / seeds), count)
+        image_weights = random.multinomial(images, np.full(images, 1 / images), count)
+        total = drawn * (image_weights @ totals)
+        for index, one in enumerate(right):
+            weighted = ((seed_weights @ one) * image_weights).sum(1)
+            values[start : start + count, index] = 100 * weighted / total
+    return values
+
+
+def freedom(right: np.ndarray, totals: np.ndarray) -> float:
+    """Degrees of freedom of a score's variance, between those of seeds and of seeds and images.
+
+    Source: Satterthwaite, "An approximate distribution of estimates of variance components" (1946).
+
+    Args:
+        right: (seeds, images).
+        totals: (images,).
+    """
+    seeds, images = right.shape
+    of_seeds = float(np.var(right.sum(1) / totals.sum(), ddof=1)) / seeds if seeds > 1 else 0.0
+    mean = right.mean(0)
+    residuals = mean - totals * mean.sum() / totals.sum()
+    of_images = float(residuals @ residuals) * images / (images - 1) / totals.sum() ** 2
+    if of_seeds + of_images == 0:
+        return images - 1
+    parts = of_images**2 / (images - 1) + (of_seeds**2 / (seeds - 1) if seeds > 1 else 0.0)
+    return (of_seeds + of_images) ** 2 / parts
+
+
+def seed_spread(right: np.ndarray, totals: np.ndarray) -> float | None:
+    """Standard deviation of the scores of single seeds, in points; None with one seed.
+
+    Args:
+        right: (seeds, images).
+        totals: (images,).
+    """
+    if len(right) < 2:
+        return None
+    return float(np.std(100 * right.sum(1) / totals.sum(), ddof=1))
+
+
+def seeds_needed(spread: float, difference: float, max_seeds: int = 100) -> int | None:
+    """The number of seeds with which a difference of two arms is seen with 80 % power.
+
+    Pairing by seed is not assumed to help: the spread of the difference is sqrt(2) times that of
+    one arm. The error by images is left out, so that it is a minimum.
+
+    Args:
+        spread: standard deviation between seeds of one arm, in points.
+        difference: to be seen by a two-sided test at the 5 % level.
+        max_seeds: maximum to try; None is returned above it.
+    """
+    power = NormalDist().inv_cdf(0.8)
+    for seeds in range(2, max_seeds + 1):
+        error = math.sqrt(2 / seeds) * spread
+        if (t_quantile((1 + LEVEL) / 2, seeds - 1) + power) * error <= difference:
+            return seeds
+    return None
