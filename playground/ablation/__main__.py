@@ -9,7 +9,7 @@ from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
 
-from mgm.errors import MGMError, Parser, run_command
+from mgm.errors import MGMError, Parser, run_command, write_output
 from playground.ablation.execution.checkout import current_checkout, worktree_at
 from playground.ablation.execution.data import draw_data
 from playground.ablation.execution.runner import (
@@ -36,18 +36,18 @@ def main() -> None:
     study = read_study(options.study)
     units = study.matching(options.only)
     if options.list:
-        print("\n".join(_lines(study, units, options)))
+        write_output("".join(f"{line}\n" for line in _lines(study, units, options)))
     elif options.forecast:
-        print(forecast_table(forecast(units, options.out), options.slots))
+        write_output(forecast_table(forecast(units, options.out), options.slots))
     elif options.pause:
         stopped = stop_units(options.out, units)
-        print(f"stopped {stopped} running unit(s); no other starts until --resume")
+        write_output(f"stopped {stopped} running unit(s); no other starts until --resume\n")
     elif options.resume:
-        print(f"{continue_units(options.out, units)} unit(s) continue")
+        write_output(f"{continue_units(options.out, units)} unit(s) continue\n")
     elif options.report:
         from playground.ablation.report.report import write_report  # matplotlib is optional
 
-        print(write_report(study, options.out, options.results))
+        write_output(write_report(study, options.out, options.results))
     else:
         run(study, units, options)
 
@@ -114,7 +114,7 @@ def run(study: Study, units: list[Unit], options: argparse.Namespace) -> None:
                 folder.starts_file.unlink(missing_ok=True)
         checkout = current_checkout(ROOT)
         draw_data(study.data, options.out, checkout, options.slots)
-        print(forecast_table(forecast(units, options.out), options.slots), flush=True)
+        write_output(forecast_table(forecast(units, options.out), options.slots))
         pause_files = [options.out / PAUSE_FILE, *options.pause_file]
         runner = Runner(study, options.out, checkout, inputs, options.slots, pause_files)
         runner.run(units)
@@ -127,10 +127,10 @@ def _summarize(units: list[Unit], out: Path, inputs: dict[str, Path]) -> None:
         folder = unit_folder(out, unit)
         if folder.state is State.FAILED:
             failure = folder.read(folder.failure_file)
-            print(f"{unit.name}: failed: {failure['reason']}")
-            print("".join(f"    {line}\n" for line in failure["log"]), end="")
+            write_output(f"{unit.name}: failed: {failure['reason']}\n")
+            write_output("".join(f"    {line}\n" for line in failure["log"]))
         elif folder.state is not State.FINISHED and (missing := missing_inputs(unit, inputs)):
-            print(f"{unit.name}: not run: {missing[0]} does not exist")
+            write_output(f"{unit.name}: not run: {missing[0]} does not exist\n")
 
 
 def _inputs(study: Study, options: argparse.Namespace) -> dict[str, Path]:

@@ -88,4 +88,4 @@ def forecast_table(rows: Sequence[SizeForecast], slots: int) -> str:
         )
     total = sum(row.cpu_hours for row in rows)
     lines.append(f"{total:.1f} CPU hours; {total / slots:.1f} hours with {slots} units at a time")
-    return "\n".join(lines)
+    return "".join(f"{line}\n" for line in lines)

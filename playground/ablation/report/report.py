@@ -51,7 +51,10 @@ def write_report(study: Study, out: Path, results: Path) -> str:
     sections += [_family(study, one) for one in families]
     sections += [_controls(study, size, arm, rows) for (size, arm), rows in tests.items()]
     sections += [_spreads(collected, study, size) for size in sizes]
-    text = "\n\n".join(["# Results of the fusion experiments", INTERVALS, *filter(None, sections)])
+    text = (
+        "\n\n".join(["# Results of the fusion experiments", INTERVALS, *filter(None, sections)])
+        + "\n"
+    )
     content = {
         "scores": {size: _rows_json(rows) for size, rows in sizes.items()},
         "differences": [
@@ -75,7 +78,7 @@ def write_report(study: Study, out: Path, results: Path) -> str:
         part.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
     _plot(study, sizes, families, results)
     with atomic_file(results / "report.md") as part:
-        part.write_text(text + "\n", encoding="utf-8")
+        part.write_text(text, encoding="utf-8")
     return text
 
 
