@@ -85,7 +85,7 @@ def save(model: MGMForConditionalGeneration, language_model: Path, folder: Path)
         tokenizer,
         conversation=TEMPLATE,
         image_token_id=model.config.image_token_id,
-        patch_size=model.config.vision_config.patch_size,
+        patch_size=model.config.pixels_per_token,
     )
     for name in IMAGE_CONFIG_FIELDS:
         setattr(processor.image_processor, name, getattr(model.config, name))
