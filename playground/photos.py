@@ -26,7 +26,6 @@ SAMPLES_PACKAGE = "scikit-image==0.26.0"
 SAMPLES = (  # of skimage/data: photographs that fill a picture
     "astronaut.png",
     "brick.png",
-    "camera.png",
     "chelsea.png",
     "clock_motion.png",
     "coffee.png",

@@ -1,40 +1,56 @@
 import json
+from pathlib import Path
 
 import pytest
 import torch
 
+from mgm.model.vision.convnext import load_convnext_tower
 from mgm.model.vision.image_views import blurred
 from playground import probe
 from playground.cap_heights import FRAME
+from playground.pretraining import character_readers
 from playground.pretraining.targets import CHARACTER_ID
 
 
 @pytest.fixture(scope="module")
 def readers():
     torch.manual_seed(0)
-    return probe.build_readers().eval()
+    return character_readers.build_readers().eval()
 
 
-def test_readers_differ_by_their_images_only(readers):
-    images = probe.CharacterImages(5).draw(5)["image"][None]
-    sharp, blurry = readers["sharp"].features(images), readers["blurred"].features(images)
-    assert sharp.shape == blurry.shape == (1, 24, 24, probe.DIMS[-1])
-    assert not torch.allclose(sharp, blurry, atol=1e-3)
-    # The blur is that of `FusionConfig.blur_high_resolution`: of normalised pixels.
-    reader = readers["sharp"]
-    pixels = images.permute(0, 3, 1, 2).float().div(255).sub(reader.mean).div(reader.std)
-    expected = reader.tower(blurred(pixels, 168))[-1].permute(0, 2, 3, 1)
-    torch.testing.assert_close(blurry, expected, atol=1e-4, rtol=1e-4)
+def test_readers_start_alike_and_see_the_same_parts(readers):
+    part = character_readers.CharacterImages(5).draw(5)
+    assert part["sharp"].shape == part["blurred"].shape == (3, 256, 256)
+    assert part["characters"].shape == (16, 16, 8)
+    assert part["characters"].any()
+    first, second = (reader.features(part["sharp"][None]) for reader in readers.values())
+    assert first.shape == (1, 16, 16, character_readers.DIMS[-1])
+    torch.testing.assert_close(first, second)
+    assert not torch.allclose(part["sharp"], part["blurred"], atol=0.1)
+
+
+def test_blur_is_that_of_the_fusion_config():
+    sample, index = probe.held_out_sample(0)
+    seen = character_readers.views(character_readers.character_ids(sample, index)[0])
+    torch.testing.assert_close(seen["blurred"], blurred(seen["sharp"][None], 168)[0])
+
+
+def test_readers_start_from_a_nano_convnext():
+    folder = Path("playground/model_zoo/convnext-nano-384")
+    state = load_convnext_tower(folder).state_dict()
+    for reader in character_readers.build_readers(folder).values():
+        for name, tensor in reader.tower.state_dict().items():
+            assert torch.equal(tensor, state[name].float())
 
 
 def test_positions_hold_their_characters():
     for number in range(6):
         sample, index = probe.held_out_sample(number)
-        characters = probe._tensors(sample, index)["characters"]
+        _, ids = character_readers.character_ids(sample, index)
         results = probe.positions(sample, index)
-        assert len(results) == int((characters > 0).sum())
+        assert len(results) == int((ids > 0).sum())
         drawn = {CHARACTER_ID[glyph.char] for glyph in sample.glyphs[index]}
-        assert {int(characters[row, column, slot]) for row, column, slot, _ in results} == drawn
+        assert {int(ids[row, column, slot]) for row, column, slot, _ in results} == drawn
         assert all(3.9 < cap < FRAME for *_, cap in results)
 
 

@@ -1,0 +1,172 @@
+"""ConvNeXts that learn which character is where, in sharp and in blurred images; see probe.py."""
+
+import shutil
+from argparse import Namespace
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from safetensors.torch import save_file
+from torch import Tensor, nn
+from torch.utils.data import IterableDataset, get_worker_info
+
+from mgm.atomic import atomic_folder
+from mgm.data.image_processing_mgm import CLIP_MEAN, CLIP_STD
+from mgm.engine.device import cpu_has_bfloat16
+from mgm.model.vision.convnext import ConvNextTower, load_convnext_tower
+from mgm.model.vision.convnext_config import ConvNextTowerConfig
+from mgm.model.vision.image_views import blurred
+from playground.pretraining.loop import batches_after, optimizers, train
+from playground.pretraining.targets import CHARACTERS, dense_targets
+from playground.sample import Sample
+from playground.scenes import draw_page, draw_sample
+
+WEIGHTS_FILE = "readers.safetensors"
+BLUR = 168  # pixels per side of the ViT's view
+DEPTHS, DIMS = (1, 2, 2), (24, 48, 128)  # of the first three stages of the nano model's ConvNeXt
+SIDE = 24  # cells per side of the third map
+CELL, PART = 16, 16  # pixels per side of a cell of the third map; cells per side of training parts
+ROWS, COLUMNS = 2, 4  # character positions of a cell of the third map: 8 x 4 pixels each
+CLASSES = len(CHARACTERS) + 1
+NOTHING_WEIGHT = 0.2  # most positions hold nothing
+EMPTY_CELLS = 0.1  # share of the cells without any character that are looked at
+LEARNING_RATE, OTHERS_RATE = 2e-3, 1e-3  # of matrices; of all else
+DECAY_RATIO = 0.5  # share of the steps with learning-rate decay
+PAGE_RATIO = 0.4  # share of dense text pages
+KINDS = ("sign", "receipt", "table", "bar_chart", "line_chart", "comparison")  # with text
+
+
+def views(image: Tensor) -> dict[str, Tensor]:
+    """An image (384, 384, 3) in uint8 as both readers see it: normalised (3, 384, 384)."""
+    mean, std = (torch.tensor(values).view(3, 1, 1) for values in (CLIP_MEAN, CLIP_STD))
+    pixels = image.permute(2, 0, 1).float().div(255).sub(mean).div(std)
+    return {"sharp": pixels, "blurred": blurred(pixels[None], BLUR)[0]}
+
+
+def character_ids(sample: Sample, index: int) -> tuple[Tensor, Tensor]:
+    """Image `index` of a sample, (384, 384, 3) in uint8, and its ids (24, 24, 8), 0 for none."""
+    targets = dense_targets(sample, index)
+    rows, columns = (targets.y // 8).astype(int), (targets.x // 4).astype(int)
+    ids = np.zeros((SIDE, SIDE, ROWS * COLUMNS), np.int64)
+    slot = rows % ROWS * COLUMNS + columns % COLUMNS
+    ids[rows // ROWS, columns // COLUMNS, slot] = targets.characters
+    return torch.tensor(targets.image), torch.tensor(ids)
+
+
+class CharacterImages(IterableDataset[dict[str, Tensor]]):
+    """An endless stream of parts of drawn images, and the character at each position.
+
+    Args:
+        seed: of the first image.
+    """
+
+    def __init__(self, seed: int) -> None:
+        self.seed = seed
+
+    def __iter__(self) -> Iterator[dict[str, Tensor]]:
+        worker = get_worker_info()
+        number, step = (worker.id, worker.num_workers) if worker else (0, 1)
+        while True:
+            yield self.draw(self.seed + number)
+            number += step
+
+    def draw(self, seed: int) -> dict[str, Tensor]:
+        """sharp, blurred: (3, 256, 256), normalised; characters: ids (16, 16, 8), 0 for none.
+
+        A part is cut out around a random character, after the whole image was blurred.
+        """
+        generator = np.random.default_rng(seed)
+        if generator.random() < PAGE_RATIO:
+            sample = draw_page(seed)
+        else:
+            sample = draw_sample(seed, "train", KINDS[generator.integers(len(KINDS))])
+        image, ids = character_ids(sample, int(generator.integers(len(sample.images))))
+        occupied = ids.any(-1).nonzero().tolist() or [[0, 0]]
+        shifts = generator.integers(PART, size=2)
+        row, column = (
+            int(min(max(cell - shift, 0), len(ids) - PART))
+            for cell, shift in zip(generator.choice(occupied), shifts, strict=True)
+        )
+        top, left, side = row * CELL, column * CELL, PART * CELL
+        part = {
+            name: pixels[:, top : top + side, left : left + side].clone()
+            for name, pixels in views(image).items()
+        }
+        return {**part, "characters": ids[row : row + PART, column : column + PART].clone()}
+
+
+class CharacterReader(nn.Module):
+    """The first three stages of a nano ConvNeXt with a linear head for characters."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        config = ConvNextTowerConfig([*DEPTHS, 1], [*DIMS, 2 * DIMS[-1]], ls_init_value=0.5)
+        self.tower = ConvNextTower(config).to(memory_format=torch.channels_last)
+        self.tower.stages = self.tower.stages[: len(DIMS)]
+        self.head = nn.Linear(DIMS[-1], ROWS * COLUMNS * CLASSES)
+        self.register_buffer("class_weights", torch.ones(CLASSES), persistent=False)
+        self.class_weights[0] = NOTHING_WEIGHT
+
+    def features(self, pixels: Tensor) -> Tensor:
+        """Normalised images (images, 3, H, W) -> features (images, H / 16, W / 16, channels)."""
+        maps = self.tower(pixels.contiguous(memory_format=torch.channels_last))
+        return maps[-1].permute(0, 2, 3, 1)
+
+    def logits(self, features: Tensor) -> Tensor:
+        """Features (..., channels) -> logits (..., 8, classes) of the positions of their cells."""
+        return self.head(features).unflatten(-1, (-1, CLASSES)).float()
+
+    def forward(self, pixels: Tensor, ids: Tensor, looked_at: Tensor) -> tuple[Tensor, Tensor]:
+        """The loss in the cells `looked_at`, and the share of characters recognised."""
+        target = ids[looked_at]
+        logits = self.logits(self.features(pixels)[looked_at])
+        loss = F.cross_entropy(logits.flatten(0, -2), target.flatten(), self.class_weights)
+        there = target > 0
+        return loss, (logits.argmax(-1)[there] == target[there]).float().mean().nan_to_num()
+
+
+def build_readers(init_from: Path | None = None) -> nn.ModuleDict:
+    """Both readers, with the same weights.
+
+    Args:
+        init_from: folder of a nano ConvNeXt; None: random weights.
+    """
+    readers = nn.ModuleDict({name: CharacterReader() for name in ("sharp", "blurred")})
+    if init_from is not None:
+        state = load_convnext_tower(init_from).state_dict()
+        kept = readers["sharp"].tower.state_dict()
+        readers["sharp"].tower.load_state_dict({name: state[name] for name in kept})
+    readers["blurred"].load_state_dict(readers["sharp"].state_dict())
+    return readers
+
+
+def teach(readers: nn.ModuleDict, out: Path, arguments: Namespace) -> None:
+    """Train both on the same images and write their weights to the folder `out`."""
+    if shutil.which("g++"):
+        for reader in readers.values():
+            reader.tower.compile()
+    towers = [reader.tower for reader in readers.values()]
+    by = optimizers(towers, [readers], LEARNING_RATE, OTHERS_RATE)
+
+    @torch.autocast("cpu", torch.bfloat16, enabled=cpu_has_bfloat16())
+    def losses_of(batch: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
+        there = batch["characters"].any(-1)
+        looked_at = there | (torch.rand(there.shape) < EMPTY_CELLS)
+        ids = batch["characters"]
+        results = {name: reader(batch[name], ids, looked_at) for name, reader in readers.items()}
+        figures = {name: accuracy for name, (_, accuracy) in results.items()}
+        return torch.stack([loss for loss, _ in results.values()]).sum(), figures
+
+    def losses(done: int) -> Iterator[tuple[Tensor, dict[str, Tensor]]]:
+        size, workers = arguments.batch_size, arguments.workers
+        return map(losses_of, batches_after(done, CharacterImages, arguments.seed, size, workers))
+
+    def save(folder: Path) -> None:
+        with atomic_folder(folder) as part:
+            state = {name: tensor.contiguous() for name, tensor in readers.state_dict().items()}
+            save_file(state, part / WEIGHTS_FILE)
+
+    out.parent.mkdir(parents=True, exist_ok=True)
+    train(readers, losses, by, arguments.steps, out, save, DECAY_RATIO)
