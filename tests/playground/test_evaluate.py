@@ -77,13 +77,13 @@ def test_shares_count_exact_matches_of_each_group():
         "sign/large": (1, 2),
     }
     assert shares(questions, answers, height_group) == {
-        "text 12-15 px": (1, 1),
-        "text 28+ px": (0, 1),
+        "text 12-20 px": (1, 1),
+        "text 28-44 px": (0, 1),
     }
 
 
 def test_table_and_plot_show_every_model(tmp_path):
-    counts = {"sign": (1, 4), "text 12-15 px": (1, 4), "all": (1, 4)}
+    counts = {"sign": (1, 4), "text 12-20 px": (1, 4), "all": (1, 4)}
     results = {"before": counts, "after": dict.fromkeys(counts, (3, 4))}
     lines = table(results).splitlines()
     assert lines[0].split()[-2:] == ["before", "after"]
