@@ -70,7 +70,7 @@ def _assemble(
 ) -> MGMForConditionalGeneration:
     torch.manual_seed(seed)
     vit, convnext = encoder_folders(arm, encoders)
-    config = CONFIG | {"fusion": arm.fusion} | arm.config
+    config: Flags = CONFIG | {"fusion": arm.fusion} | arm.config
     token = image_token_id_of(load_tokenizer(language_model))
     return MGMForConditionalGeneration.from_parts(
         language_model, vit, convnext, dtype=torch.float32, image_token_id=token, **config

@@ -150,8 +150,9 @@ def missing_inputs(unit: Unit, inputs: Mapping[str, Path]) -> list[Path]:
 def encoder_folders(arm: Arm, encoders: Path) -> tuple[Path, Path | None]:
     """The folders of an arm's ViT and ConvNeXt; None: it does not use the ConvNeXt of its set."""
     chosen = arm.encoder_set
-    convnext = None if arm.fusion.get("mode") == "none" else chosen.convnext
-    return encoders / chosen.vit.name, convnext and encoders / convnext.name
+    if chosen.convnext is None or arm.fusion.get("mode") == "none":
+        return encoders / chosen.vit.name, None
+    return encoders / chosen.vit.name, encoders / chosen.convnext.name
 
 
 def stop_units(out: Path, units: Sequence[Unit]) -> int:

@@ -26,7 +26,7 @@ def plot_scores(
         path: PNG file to write.
     """
     figure, axis = plt.subplots(figsize=(10, 5))
-    colors = mpl.colormaps["tab20"].colors
+    colors = mpl.colormaps["tab20"](range(20))
     for index, (arm, estimates) in enumerate(scores.items()):
         width = 0.5 * (index / max(len(scores) - 1, 1) - 0.5)
         positions = [number + width for number in range(len(bins))]
