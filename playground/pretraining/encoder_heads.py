@@ -1,6 +1,7 @@
 """What teaches an encoder: linear heads for characters, things and the cell code, and captions."""
 
 import math
+from typing import cast
 
 import torch
 import torch.nn.functional as F
@@ -58,6 +59,8 @@ class GridHeads(nn.Module):
         slots: characters of a cell.
     """
 
+    class_weights: Tensor
+
     def __init__(self, width: int, side: int, slots: int) -> None:
         super().__init__()
         self.corners = FINE_SIDE // side  # per side of a cell
@@ -101,6 +104,9 @@ class EncoderPretraining(nn.Module):
             is not learned.
     """
 
+    mean: Tensor
+    std: Tensor
+
     def __init__(self, encoder: Encoder, vocabulary: int, code: CellCode | None) -> None:
         super().__init__()
         self.encoder, self.code = encoder, code
@@ -126,7 +132,7 @@ class EncoderPretraining(nn.Module):
         losses, figures = [], {}
         for side, grid in features.grids.items():
             name, slots = GRIDS[side]
-            heads = self.heads[name]
+            heads = cast("GridHeads", self.heads[name])
             target = batch[f"{name}_characters"].view(-1, side, side, slots)
             loss, is_right = heads.character_loss(grid, target)
             losses += [loss, heads.thing_loss(grid, batch["things"], batch["colors"])]
@@ -134,8 +140,9 @@ class EncoderPretraining(nn.Module):
             figures |= _accuracy(f"{name}_characters", is_right, torch.ones_like(is_right))
             if side == SIDE:
                 figures |= _accuracy_by_height(is_right, batch)
-        if self.code is not None:
-            figures["code"] = self._code_loss(self.code, features.grids[SIDE], batch)
+        if self.code is not None and self.code_head is not None:
+            seen = self.code_head(features.grids[SIDE].flatten(1, 2)).float()
+            figures["code"] = _code_loss(self.code, seen, batch)
             losses.append(CODE_WEIGHT * figures["code"])
         captioned = batch["caption"].ne(0).any(1)
         if captioned.sum() > 1:
@@ -145,19 +152,18 @@ class EncoderPretraining(nn.Module):
             losses.append(CAPTION_WEIGHT * figures["captions"])
         return torch.stack(losses).sum(), {n: figure.detach() for n, figure in figures.items()}
 
-    def _code_loss(self, code: CellCode, grid: Tensor, batch: dict[str, Tensor]) -> Tensor:
-        """The share of the code's variance that a linear view of the grid misses."""
-        cells = {name[5:]: batch[name] for name in batch if name.startswith("cell_")}
-        target = code(cells)
-        seen = self.code_head(grid.flatten(1, 2)).float()
-        return (seen - target).square().mean() / (target - target.mean((0, 1))).square().mean()
-
     def _contrast(self, images: Tensor, texts: Tensor) -> Tensor:
         logits = (F.normalize(images, dim=-1) @ texts.T).float() * self.temperature.exp().clamp(
             max=100
         )
         target = torch.arange(len(logits), device=logits.device)
         return (F.cross_entropy(logits, target) + F.cross_entropy(logits.T, target)) / 2
+
+
+def _code_loss(code: CellCode, seen: Tensor, batch: dict[str, Tensor]) -> Tensor:
+    """The share of the code's variance that is missed by what was `seen`, (images, 144, width)."""
+    target = code({name[5:]: batch[name] for name in batch if name.startswith("cell_")})
+    return (seen - target).square().mean() / (target - target.mean((0, 1))).square().mean()
 
 
 def _accuracy_by_height(is_right: Tensor, batch: dict[str, Tensor]) -> dict[str, Tensor]:
