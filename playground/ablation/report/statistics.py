@@ -63,12 +63,13 @@ def estimates(
 ) -> list[Estimate]:
     """Estimates of one or more scores, or of differences paired by seed and question.
 
-    The standard error is that of the two-way bootstrap, which resamples seeds and images
-    independently of each other and is, if anything, too large (Owen, "The pigeonhole bootstrap",
-    2007: it counts the interaction of seeds and images three times). One seed fewer is drawn than
-    there are, which makes the variance of a mean of few seeds unbiased (Rao and Wu, "Resampling
-    inference with complex survey data", 1988). The interval is symmetric, with Student's t for the
-    degrees of freedom of seeds and images together (Satterthwaite).
+    The two-way bootstrap resamples seeds and images independently of each other. Its variance
+    counts the interaction of seeds and images three times (Owen, "The pigeonhole bootstrap", 2007);
+    the variances over seeds alone and over images alone, which count it once each, correct this:
+    v = 2 (v_seeds + v_images) - v_bootstrap, or the larger of the two if that is more. One seed
+    fewer is drawn than there are, which makes the variance of a mean of few seeds unbiased (Rao and
+    Wu, "Resampling inference with complex survey data", 1988). The interval is symmetric, with
+    Student's t for the degrees of freedom of seeds and images together (Satterthwaite).
 
     Args:
         right: (scores, seeds, images), the number of right answers about each image; of a
@@ -86,10 +87,17 @@ def estimates(
     if images < MIN_IMAGES:
         return [Estimate(float(value), None, seeds, questions) for value in values]
     deviations = resampled(right, totals, draws) - values
-    errors = np.sqrt((deviations**2).mean(0))
-    multipliers = np.array([t_quantile((1 + LEVEL) / 2, freedom(one, totals)) for one in right])
+    bootstrapped = (deviations**2).mean(0)
+    parts = [variances(one, totals) for one in right]
+    errors = np.array(
+        [
+            max(2 * (of_seeds + of_images) - both, of_seeds, of_images) ** 0.5
+            for (of_seeds, of_images), both in zip(parts, bootstrapped, strict=True)
+        ]
+    )
+    multipliers = np.array([t_quantile((1 + LEVEL) / 2, freedom(*v, seeds, images)) for v in parts])
     if simultaneous:
-        standardised = np.abs(deviations) / np.where(errors > 0, errors, 1)
+        standardised = np.abs(deviations) / np.where(bootstrapped > 0, bootstrapped**0.5, 1)
         largest = float(np.quantile(standardised.max(1), LEVEL))
         usual = NormalDist().inv_cdf((1 + LEVEL) / 2)
         multipliers *= max(largest / usual, 1.0)
@@ -127,23 +135,35 @@ def resampled(right: np.ndarray, totals: np.ndarray, draws: int = DRAWS) -> np.n
     return values
 
 
-def freedom(right: np.ndarray, totals: np.ndarray) -> float:
-    """Degrees of freedom of a score's variance, between those of seeds and of seeds and images.
-
-    Source: Satterthwaite, "An approximate distribution of estimates of variance components" (1946).
+def variances(right: np.ndarray, totals: np.ndarray) -> tuple[float, float]:
+    """Variances of a score, in squared points, by its seeds alone and by its images alone.
 
     Args:
         right: (seeds, images).
         totals: (images,).
     """
     seeds, images = right.shape
-    of_seeds = float(np.var(right.sum(1) / totals.sum(), ddof=1)) / seeds if seeds > 1 else 0.0
+    scores = 100 * right.sum(1) / totals.sum()
+    of_seeds = float(np.var(scores, ddof=1)) / seeds if seeds > 1 else 0.0
     mean = right.mean(0)
-    residuals = mean - totals * mean.sum() / totals.sum()
-    of_images = float(residuals @ residuals) * images / (images - 1) / totals.sum() ** 2
+    residuals = 100 * (mean - totals * mean.sum() / totals.sum()) / totals.sum()
+    return of_seeds, float(residuals @ residuals) * images / (images - 1)
+
+
+def freedom(of_seeds: float, of_images: float, seeds: int, images: int) -> float:
+    """Degrees of freedom of the sum of two variances.
+
+    Source: Satterthwaite, "An approximate distribution of estimates of variance components" (1946).
+
+    Args:
+        of_seeds: variance by seeds.
+        of_images: variance by images.
+        seeds: number of seeds.
+        images: number of images.
+    """
     if of_seeds + of_images == 0:
         return images - 1
-    parts = of_images**2 / (images - 1) + (of_seeds**2 / (seeds - 1) if seeds > 1 else 0.0)
+    parts = of_images**2 / (images - 1) + of_seeds**2 / max(seeds - 1, 1)
     return (of_seeds + of_images) ** 2 / parts
 
 

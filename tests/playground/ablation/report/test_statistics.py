@@ -5,6 +5,7 @@ import math
 import numpy as np
 import pytest
 
+from mgm.eval.statistics.intervals import t_quantile
 from playground.ablation.report.statistics import (
     Estimate,
     Interval,
@@ -13,6 +14,7 @@ from playground.ablation.report.statistics import (
     resampled,
     seed_spread,
     seeds_needed,
+    variances,
 )
 
 IMAGES, PER_IMAGE = 80, 3
@@ -70,15 +72,37 @@ def test_one_seed_resamples_images_alone():
     assert estimate.interval.high - estimate.value == pytest.approx(half, rel=0.05)
 
 
-def test_degrees_of_freedom_are_those_of_the_larger_part():
+def test_variances_and_their_degrees_of_freedom():
     totals = np.ones(100)
     image_effects = np.random.default_rng(2).normal(size=100)
-    equal_seeds = np.tile(image_effects, (4, 1))
-    assert freedom(equal_seeds, totals) == pytest.approx(99)
-    equal_images = np.array([[1.0], [2.0], [4.0], [9.0]]).repeat(100, 1)
-    assert freedom(equal_images, totals) == pytest.approx(3)
-    assert 3 < freedom(equal_images / 100 + equal_seeds, totals) < 99 + 3
-    assert freedom(np.zeros((3, 100)), totals) == 99
+    of_seeds, of_images = variances(np.tile(image_effects, (4, 1)), totals)
+    assert of_seeds == pytest.approx(0)
+    assert of_images == pytest.approx(100**2 * image_effects.var(ddof=1) / 100)
+    of_seeds, of_images = variances(np.array([[1.0], [2.0], [4.0], [9.0]]).repeat(100, 1), totals)
+    assert of_images == pytest.approx(0)
+    assert of_seeds == pytest.approx(100**2 * np.var([1, 2, 4, 9], ddof=1) / 4)
+    assert freedom(0.0, 1.0, 4, 100) == pytest.approx(99)
+    assert freedom(1.0, 0.0, 4, 100) == pytest.approx(3)
+    assert freedom(1.0, 1.0, 4, 4) == pytest.approx(6)  # of two equal variances: the sum
+    assert freedom(0.0, 0.0, 4, 100) == 99
+
+
+@pytest.mark.parametrize("seeds", [1, 4])
+def test_errors_are_those_of_random_effects(seeds):
+    """The mean over many simulated tables is the variance of the mean of all effects."""
+    rng = np.random.default_rng(3)
+    images, squared_errors = 60, []
+    for _ in range(60):
+        table = rng.normal(0, 3, (seeds, images)) + rng.normal(0, 0.5, (1, images))
+        table += rng.normal(0, 0.2, (seeds, 1))
+        (estimate,) = estimates(table[None], np.ones(images), draws=1000)
+        half = estimate.interval.high - estimate.value
+        degrees = freedom(*variances(table, np.ones(images)), seeds, images)
+        squared_errors.append((half / 100 / t_quantile(0.975, degrees)) ** 2)
+    of_seeds = 0.2**2 / seeds if seeds > 1 else 0.0
+    true = 3**2 / (seeds * images) + 0.5**2 / images + of_seeds
+    # Where the correction would go below the variance of one part, that one is taken.
+    assert 0.9 * true < np.mean(squared_errors) < 1.4 * true
 
 
 def test_simultaneous_intervals_are_wider_but_not_than_bonferroni():
