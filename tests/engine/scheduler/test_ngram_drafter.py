@@ -216,7 +216,7 @@ def test_answer_ends_within_a_draft(engine):
 def test_second_turn_after_drafts(tiny_folder, pictures, how):
     """Keys and values of rejected drafts are not in the prefix cache."""
     engine = mgm.load(tiny_folder, device="cpu", num_speculative_tokens=DRAFT_TOKENS)
-    first = Request("what is this?", images=pictures, max_new_tokens=19)
+    first = Request("what?", images=pictures, max_new_tokens=19)
     engine.answer([first])
     engine.scheduler.prefix_cache.capacity = 0  # clear the cache, so that it is generated again
     engine.answer([Request("and", max_new_tokens=1)])
