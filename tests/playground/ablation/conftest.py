@@ -21,12 +21,12 @@ held_out = "--split held_out --count 6 --seed 2 --kinds shapes sign"
 [arms.A1]
 title = "mining"
 controls = ["shift"]
-config = { image_size_aux = 128, model_max_length = 256 }
+config = { image_size_aux = 128, model_max_length = 512 }
 
 [arms.A2]
 title = "pooling"
 fusion = { mode = "pool" }
-config = { image_size_aux = 128, model_max_length = 256 }
+config = { image_size_aux = 128, model_max_length = 512 }
 
 [sizes.S]
 title = "six steps"

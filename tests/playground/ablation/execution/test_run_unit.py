@@ -16,7 +16,8 @@ from playground.ablation.study import Arm
 from playground.generate import generate
 
 ROOT = Path(__file__).parents[4]
-ARM = Arm("A1", "mining", config={"image_size_aux": 128, "model_max_length": 256})
+# Long enough for all samples: where some are cut, arms with more image tokens lose more of them.
+ARM = Arm("A1", "mining", config={"image_size_aux": 128, "model_max_length": 512})
 SIZE = {
     "name": "S",
     "stage_1": {"max_steps": 3, "per_device_train_batch_size": 2, "dataloader_num_workers": 0},
