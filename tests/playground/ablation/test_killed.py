@@ -1,5 +1,6 @@
 """A whole study of tiny models: killed five times it has the results of an undisturbed one."""
 
+import contextlib
 import os
 import random
 import signal
@@ -89,19 +90,33 @@ def members(group: int) -> list[int]:
     return contents
 
 
+def progress(runs: Runs) -> set[Path]:
+    """Files that appear while units run: finished phases, checkpoints and parts of them."""
+    patterns = ("*/*/*/phases.json", "*/*/*/stage_*/*checkpoint-*", "*/*/*/evaluation/answers/*")
+    return {path for pattern in patterns for path in (runs.out / "units").glob(pattern)}
+
+
+def kill_all(processes: list[int]) -> None:
+    for process in processes:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(process, signal.SIGKILL)
+
+
 def kill_something(runs: Runs, runner: subprocess.Popen[bytes], draw: random.Random) -> str:
-    """SIGKILL at a random moment: the runner, one process of a unit, a unit, or everything."""
-    time.sleep(draw.uniform(3, 20))
+    """SIGKILL the runner, one process of a unit, a unit, or everything, soon after new files."""
+    before, deadline = progress(runs), time.monotonic() + LIMIT
+    while progress(runs) <= before and runner.poll() is None:
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    time.sleep(draw.uniform(0, 4))
     what = draw.choice(["runner", "process", "unit", "everything"])
     units = groups(runs)
     if what in ("process", "unit") and units:
         processes = members(draw.choice(units))
-        for process in [draw.choice(processes)] if what == "process" else processes:
-            os.kill(process, signal.SIGKILL)
+        kill_all([draw.choice(processes)] if what == "process" else processes)
         time.sleep(draw.uniform(0, 3))  # the runner may notice
     elif what == "everything":
-        for process in [p for group in units for p in members(group)]:
-            os.kill(process, signal.SIGKILL)
+        kill_all([process for group in units for process in members(group)])
     os.kill(runner.pid, signal.SIGKILL)
     runner.wait()
     return what
