@@ -113,7 +113,7 @@ def test_all_sets_give_144_image_tokens():
     assert FINE_VIT.pooling == 2
 
 
-def test_an_unknown_set_is_named():
+def test_error_for_an_unknown_set():
     with pytest.raises(MGMError, match=r"'large' is no encoder set; choose among base, large-vit"):
         encoder_set("large")
 

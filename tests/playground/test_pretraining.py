@@ -127,7 +127,7 @@ def test_letters_share_a_baseline():
     assert levels == sorted(levels, reverse=True)
 
 
-def test_cells_take_the_places_of_image_tokens(tokenizer, tmp_path):
+def test_cells_replace_image_tokens(tokenizer, tmp_path):
     torch.manual_seed(0)
     grids = Conversations(tokenizer, batch_size=2, seed=0)
     samples = [grids.draw(seed) for seed in range(6)]

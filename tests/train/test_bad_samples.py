@@ -65,7 +65,7 @@ def test_skipped_and_listed(flags, faulty, workers, caplog):
     assert "has no" in listed[1] or "empty list" in listed[1]
     assert "missing.png: there is no such file" in listed[3]
     assert "1 <image> marker but 2 images" in listed[4]
-    assert "roles alternate" in listed[6]
+    assert "roles must alternate" in listed[6]
     assert "broken.png" in listed[9]
     assert trainer.state.global_step > 0
     assert f"{len(bad)} bad samples were skipped" in caplog.text

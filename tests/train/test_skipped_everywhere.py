@@ -135,7 +135,7 @@ def test_only_bad_samples(order, flags, tmp_path):
             run_training(words(flags | ORDERS[order] | more))
         text = str(caught.value)
         assert text.startswith(f"{path}: no usable samples ({expected}"), text
-        assert f"first error: {path}: sample 0: has an empty list" in text
+        assert f"first error: {path}: sample 0: 'conversations' is an empty list" in text
 
 
 def test_short_run_with_only_bad_samples(flags, data, tmp_path):

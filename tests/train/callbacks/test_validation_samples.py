@@ -166,7 +166,7 @@ class RecordingEngine:
 
 @pytest.mark.parametrize("greeting", [False, True])
 def test_images_come_before_the_question(flags, data, tmp_path, monkeypatch, greeting):
-    monkeypatch.setattr(RecordingEngine, "asked", [], raising=False)
+    monkeypatch.setattr(RecordingEngine, "requests", [], raising=False)
     monkeypatch.setattr(validation, "Engine", RecordingEngine)
     samples = []
     for conversation, images, _, _ in QUESTIONS.values():
