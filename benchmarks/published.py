@@ -83,7 +83,7 @@ def image_features(
     grid = math.isqrt(low.shape[1])  # the global view is an additional crop
     tower, mining = model.vision_tower_aux, model.mining
     assert tower is not None
-    assert mining is not None
+    assert isinstance(mining, PatchInfoMining)
     tokens = clip_tokens(clip, low.flatten(0, 1)).unflatten(0, low.shape[:2])
     both = tokens + mine_views(mining, tokens, tower(high), grid)
     if grid > 1:

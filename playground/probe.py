@@ -21,7 +21,6 @@ from typing import Any
 import numpy as np
 import torch
 from safetensors.torch import load_file
-from torch import nn
 from tqdm import tqdm
 
 from mgm.atomic import atomic_file
@@ -37,6 +36,7 @@ from playground.pretraining.character_readers import (
     KINDS,
     ROWS,
     WEIGHTS_FILE,
+    CharacterReaders,
     build_readers,
     character_ids,
     teach,
@@ -77,7 +77,7 @@ def positions(sample: Sample, index: int) -> list[tuple[int, int, int, float]]:
 
 
 @torch.inference_mode()
-def recognised(readers: nn.ModuleDict, images: int) -> list[dict[str, Any]]:
+def recognised(readers: CharacterReaders, images: int) -> list[dict[str, Any]]:
     """For each character of held-out images: image, cap height, and which reader recognised it.
 
     "control" is the reader of sharp images, given blurred ones.
@@ -88,9 +88,9 @@ def recognised(readers: nn.ModuleDict, images: int) -> list[dict[str, Any]]:
         image, ids = character_ids(sample, index)
         seen = views(image)
         inputs = {
-            "sharp": (readers["sharp"], seen["sharp"]),
-            "blurred": (readers["blurred"], seen["blurred"]),
-            "control": (readers["sharp"], seen["blurred"]),
+            "sharp": (readers.sharp, seen["sharp"]),
+            "blurred": (readers.blurred, seen["blurred"]),
+            "control": (readers.sharp, seen["blurred"]),
         }
         with torch.autocast("cpu", torch.bfloat16, enabled=cpu_has_bfloat16()):
             answers = {

@@ -147,7 +147,13 @@ class MGMConfig(PretrainedConfig):
 
     @property
     def fusion_sizes(self) -> FusionSizes:
-        """Widths and windows of the fusion module; of a model with a high-resolution tower."""
+        """Widths and windows of the fusion module.
+
+        Raises:
+            ValueError: the model has no high-resolution tower.
+        """
+        if self.vision_aux_config is None:
+            raise ValueError("vision_aux_config is None; a fusion needs a high-resolution tower")
         dims = self.vision_aux_config.dims
         stages = self.fusion.used_stages(len(dims))
         side = self.tokens_per_side * self.image_grid

@@ -106,7 +106,7 @@ class CharacterReader(nn.Module):
         self.tower = ConvNextTower(config).to(memory_format=torch.channels_last)
         self.tower.stages = self.tower.stages[: len(DIMS)]
         self.head = nn.Linear(DIMS[-1], ROWS * COLUMNS * CLASSES)
-        self.register_buffer("class_weights", torch.ones(CLASSES), persistent=False)
+        self.class_weights = torch.ones(CLASSES)
         self.class_weights[0] = NOTHING_WEIGHT
 
     def features(self, pixels: Tensor) -> Tensor:
@@ -127,27 +127,39 @@ class CharacterReader(nn.Module):
         return loss, (logits.argmax(-1)[there] == target[there]).float().mean().nan_to_num()
 
 
-def build_readers(init_from: Path | None = None) -> nn.ModuleDict:
+class CharacterReaders(nn.Module):
+    """A reader for sharp images and one for blurred images."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.sharp, self.blurred = CharacterReader(), CharacterReader()
+
+    def by_view(self) -> dict[str, CharacterReader]:
+        """Both readers, by the name of what they see."""
+        return {"sharp": self.sharp, "blurred": self.blurred}
+
+
+def build_readers(init_from: Path | None = None) -> CharacterReaders:
     """Both readers, with the same weights.
 
     Args:
         init_from: folder of a nano ConvNeXt; None: random weights.
     """
-    readers = nn.ModuleDict({name: CharacterReader() for name in ("sharp", "blurred")})
+    readers = CharacterReaders()
     if init_from is not None:
         state = load_convnext_tower(init_from).state_dict()
-        kept = readers["sharp"].tower.state_dict()
-        readers["sharp"].tower.load_state_dict({name: state[name] for name in kept})
-    readers["blurred"].load_state_dict(readers["sharp"].state_dict())
+        kept = readers.sharp.tower.state_dict()
+        readers.sharp.tower.load_state_dict({name: state[name] for name in kept})
+    readers.blurred.load_state_dict(readers.sharp.state_dict())
     return readers
 
 
-def teach(readers: nn.ModuleDict, out: Path, arguments: Namespace) -> None:
+def teach(readers: CharacterReaders, out: Path, arguments: Namespace) -> None:
     """Train both on the same images and write their weights to the folder `out`."""
     if shutil.which("g++"):
-        for reader in readers.values():
+        for reader in readers.by_view().values():
             reader.tower.compile()
-    towers = [reader.tower for reader in readers.values()]
+    towers = [readers.sharp.tower, readers.blurred.tower]
     by = optimizers(towers, [readers], LEARNING_RATE, OTHERS_RATE)
 
     @torch.autocast("cpu", torch.bfloat16, enabled=cpu_has_bfloat16())
@@ -155,7 +167,9 @@ def teach(readers: nn.ModuleDict, out: Path, arguments: Namespace) -> None:
         there = batch["characters"].any(-1)
         looked_at = there | (torch.rand(there.shape) < EMPTY_CELLS)
         ids = batch["characters"]
-        results = {name: reader(batch[name], ids, looked_at) for name, reader in readers.items()}
+        results = {
+            name: reader(batch[name], ids, looked_at) for name, reader in readers.by_view().items()
+        }
         figures = {name: accuracy for name, (_, accuracy) in results.items()}
         return torch.stack([loss for loss, _ in results.values()]).sum(), figures
 

@@ -136,6 +136,7 @@ def draw(
     style: Style = SHIPPED,
 ) -> Canvas:
     """Draw the picture: what it shows, cut out and put on a background, and the label."""
+    assert style.photos is not None  # checked by `choose_spec`
     size = size or choose_size(rng, caps=style.caps)
     around = pale(rng) if rng.random() < 0.7 else dark(rng)
     image = choose_surroundings(size, around, rng, split, 40, style.photos)

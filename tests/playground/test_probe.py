@@ -23,7 +23,7 @@ def test_readers_start_alike_and_see_the_same_parts(readers):
     assert part["sharp"].shape == part["blurred"].shape == (3, 256, 256)
     assert part["characters"].shape == (16, 16, 8)
     assert part["characters"].any()
-    first, second = (reader.features(part["sharp"][None]) for reader in readers.values())
+    first, second = (reader.features(part["sharp"][None]) for reader in readers.by_view().values())
     assert first.shape == (1, 16, 16, character_readers.DIMS[-1])
     torch.testing.assert_close(first, second)
     assert not torch.allclose(part["sharp"], part["blurred"], atol=0.1)
@@ -38,7 +38,7 @@ def test_blur_is_that_of_the_fusion_config():
 def test_readers_start_from_a_nano_convnext():
     folder = Path("playground/model_zoo/convnext-nano-384")
     state = load_convnext_tower(folder).state_dict()
-    for reader in character_readers.build_readers(folder).values():
+    for reader in character_readers.build_readers(folder).by_view().values():
         for name, tensor in reader.tower.state_dict().items():
             assert torch.equal(tensor, state[name].float())
 

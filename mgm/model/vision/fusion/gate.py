@@ -48,9 +48,8 @@ class ConvGate(nn.Module):
         self.gate = nn.Sequential(
             nn.Linear(2 * width, width // 2), nn.GELU(), nn.Linear(width // 2, 1)
         )
-        for projection in (self.high[-1], self.low[-1]):
-            nn.init.zeros_(projection.weight)
-            nn.init.zeros_(projection.bias)
+        for parameter in (*self.high[-1].parameters(), *self.low[-1].parameters()):
+            nn.init.zeros_(parameter)
 
     def forward(self, tokens: Tensor, stages: Sequence[Tensor]) -> Tensor:
         """What is added to the tokens, (B, N, C); arguments as for `PatchInfoMining.forward`."""
