@@ -16,7 +16,11 @@ from playground.ablation.execution.unit_folder import State
 from playground.ablation.study import read_study
 from tests.playground.ablation.conftest import TINY_STUDY
 
-pytestmark = [pytest.mark.process, pytest.mark.slow]
+pytestmark = [
+    pytest.mark.process,
+    pytest.mark.slow,
+    pytest.mark.skipif("MGM_LONG_TESTS" not in os.environ, reason="minutes; set MGM_LONG_TESTS=1"),
+]
 ROOT = Path(__file__).parents[3]
 KILLS, LIMIT = 5, 900  # seconds
 
