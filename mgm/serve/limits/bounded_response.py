@@ -54,11 +54,10 @@ class BoundedResponse(aiohttp.ClientResponse):
         Raises:
             aiohttp.ClientPayloadError: the body is cut off, or comes in chunks of a few bytes.
         """
-        part, ends_chunk = await self.content.readchunk()
+        part, ends_chunk = b"", True
         while ends_chunk and not part:  # the end of a chunk whose bytes were returned before
-            self._chunks += 1
             part, ends_chunk = await self.content.readchunk()
-        self._chunks += ends_chunk
+            self._chunks += ends_chunk
         self._chunk_bytes += len(part)
         if self._chunks > MAX_CHUNKS and self._chunk_bytes < self._chunks * MIN_CHUNK_BYTES:
             self.close()
