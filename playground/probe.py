@@ -94,7 +94,7 @@ def recognised(readers: CharacterReaders, images: int) -> list[dict[str, Any]]:
         }
         with torch.autocast("cpu", torch.bfloat16, enabled=cpu_has_bfloat16()):
             answers = {
-                name: reader.logits(reader.features(pixels[None]))[0].argmax(-1)
+                name: reader.head.logits(reader.features(pixels[None]))[0].argmax(-1)
                 for name, (reader, pixels) in inputs.items()
             }
         for row, column, slot, cap in positions(sample, index):

@@ -7,7 +7,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.utils.data import IterableDataset, get_worker_info
@@ -18,8 +17,9 @@ from mgm.engine.device import cpu_has_bfloat16
 from mgm.model.vision.convnext import ConvNextTower, load_convnext_tower
 from mgm.model.vision.convnext_config import ConvNextTowerConfig
 from mgm.model.vision.image_views import blurred
+from playground.pretraining.encoder_heads import CharacterHead, choose_cells
 from playground.pretraining.loop import batches_after, optimizers, train
-from playground.pretraining.targets import CHARACTERS, dense_targets
+from playground.pretraining.targets import dense_targets
 from playground.sample import Sample
 from playground.scenes import draw_page, draw_sample
 
@@ -29,9 +29,6 @@ DEPTHS, DIMS = (1, 2, 2), (24, 48, 128)  # of the first three stages of the nano
 SIDE = 24  # cells per side of the third map
 CELL, PART = 16, 16  # pixels per side of a cell of the third map; cells per side of training parts
 ROWS, COLUMNS = 2, 4  # character positions of a cell of the third map: 8 x 4 pixels each
-CLASSES = len(CHARACTERS) + 1
-NOTHING_WEIGHT = 0.2  # most positions hold nothing
-EMPTY_CELLS = 0.1  # share of the cells without any character that are looked at
 LEARNING_RATE, OTHERS_RATE = 2e-3, 1e-3  # of matrices; of all else
 DECAY_RATIO = 0.5  # share of the steps with learning-rate decay
 PAGE_RATIO = 0.4  # share of dense text pages
@@ -105,26 +102,17 @@ class CharacterReader(nn.Module):
         config = ConvNextTowerConfig([*DEPTHS, 1], [*DIMS, 2 * DIMS[-1]], ls_init_value=0.5)
         self.tower = ConvNextTower(config).to(memory_format=torch.channels_last)
         self.tower.stages = self.tower.stages[: len(DIMS)]
-        self.head = nn.Linear(DIMS[-1], ROWS * COLUMNS * CLASSES)
-        self.class_weights = torch.ones(CLASSES)
-        self.class_weights[0] = NOTHING_WEIGHT
+        self.head = CharacterHead(DIMS[-1], ROWS * COLUMNS)
 
     def features(self, pixels: Tensor) -> Tensor:
         """Normalised images (images, 3, H, W) -> features (images, H / 16, W / 16, channels)."""
         maps = self.tower(pixels.contiguous(memory_format=torch.channels_last))
         return maps[-1].permute(0, 2, 3, 1)
 
-    def logits(self, features: Tensor) -> Tensor:
-        """Features (..., channels) -> logits (..., 8, classes) of the positions of their cells."""
-        return self.head(features).unflatten(-1, (-1, CLASSES)).float()
-
     def forward(self, pixels: Tensor, ids: Tensor, looked_at: Tensor) -> tuple[Tensor, Tensor]:
         """The loss in the cells `looked_at`, and the share of characters recognised."""
-        target = ids[looked_at]
-        logits = self.logits(self.features(pixels)[looked_at])
-        loss = F.cross_entropy(logits.flatten(0, -2), target.flatten(), self.class_weights)
-        there = target > 0
-        return loss, (logits.argmax(-1)[there] == target[there]).float().mean().nan_to_num()
+        loss, is_right = self.head.loss(self.features(pixels)[looked_at], ids[looked_at])
+        return loss, is_right.float().mean().nan_to_num()
 
 
 class CharacterReaders(nn.Module):
@@ -164,9 +152,8 @@ def teach(readers: CharacterReaders, out: Path, arguments: Namespace) -> None:
 
     @torch.autocast("cpu", torch.bfloat16, enabled=cpu_has_bfloat16())
     def losses_of(batch: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
-        there = batch["characters"].any(-1)
-        looked_at = there | (torch.rand(there.shape) < EMPTY_CELLS)
         ids = batch["characters"]
+        looked_at = choose_cells(ids)
         results = {
             name: reader(batch[name], ids, looked_at) for name, reader in readers.by_view().items()
         }

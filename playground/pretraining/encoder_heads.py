@@ -50,6 +50,44 @@ class CaptionEncoder(nn.Module):
         return F.normalize((hidden * weights).sum(1) / weights.sum(1), dim=-1)
 
 
+class CharacterHead(nn.Linear):
+    """Linear head for the characters in each cell of a grid.
+
+    Args:
+        width: channels of the grid.
+        slots: characters of a cell.
+    """
+
+    class_weights: Tensor
+
+    def __init__(self, width: int, slots: int) -> None:
+        super().__init__(width, slots * CLASSES)
+        self.register_buffer("class_weights", torch.ones(CLASSES), persistent=False)
+        self.class_weights[0] = NOTHING_WEIGHT
+
+    def logits(self, features: Tensor) -> Tensor:
+        """Features (..., width) -> logits (..., slots, classes)."""
+        return self(features).unflatten(-1, (-1, CLASSES)).float()
+
+    def loss(self, features: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+        """The loss, and for each character of `target` in order whether it was recognised.
+
+        Args:
+            features: (cells, width).
+            target: ids (cells, slots), 0 in empty slots.
+        """
+        logits = self.logits(features)
+        loss = F.cross_entropy(logits.flatten(0, -2), target.flatten(), self.class_weights)
+        there = target > 0
+        return loss, logits.argmax(-1)[there] == target[there]
+
+
+def choose_cells(target: Tensor) -> Tensor:
+    """Cells (...) of ids (..., slots) to look at: with characters, and a few of the others."""
+    occupied = target.any(-1)
+    return occupied | (torch.rand(occupied.shape) < EMPTY_CELLS)
+
+
 class GridHeads(nn.Module):
     """Linear heads on a grid: the characters in each cell, and things and colours of its corners.
 
@@ -59,15 +97,11 @@ class GridHeads(nn.Module):
         slots: characters of a cell.
     """
 
-    class_weights: Tensor
-
     def __init__(self, width: int, side: int, slots: int) -> None:
         super().__init__()
         self.corners = FINE_SIDE // side  # per side of a cell
-        self.characters = nn.Linear(width, slots * CLASSES)
+        self.characters = CharacterHead(width, slots)
         self.things = nn.Linear(width, self.corners**2 * (THINGS + COLORS))
-        self.register_buffer("class_weights", torch.ones(CLASSES), persistent=False)
-        self.class_weights[0] = NOTHING_WEIGHT
 
     def character_loss(self, grid: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
         """The loss, and for each character of `target` in order whether it was recognised.
@@ -76,12 +110,8 @@ class GridHeads(nn.Module):
             grid: (images, side, side, width).
             target: ids (images, side, side, slots), 0 in empty slots.
         """
-        looked_at = target.any(-1) | (torch.rand(target.shape[:-1]) < EMPTY_CELLS)
-        target = target[looked_at]
-        logits = self.characters(grid[looked_at]).unflatten(-1, (-1, CLASSES)).float()
-        loss = F.cross_entropy(logits.flatten(0, -2), target.flatten(), self.class_weights)
-        there = target > 0
-        return loss, logits.argmax(-1)[there] == target[there]
+        looked_at = choose_cells(target)
+        return self.characters.loss(grid[looked_at], target[looked_at])
 
     def thing_loss(self, grid: Tensor, things: Tensor, colors: Tensor) -> Tensor:
         """The mean loss of things and colours (images, 24, 24)."""

@@ -11,6 +11,7 @@ import numpy as np
 from PIL import Image
 
 from mgm.data.image_processing_mgm import MGMImageProcessor
+from playground.cap_heights import FRAME as UNITS
 from playground.colors import COLORS
 from playground.emoji import EMOJI
 from playground.photo_library import picture_names
@@ -42,6 +43,7 @@ class DenseTargets:
     x, y: middle of each character, in pixels; y is that of its line's capitals.
     characters: ids of `CHARACTER_ID`.
     heights: step of `height_step` of its text's capitals.
+    caps: height of these capitals, in pixels of 256.
     before: id of the character before it in the same word; 0 at its start.
     words: number of the word that the character belongs to.
     things, colors: (24, 24) of 16-pixel cells, id of the smallest thing that covers the centre.
@@ -54,6 +56,7 @@ class DenseTargets:
     y: np.ndarray
     characters: np.ndarray
     heights: np.ndarray
+    caps: np.ndarray
     before: np.ndarray
     words: np.ndarray
     things: np.ndarray
@@ -96,9 +99,10 @@ def dense_targets(sample: Sample, index: int) -> DenseTargets:
     """Targets of image `index` of a drawn sample; labels that have no id count as nothing."""
     image = sample.images[index]
     transform = placement(image)
-    rows = np.array(list(_characters(sample.glyphs[index], transform)), float).reshape(-1, 6)
-    x, y, *numbers = rows.T
-    characters = [x, y, *(column.astype(np.int64) for column in numbers)]
+    rows = np.array(list(_characters(sample.glyphs[index], transform)), float).reshape(-1, 7)
+    x, y, caps, *numbers = rows.T
+    caps = caps * UNITS / max(image.size)
+    characters, heights, before, words = (column.astype(np.int64) for column in numbers)
     things = np.zeros((FRAME // 16, FRAME // 16), np.int64)
     colors = np.zeros_like(things)
     middles = np.zeros((SIDE, SIDE, 2), np.int64)
@@ -118,13 +122,16 @@ def dense_targets(sample: Sample, index: int) -> DenseTargets:
         if rows.size and columns.size:
             things[np.ix_(rows, columns)], colors[np.ix_(rows, columns)] = ids
     shown = VIEW.high_resolution(image)
-    return DenseTargets(shown, *characters, things, colors, middles)
+    return DenseTargets(
+        shown, x, y, characters, heights, caps, before, words, things, colors, middles
+    )
 
 
 def _characters(
     glyphs: Sequence[Glyph], transform: Placement
-) -> Iterator[tuple[float, float, int, int, int, int]]:
-    """x, y, id, height, id before it and word of each character with an id inside the frame."""
+) -> Iterator[tuple[float, float, float, int, int, int, int]]:
+    """Characters with an id inside the frame: x, y, cap height in pixels of the image, id, height
+    step, id of the one before, and word."""
     last: Glyph | None = None
     word = 0
     for glyph in glyphs:
@@ -134,7 +141,7 @@ def _characters(
         if character and 0 <= x < FRAME and 0 <= y < FRAME:
             height = height_step(glyph.cap * transform.scale)
             before = CHARACTER_ID.get(last.char, 0) if last and glyph.follows else 0
-            yield x, y, character, height, before, word
+            yield x, y, glyph.cap, character, height, before, word
         last = glyph
 
 
@@ -143,7 +150,7 @@ def nothing() -> DenseTargets:
     none, things = np.zeros(0, np.int64), np.zeros((FRAME // 16, FRAME // 16), np.int64)
     image = np.zeros((FRAME, FRAME, 3), np.uint8)
     middles = np.zeros((SIDE, SIDE, 2), np.int64)
-    return DenseTargets(image, *[none] * 6, things, things, middles)
+    return DenseTargets(image, *[none] * 7, things, things, middles)
 
 
 def height_step(height: float) -> int:

@@ -27,20 +27,17 @@ from mgm.errors import run_command
 from mgm.model.modeling_mgm import MGMForConditionalGeneration
 from playground.ablation.execution.initial_model import unit_model, write_cost
 from playground.ablation.execution.run_unit import PROBE_FILE
-from playground.cap_heights import FRAME as UNITS
 from playground.cap_heights import HEIGHT_BINS
 from playground.pretraining.cell_code import SLOTS
-from playground.pretraining.encoder_heads import CLASSES, THINGS, GridHeads
+from playground.pretraining.encoder_heads import THINGS, GridHeads
 from playground.pretraining.loop import batches_after, train
 from playground.pretraining.targets import (
     CELL,
-    CHARACTER_ID,
     FRAME,
     cell_characters,
     dense_targets,
-    placement,
 )
-from playground.scenes import Sample, Split, draw_page, draw_sample
+from playground.scenes import Split, draw_page, draw_sample
 
 FIRST_SEED = 4_000_000_000  # of training images; no data set and no pre-training has these
 SEED_STEP = 10_000_000
@@ -100,7 +97,8 @@ class ProbeImages(IterableDataset[dict[str, Tensor]]):
         page = generator.random() < self.page_ratio
         sample = draw_page(seed) if page else draw_sample(seed, self.split)
         index = int(generator.integers(len(sample.images)))
-        targets = replace(dense_targets(sample, index), heights=_heights(sample, index))
+        targets = dense_targets(sample, index)
+        targets = replace(targets, heights=(HEIGHT_SCALE * targets.caps).round().astype(np.int64))
         size = FRAME // self.side
         cells = cell_characters(targets, size, SLOTS * (size // CELL) ** 2)
         grid = (self.side, self.side, -1)
@@ -112,18 +110,6 @@ class ProbeImages(IterableDataset[dict[str, Tensor]]):
             "things": torch.tensor(targets.things),
             "colors": torch.tensor(targets.colors),
         }
-
-
-def _heights(sample: Sample, index: int) -> np.ndarray:
-    """The cap height of each character of `DenseTargets`, in 1/100 unit."""
-    image = sample.images[index]
-    transform = placement(image)
-    heights = []
-    for glyph in sample.glyphs[index]:
-        x, y = transform.x((glyph.x0 + glyph.x1) / 2), transform.y(glyph.level)
-        if CHARACTER_ID.get(glyph.char, 0) and 0 <= x < FRAME and 0 <= y < FRAME:
-            heights.append(round(HEIGHT_SCALE * glyph.cap * UNITS / max(image.size)))
-    return np.array(heights, np.int64)
 
 
 class Probe(nn.Module):
@@ -166,7 +152,7 @@ class Probe(nn.Module):
             batch: stacked over images.
         """
         grid = self.tokens(batch["image"])
-        characters = self.heads.characters(grid).unflatten(-1, (-1, CLASSES)).argmax(-1)
+        characters = self.heads.characters.logits(grid).argmax(-1)
         corners = self.heads.things(grid).unflatten(
             -1, (self.heads.corners, self.heads.corners, -1)
         )
