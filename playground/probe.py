@@ -12,7 +12,6 @@ where the sharp ones can: otherwise high resolution has nothing to give.
 
 import json
 import logging
-import subprocess
 import sys
 from itertools import pairwise
 from pathlib import Path
@@ -27,22 +26,19 @@ from mgm.atomic import atomic_file
 from mgm.engine.device import cpu_has_bfloat16
 from mgm.errors import Parser, run_command
 from mgm.eval.statistics.intervals import mean_interval
+from playground.ablation.execution.checkout import current_checkout
 from playground.arguments import count
-from playground.cap_heights import FRAME as UNITS
 from playground.cap_heights import HEIGHT_BINS, MIN_CAP
 from playground.pretraining.character_readers import (
     BLUR,
-    COLUMNS,
     KINDS,
-    ROWS,
     WEIGHTS_FILE,
     CharacterReaders,
     build_readers,
-    character_ids,
+    character_grids,
     teach,
     views,
 )
-from playground.pretraining.targets import placement
 from playground.sample import Sample
 from playground.scenes import draw_sample
 
@@ -59,23 +55,6 @@ def held_out_sample(number: int) -> tuple[Sample, int]:
     return sample, (number // len(KINDS)) % len(sample.images)
 
 
-def positions(sample: Sample, index: int) -> list[tuple[int, int, int, float]]:
-    """Row, column and position in the cell of each character, and its cap height in units.
-
-    Of characters that share a position only the last one is listed, as in `dense_targets`.
-    """
-    image = sample.images[index]
-    transform = placement(image)
-    caps: dict[tuple[int, int], float] = {}
-    for glyph in sample.glyphs[index]:
-        x, y = transform.x((glyph.x0 + glyph.x1) / 2), transform.y(glyph.level)
-        caps[int(y // 8), int(x // 4)] = glyph.cap * UNITS / max(image.size)
-    return [
-        (row // ROWS, column // COLUMNS, row % ROWS * COLUMNS + column % COLUMNS, cap)
-        for (row, column), cap in caps.items()
-    ]
-
-
 @torch.inference_mode()
 def recognised(readers: CharacterReaders, images: int) -> list[dict[str, Any]]:
     """For each character of held-out images: image, cap height, and which reader recognised it.
@@ -85,7 +64,7 @@ def recognised(readers: CharacterReaders, images: int) -> list[dict[str, Any]]:
     rows = []
     for number in tqdm(range(images), desc="held-out images", unit="image"):
         sample, index = held_out_sample(number)
-        image, ids = character_ids(sample, index)
+        image, ids, caps = character_grids(sample, index)
         seen = views(image)
         inputs = {
             "sharp": (readers.sharp, seen["sharp"]),
@@ -97,12 +76,10 @@ def recognised(readers: CharacterReaders, images: int) -> list[dict[str, Any]]:
                 name: reader.head.logits(reader.features(pixels[None]))[0].argmax(-1)
                 for name, (reader, pixels) in inputs.items()
             }
-        for row, column, slot, cap in positions(sample, index):
-            truth = ids[row, column, slot]
-            right = {
-                name: bool(given[row, column, slot] == truth) for name, given in answers.items()
-            }
-            rows.append({"image": str(number), "cap": cap, "right": right})
+        for position in map(tuple, ids.nonzero().tolist()):
+            truth = ids[position]
+            right = {name: bool(given[position] == truth) for name, given in answers.items()}
+            rows.append({"image": str(number), "cap": float(caps[position]), "right": right})
     return rows
 
 
@@ -132,12 +109,6 @@ def _name(low: float, high: float) -> str:
     return f"{low:g}-{high:g}"
 
 
-def _commit() -> str:
-    git = ["git", "-C", str(Path(__file__).parent), "rev-parse", "HEAD"]
-    done = subprocess.run(git, capture_output=True, text=True, check=False)
-    return done.stdout.strip() or "unknown"
-
-
 def main() -> None:
     """Train both readers, if they are not there, and write what they recognise."""
     parser = Parser(prog="python -m playground.probe", description=__doc__.splitlines()[0])
@@ -154,7 +125,7 @@ def main() -> None:
     arguments = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     torch.manual_seed(arguments.seed)
-    commit = _commit()
+    commit = current_checkout(Path(__file__).parent).commit
     readers = build_readers(arguments.init_from)
     if not arguments.weights.is_dir():
         teach(readers, arguments.weights, arguments)

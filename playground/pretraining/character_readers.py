@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
-from torch.utils.data import IterableDataset, get_worker_info
+from torch.utils.data import IterableDataset
 
 from mgm.atomic import atomic_folder
 from mgm.data.image_processing_mgm import CLIP_MEAN, CLIP_STD
@@ -18,7 +18,7 @@ from mgm.model.vision.convnext import ConvNextTower, load_convnext_tower
 from mgm.model.vision.convnext_config import ConvNextTowerConfig
 from mgm.model.vision.image_views import blurred
 from playground.pretraining.encoder_heads import CharacterHead, choose_cells
-from playground.pretraining.loop import batches_after, optimizers, train
+from playground.pretraining.loop import batches_after, optimizers, seeds_of_worker, train
 from playground.pretraining.targets import dense_targets
 from playground.sample import Sample
 from playground.scenes import draw_page, draw_sample
@@ -42,14 +42,20 @@ def views(image: Tensor) -> dict[str, Tensor]:
     return {"sharp": pixels, "blurred": blurred(pixels[None], BLUR)[0]}
 
 
-def character_ids(sample: Sample, index: int) -> tuple[Tensor, Tensor]:
-    """Image `index` of a sample, (384, 384, 3) in uint8, and its ids (24, 24, 8), 0 for none."""
+def character_grids(sample: Sample, index: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Image `index` of a sample with its characters; of those that share a position, the last.
+
+    Returns:
+        The image, (384, 384, 3) in uint8; ids of the characters, (24, 24, 8), 0 for none; their cap
+        heights in units, (24, 24, 8).
+    """
     targets = dense_targets(sample, index)
     rows, columns = (targets.y // 8).astype(int), (targets.x // 4).astype(int)
+    cells = rows // ROWS, columns // COLUMNS, rows % ROWS * COLUMNS + columns % COLUMNS
     ids = np.zeros((SIDE, SIDE, ROWS * COLUMNS), np.int64)
-    slot = rows % ROWS * COLUMNS + columns % COLUMNS
-    ids[rows // ROWS, columns // COLUMNS, slot] = targets.characters
-    return torch.tensor(targets.image), torch.tensor(ids)
+    caps = np.zeros(ids.shape)
+    ids[cells], caps[cells] = targets.characters, targets.caps
+    return torch.tensor(targets.image), torch.tensor(ids), torch.tensor(caps)
 
 
 class CharacterImages(IterableDataset[dict[str, Tensor]]):
@@ -63,11 +69,7 @@ class CharacterImages(IterableDataset[dict[str, Tensor]]):
         self.seed = seed
 
     def __iter__(self) -> Iterator[dict[str, Tensor]]:
-        worker = get_worker_info()
-        number, step = (worker.id, worker.num_workers) if worker else (0, 1)
-        while True:
-            yield self.draw(self.seed + number)
-            number += step
+        return map(self.draw, seeds_of_worker(self.seed))
 
     def draw(self, seed: int) -> dict[str, Tensor]:
         """sharp, blurred: (3, 256, 256), normalised; characters: ids (16, 16, 8), 0 for none.
@@ -79,7 +81,7 @@ class CharacterImages(IterableDataset[dict[str, Tensor]]):
             sample = draw_page(seed)
         else:
             sample = draw_sample(seed, "train", KINDS[generator.integers(len(KINDS))])
-        image, ids = character_ids(sample, int(generator.integers(len(sample.images))))
+        image, ids, _ = character_grids(sample, int(generator.integers(len(sample.images))))
         occupied = ids.any(-1).nonzero().tolist() or [[0, 0]]
         shifts = generator.integers(PART, size=2)
         row, column = (

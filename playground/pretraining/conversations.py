@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import IterableDataset, get_worker_info
+from torch.utils.data import IterableDataset
 from transformers import PreTrainedTokenizerFast
 
 from mgm.data.text.conversation import training_segments
@@ -19,6 +19,7 @@ from playground.corpus import text_sample
 from playground.photo_library import Photos
 from playground.pretraining.cell_code import CELLS, cell_targets
 from playground.pretraining.guides import Guides, collate_guides
+from playground.pretraining.loop import seeds_of_worker
 from playground.pretraining.targets import dense_targets, nothing
 from playground.pretraining.word_positions import position_questions, words_on
 from playground.scenes import KINDS, PHOTO, draw_page, draw_sample
@@ -58,17 +59,14 @@ class Conversations(IterableDataset[dict[str, Any]]):
         self.guides = Guides(tokenizer)
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
-        worker = get_worker_info()
-        step = worker.num_workers if worker else 1
-        number = worker.id * POOL * self.batch_size if worker else 0
-        while True:
-            seeds = range(self.seed + number, self.seed + number + POOL * self.batch_size)
+        pool = POOL * self.batch_size
+        for first in seeds_of_worker(self.seed, pool):
+            seeds = range(first, first + pool)
             samples = sorted(map(self.draw, seeds), key=lambda sample: len(sample["ids"]))
             starts = list(range(0, len(samples), self.batch_size))
-            Random(seeds[0]).shuffle(starts)
+            Random(first).shuffle(starts)
             for start in starts:
                 yield from samples[start : start + self.batch_size]
-            number += step * len(samples)
 
     def draw(self, seed: int) -> dict[str, Any]:
         """The conversation of this seed, encoded: see `encoded`."""

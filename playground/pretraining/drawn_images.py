@@ -5,11 +5,12 @@ from collections.abc import Iterator
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import IterableDataset, get_worker_info
+from torch.utils.data import IterableDataset
 from transformers import PreTrainedTokenizerFast
 
 from playground.photo_library import Photos
 from playground.pretraining.cell_code import cell_targets
+from playground.pretraining.loop import seeds_of_worker
 from playground.pretraining.targets import FRAME, cell_characters, dense_targets
 from playground.scenes import draw_page, draw_sample
 
@@ -39,11 +40,7 @@ class DrawnImages(IterableDataset[dict[str, Tensor]]):
         self.photos = photos
 
     def __iter__(self) -> Iterator[dict[str, Tensor]]:
-        worker = get_worker_info()
-        number, step = (worker.id, worker.num_workers) if worker else (0, 1)
-        while True:
-            yield self.draw(self.seed + number)
-            number += step
+        return map(self.draw, seeds_of_worker(self.seed))
 
     def draw(self, seed: int) -> dict[str, Tensor]:
         """The picture of this seed with what there is to see.

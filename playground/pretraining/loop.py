@@ -1,15 +1,16 @@
 """The training loop that all nano pre-training shares."""
 
+import itertools
 import logging
 import pickle
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, IterableDataset
+from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 from tqdm import tqdm
 
 from mgm.atomic import atomic_file
@@ -45,6 +46,18 @@ def optimizers(
         torch.optim.Muon(inner, learning_rate, weight_decay=0.05, adjust_lr_fn="match_rms_adamw"),
         torch.optim.AdamW(outer, others, betas=(0.9, 0.98), weight_decay=0.0, fused=True),
     ]
+
+
+def seeds_of_worker(first: int, block: int = 1) -> Iterator[int]:
+    """Endless first seeds of the blocks that this data-loader worker draws, of those from `first`.
+
+    Args:
+        first: first seed of the stream.
+        block: seeds of a block.
+    """
+    worker = get_worker_info()
+    number, workers = (worker.id, worker.num_workers) if worker else (0, 1)
+    return itertools.count(first + number * block, workers * block)
 
 
 def batches_after(

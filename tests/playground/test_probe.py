@@ -31,7 +31,7 @@ def test_readers_start_alike_and_see_the_same_parts(readers):
 
 def test_blur_is_that_of_the_fusion_config():
     sample, index = probe.held_out_sample(0)
-    seen = character_readers.views(character_readers.character_ids(sample, index)[0])
+    seen = character_readers.views(character_readers.character_grids(sample, index)[0])
     torch.testing.assert_close(seen["blurred"], blurred(seen["sharp"][None], 168)[0])
 
 
@@ -46,12 +46,13 @@ def test_readers_start_from_a_nano_convnext():
 def test_positions_hold_their_characters():
     for number in range(6):
         sample, index = probe.held_out_sample(number)
-        _, ids = character_readers.character_ids(sample, index)
-        results = probe.positions(sample, index)
-        assert len(results) == int((ids > 0).sum())
+        _, ids, caps = character_readers.character_grids(sample, index)
         drawn = {CHARACTER_ID[glyph.char] for glyph in sample.glyphs[index]}
-        assert {int(ids[row, column, slot]) for row, column, slot, _ in results} == drawn
-        assert all(3.9 < cap < FRAME for *_, cap in results)
+        assert {*ids[ids > 0].tolist()} == drawn
+        heights = caps[ids > 0]
+        assert heights.min() > 3.9
+        assert heights.max() < FRAME
+        assert not caps[ids == 0].any()
 
 
 def test_accuracy_is_counted_in_its_bin():
