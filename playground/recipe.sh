@@ -32,7 +32,7 @@ learn_images() { python -m playground.pretraining.encoders --tokenizer "$out/tok
 
 cell_code() {
     [ -d "$out/cell_code" ] ||
-        learn_language --tokenizer "$out/tokenizer" --train-cell-code --out "$out/cell_code" \
+        OMP_NUM_THREADS=$cores learn_language --tokenizer "$out/tokenizer" --train-cell-code --out "$out/cell_code" \
             --learning-rate 3e-3 --steps 3000 --decay-ratio 0
 }
 language_model() {
@@ -40,31 +40,21 @@ language_model() {
         learn_language --init-from "$out/cell_code" --out "$out/llama-nano" --steps 18000 --cell-ratio 0.97 \
             --learning-rate 2e-3 --decay-ratio 0.6
 }
-
-# Every encoder learns in two parts, the second with the cell code; finished encoders are left as they are.
-first_part() { learn_images --encoder-set "$1" --out "$out/encoders_without_code" --steps 4000 --decay-ratio 0; }
-second_part() {
-    learn_images --encoder-set "$1" --init-from "$out/encoders_without_code" --language-model "$out/cell_code" \
-        --out "$out/encoders" --steps 18000 --decay-ratio 0.6 --seed 1100000000
-}
-both_parts() {
-    first_part "$1"
-    second_part "$1"
+encoders() { # of each set; those that are finished are left as they are
+    local set
+    for set in "$@"; do
+        learn_images --encoder-set "$set" --language-model "$out/cell_code" --out "$out/encoders" --steps 12000 \
+            --decay-ratio 0.6
+    done
 }
 
-first_encoders() { first_part base; }
-language_and_encoders() {
+language_model_and_encoders() {
     language_model
-    both_parts fine-vit
-    both_parts half-convnext
+    encoders fine-vit half-convnext
 }
-other_encoders() {
-    second_part base
-    both_parts large-vit
-    both_parts double-convnext
-}
+other_encoders() { encoders base large-vit double-convnext; }
 
 python -m playground.photos --out "$photos"
 [ -d "$out/tokenizer" ] || python -m playground.tokenizer --out "$out/tokenizer" --photos "$photos"
-side_by_side cell_code first_encoders
-side_by_side language_and_encoders other_encoders
+cell_code
+side_by_side language_model_and_encoders other_encoders
