@@ -162,7 +162,7 @@ class _RegisteringLoader(Loader):
         return getattr(self._loader, name)
 
     def create_module(self, spec: ModuleSpec) -> ModuleType | None:
-        """As the real loader does."""
+        """Create the module with its real loader."""
         return self._loader.create_module(spec)
 
     def exec_module(self, module: ModuleType) -> None:

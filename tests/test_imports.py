@@ -88,7 +88,6 @@ LAYERS = {
 MAX_FILES = 9  # files per folder, without __init__.py
 MANY_FILES = {"eval/benchmarks"}  # one file for each benchmark
 # Packages of servers, which need these libraries; others import them in functions.
-# a server.
 SERVERS = (
     *(f"serve/http/{name}.py" for name in ("concurrency_limit", "connection", "disconnect")),
     *(f"serve/http/{name}.py" for name in ("middleware", "openapi", "server")),

@@ -3,7 +3,9 @@
 Any other causal language model of transformers works too; its template is then a training flag.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +82,12 @@ TEXT_TYPE_OF_PUBLISHED = {
 }
 
 PUBLISHED_OF_TEXT_TYPE = {text: published for published, text in TEXT_TYPE_OF_PUBLISHED.items()}
+
+
+def is_mini_gemini(values: Mapping[str, Any]) -> bool:
+    """Whether a config.json is that of a Mini-Gemini, in the native or a published layout."""
+    # A list: the value may be anything that JSON can hold, and not be hashable.
+    return values.get("model_type") in list(TEXT_TYPE_OF_PUBLISHED)
 
 
 def family_of(

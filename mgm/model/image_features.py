@@ -231,7 +231,9 @@ class ImageFeaturesMixin:
 
     def _fusion_parts(self) -> tuple[ConvNextTower, nn.Module]:
         if self.vision_tower_aux is None or self.mining is None:
-            raise MGMError("config: vision_aux_config is null; this model mines no details")
+            raise MGMError(
+                "config: vision_aux_config is null; the model has no high-resolution encoder"
+            )
         return self.vision_tower_aux, self.mining
 
     def _fusion_module(self, tokens: Tensor) -> nn.Module:

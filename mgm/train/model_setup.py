@@ -5,6 +5,7 @@ from collections.abc import Generator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from transformers import set_seed
@@ -24,7 +25,7 @@ from mgm.data.text.tokenizer import (
 from mgm.errors import MGMError, prefix_errors
 from mgm.model.checkpoint.base_models import MissingBaseError
 from mgm.model.checkpoint.components import load_stage1
-from mgm.model.families import TEXT_TYPE_OF_PUBLISHED, family_of
+from mgm.model.families import family_of, is_mini_gemini
 from mgm.model.files.hub import checkpoint_folder
 from mgm.model.files.json_file import read_json
 from mgm.model.files.weight_files import load_into
@@ -67,7 +68,7 @@ def build_model_and_processor(
         arguments = (model_flags, *arguments[1:])
     folder = checkpoint_folder(model_flags.model_name_or_path)
     set_seed(training.seed)  # for the initialisation of new parameters
-    build = _from_checkpoint if _is_mini_gemini(folder) else _from_components
+    build = _from_checkpoint if is_mini_gemini(_read_config(folder)) else _from_components
     with _without_zero3_init(training):
         model, processor = build(folder, arguments)
         device = _init_device(training)
@@ -235,16 +236,17 @@ def _is_none(path: str | None) -> bool:
     return path is None or path.lower() in ("none", "")
 
 
-def _is_mini_gemini(folder: Path) -> bool:
+def _read_config(folder: Path) -> dict[str, Any]:
     path = folder / "config.json"
     if not path.is_file():
         raise MGMError(
             f"{folder}: has no config.json; give the folder of a language model or a Mini-Gemini"
         )
-    model_type = read_json(path).get("model_type")
-    if not isinstance(model_type, str):
-        raise MGMError(f"{path}: model_type is {model_type!r}; expected a name, restore the file")
-    return model_type in TEXT_TYPE_OF_PUBLISHED
+    values = read_json(path)
+    if not isinstance(values.get("model_type"), str):
+        found = values.get("model_type")
+        raise MGMError(f"{path}: model_type is {found!r}; expected a name, restore the file")
+    return values
 
 
 def _check_vocabulary(processor: MGMProcessor, folder: Path) -> None:

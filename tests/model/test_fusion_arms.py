@@ -165,9 +165,9 @@ def test_fewer_stages_mine_in_a_map_of_those_stages() -> None:
 def test_without_attention_there_is_none_to_show(arm: str) -> None:
     model = tiny_model(fusion=ARMS[arm])
     pixels = torch.zeros(1, 3, 128, 128, dtype=torch.uint8)
-    with pytest.raises(MGMError, match=r"has no attention weights|mines no details"):
+    with pytest.raises(MGMError, match=r"has no attention weights|no high-resolution encoder"):
         model.mining_attention(pixels)
-    with pytest.raises(MGMError, match=r"has no queries of tokens|mines no details"):
+    with pytest.raises(MGMError, match=r"has no queries of tokens|no high-resolution encoder"):
         model.mean_query(pixels)
 
 

@@ -155,7 +155,7 @@ def test_invalid_config_value(saved) -> None:
 
 def test_config_without_a_possible_model(saved) -> None:
     change_config(saved, text_config=TEXT | {"hidden_act": "magic"})
-    assert f"{saved}/config.json: describes no model (KeyError: 'magic')" in fault(saved)
+    assert f"{saved}/config.json: is not a valid model config (KeyError: 'magic')" in fault(saved)
 
 
 @pytest.mark.parametrize(

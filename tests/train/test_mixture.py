@@ -122,7 +122,9 @@ def test_weights_below_one_sample(flags, mixture, caplog):
     content["datasets"][1]["weight"] = 0.1
     mixture.write_text(json.dumps(content))
     assert len(run_training(words(flags | {"max_steps": 1})).train_dataset) == 8 * 2.5
-    assert "text teaches nothing, for its weight 0.1 is less than one of its 3 " in caplog.text
+    assert "text is not used: its weight 0.1 selects none of its 3 " in caplog.text
     mixture.write_text(json.dumps({"datasets": content["datasets"][1:]}))
-    with pytest.raises(MGMError, match=r"mixture\.json: no dataset gives a sample; give larger"):
+    with pytest.raises(
+        MGMError, match=r"mixture\.json: the weights select no samples; give"
+    ):
         run_training(words(flags))

@@ -144,7 +144,7 @@ class Collator:
             if not (
                 sample["labels"][1:] != IGNORE_INDEX
             ).any():  # no logits predict the first token
-                self._count(UNSUPERVISED, sample, "has no label left and teaches nothing")
+                self._count(UNSUPERVISED, sample, "has no labels left")
         if self.counts[UNSUPERVISED] >= MIN_UNSUPERVISED:
             self._check_supervision()
 

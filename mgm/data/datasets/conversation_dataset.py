@@ -77,11 +77,6 @@ class ConversationDataset(Dataset[dict[str, Tensor]]):
     def __len__(self) -> int:
         return len(self.rows)
 
-    @property
-    def file_indices(self) -> np.ndarray:
-        """Index in the file of each sample."""
-        return self.samples.index.indices[self.rows]
-
     def file_index(self, index: int) -> int:
         """Index in the file of one sample."""
         return int(self.samples.index.indices[self.rows[index]])

@@ -64,11 +64,11 @@ class MixedDataset(Dataset[dict[str, Tensor]]):
             of_row.append(rows)
             if len(part) and not len(rows):
                 logger.warning(
-                    "%s: %s teaches nothing, for its weight %g is less than one of its %d samples",
+                    "%s: %s is not used: its weight %g selects none of its %d samples",
                     *(path, source.name, source.weight, len(part)),
                 )
         if not any(map(len, of_row)):
-            raise MGMError(f"{path}: no dataset gives a sample; give larger weights")
+            raise MGMError(f"{path}: the weights select no samples; give larger weights")
         self.part_of, self.row_of = np.concatenate(of_part), np.concatenate(of_row)
 
     def __len__(self) -> int:

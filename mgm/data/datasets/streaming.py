@@ -141,7 +141,9 @@ class _Reader:
         """Samples or packed rows after a cursor, each with the cursor to resume after it."""
         stream = self.stream
         block, done = cursor.get("block", 0), cursor.get("done", 0)
-        saved = cursor.get("places", [(0, 0, 0)] * len(stream.shards))
+        # Compat: checkpoints of earlier versions have "places".
+        saved = cursor.get("positions", cursor.get("places"))
+        saved = [(0, 0, 0)] * len(stream.shards) if saved is None else saved
         positions = [SourcePosition(*position) for position in saved]
         samples = [self._source(number, position) for number, position in enumerate(positions)]
         weights = [source.weight for source in stream.sources]
@@ -155,7 +157,7 @@ class _Reader:
             items = self._ordered([next(samples[source]) for source in chosen], draw)
             for count, item in enumerate(items, start=1):
                 if count > done:
-                    next_cursor = {"block": block, "done": count, "places": start}
+                    next_cursor = {"block": block, "done": count, "positions": start}
                     tensors = self._tensors_of(item)
                     parts = tensors if isinstance(tensors, list) else [tensors]
                     usable = usable or any(map(is_usable, parts))

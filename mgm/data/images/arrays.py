@@ -73,7 +73,7 @@ def array_size(array: Any, label: str) -> tuple[int, int]:
     if len(shape) not in (2, 3):
         raise MGMError(f"{what}; {ADVICE}")
     if 0 in shape:
-        raise MGMError(f"{what}, without a pixel; {ADVICE}")
+        raise MGMError(f"{what}, no pixels; {ADVICE}")
     if len(shape) == 3:
         axis = _channel_axis(shape, what)
         shape = (*shape[:axis], *shape[axis + 1 :])

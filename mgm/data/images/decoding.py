@@ -198,12 +198,12 @@ def check_size(size: tuple[int, int], name: str, limits: ImageLimits) -> None:
     """
     width, height = size
     if width < 1 or height < 1:
-        raise MGMError(f"{name}: is {width} x {height}, without a pixel; give another")
+        raise MGMError(f"{name}: is {width} x {height}, has no pixels; give another")
     if width * height > limits.max_pixels:
         raise _too_large(name, f"is {width} x {height}", limits)
     if max(size) > limits.max_side:
         raise MGMError(
-            f"{name}: is {width} x {height}, longer than {limits.max_side:,} pixels; cut it up"
+            f"{name}: is {width} x {height}, longer than {limits.max_side:,} pixels; crop it"
         )
 
 
@@ -221,8 +221,8 @@ def _convert(image: Image.Image, name: str) -> Image.Image:
         return Image.fromarray(levels.astype(np.uint8)).convert("RGB")
     if image.mode in ("I", "F"):
         raise MGMError(
-            f"{name}: has signed numbers, fractions or numbers of 32 bits (Pillow's mode "
-            f"{image.mode}), which do not say what is black and what is white; save it with 8 bits"
+            f"{name}: has signed, floating-point or 32-bit pixels (Pillow's mode {image.mode}), "
+            "whose range of values is unknown; save it with 8 bits"
         )
     if image.format == "PNG" and image.mode == "P":
         palette = b"" if image.palette is None else image.palette.getdata()[1]
@@ -280,7 +280,7 @@ def _unidentified(content: bytes, name: str, limits: ImageLimits) -> MGMError:
 
 
 def _external(name: str) -> MGMError:
-    return MGMError(f"{name}: is PostScript, which other programs draw; save it as PNG")
+    return MGMError(f"{name}: PostScript is not supported; save it as PNG")
 
 
 def _too_large(name: str, what: str, limits: ImageLimits) -> MGMError:

@@ -261,7 +261,7 @@ def _received(response: http.client.HTTPResponse, name: str) -> bytes:
             raise MGMError(f"{name}: is larger than {limit}; save a smaller copy first")
         if time.monotonic() - started > MAX_DOWNLOAD_SECONDS:
             raise MGMError(
-                f"{name}: sent {len(content):,} bytes in {MAX_DOWNLOAD_SECONDS:.0f} s and no end; "
+                f"{name}: timed out after {MAX_DOWNLOAD_SECONDS:.0f} s and {len(content):,} bytes; "
                 "download it and give the file"
             )
     if response.length:  # fewer bytes than Content-Length

@@ -28,9 +28,9 @@ def attribute_mining(engine: Engine, request: Request, answer: str = "") -> list
         MGMError: the request has no image, the model has no mining, or the prompt is too long.
     """
     if not request.images:
-        raise MGMError("there is no image; nothing was mined")
+        raise MGMError("the request has no image; give one")
     if engine.model.mining is None:
-        raise MGMError("this model mines no details; it has no high-resolution encoder")
+        raise MGMError("the model has no high-resolution encoder, and so no mining")
     images = [
         engine.images.open(source, f"image {number} of {len(request.images)}", request.orientation)
         for number, source in enumerate(request.images, start=1)

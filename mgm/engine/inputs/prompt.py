@@ -93,7 +93,8 @@ class PromptBuilder:
                 name = self._processor.tokenizer.convert_ids_to_tokens(token)
                 raise MGMError(
                     f"{label}the prompt contains {name!r}, token {token}, and the model has {rows} "
-                    "embeddings; its tokenizer is that of another model, or leave that text out"
+                    "embeddings: the tokenizer is of another model; use the model's own, or remove "
+                    "that text"
                 )
         if len(ids) >= self.context_length:
             per_image = self._model.config.image_tokens_per_image

@@ -99,7 +99,7 @@ class BatchKVCache(Cache):
         for layer in self._batch_layers:
             layer.reserve(rows, columns)
 
-    def release(self, max_bytes: int) -> None:
+    def clear(self, max_bytes: int) -> None:
         """Remove all rows, and free their memory if it is more than `max_bytes`."""
         self.lengths.clear()
         if sum(layer.nbytes for layer in self._batch_layers) > max_bytes:
@@ -112,8 +112,8 @@ class BatchKVCache(Cache):
             for part in (layer.keys, layer.values):
                 torch._dynamo.mark_static_address(part, guard=False)
 
-    def remove(self, row: int) -> None:
-        """Remove a row; the last row moves to its index."""
+    def free_row(self, row: int) -> None:
+        """Free the row of a finished sequence; the last row moves to its index."""
         last = len(self.lengths) - 1
         if row != last:
             for layer in self._batch_layers:

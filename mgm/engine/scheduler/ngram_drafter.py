@@ -124,11 +124,11 @@ class NGramDrafter:
         self._recent_expected = ACCEPTANCE_DECAY * self._recent_expected + expected
         self._recent_accepted = ACCEPTANCE_DECAY * self._recent_accepted + accepted
 
-    def update(self, tokens: Sequence[int], new: int) -> None:
-        """Count the last `new` of some tokens as continuations of the n-grams before them."""
+    def update(self, tokens: Sequence[int], num_new: int) -> None:
+        """Record the last `num_new` tokens as continuations of the n-grams that precede them."""
         if not self.num_speculative_tokens:
             return
-        for index in range(max(len(tokens) - new, 0), len(tokens)):
+        for index in range(max(len(tokens) - num_new, 0), len(tokens)):
             for ngram in _ngrams_at_end(tokens[max(index - MAX_NGRAM, 0) : index]):
                 if ngram not in self._ngrams:
                     self._ngrams[ngram] = _NextTokenCounts()

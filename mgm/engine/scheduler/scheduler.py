@@ -242,11 +242,11 @@ class Scheduler:
                 self._kv_cache.zero(row)
             elif self.config.cache_completions:
                 self._cache_completion(row)
-            self._kv_cache.remove(row)
+            self._kv_cache.free_row(row)
             self.running[row] = self.running[-1]
             self.running.pop()
             if not self.running:  # free memory of the widest row so far
-                self._kv_cache.release(self._max_kv_bytes // 8)
+                self._kv_cache.clear(self._max_kv_bytes // 8)
 
     def _cache_completion(self, row: int) -> None:
         """Put the keys and values of a row, prompt and output, into the prefix cache."""

@@ -133,7 +133,7 @@ def combine_inputs(benchmark: Benchmark, question: Question) -> dict[str, Any]:
     target = question.target if isinstance(question.target, str | int | float) else None
     names = [name for name in benchmark.combine_metadata if name in question.metadata]
     metadata = {name: question.metadata[name] for name in names}
-    return {"category": question.category, "answer": target, "facts": metadata}
+    return {"category": question.category, "answer": target, "metadata": metadata}
 
 
 def restore_question(score: Score, name: str) -> Question:
@@ -153,7 +153,8 @@ def restore_question(score: Score, name: str) -> Question:
         target=inputs["answer"],
         group=score.groups[name],
         category=inputs["category"],
-        metadata=inputs["facts"],
+        # Compat: earlier versions wrote "facts".
+        metadata=inputs["metadata" if "metadata" in inputs else "facts"],
     )
 
 
@@ -227,7 +228,9 @@ def warn_if_replaced(path: Path, score: Score) -> None:
     except MGMError:
         return
     if complete and not score.complete:
-        logger.warning("%s: replacing a complete score by a partial one (%s)", path, score.coverage)
+        logger.warning(
+            "%s: replacing a complete score with a partial one (%s)", path, score.coverage
+        )
 
 
 def score_files(folder: Path) -> list[Path]:

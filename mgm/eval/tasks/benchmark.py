@@ -279,9 +279,9 @@ class Benchmark(ABC):
 
 
 def row_id(row: Mapping[str, Any], number: int) -> str:
-    """The id of the question in a row of a data set; without an id column its index.
+    """The id of the question in a row of a data set.
 
-    Both harnesses count rows from 0: the number from 1 would be the id of the next question.
+    Without an id column it is the row's index from 0, as in both harnesses.
 
     Args:
         row: fields of the row.

@@ -25,18 +25,18 @@ logger = logging.getLogger(__name__)
 BASE_DIGEST = "base_sha256"  # in the metadata, beside BASE_ADAPTER
 
 
-def weights_digest(layers: Sequence[Path]) -> str:
+def weights_digest(folders: Sequence[Path]) -> str:
     """SHA-256 of a model's weight files, independent of file names and configs.
 
     Of a file over 16 MiB, its size and blocks spread over it are hashed.
 
     Args:
-        layers: the folder of the model, and those below it as `base_folders` returns them.
+        folders: the folder of the model, then its bases as `base_folders` returns them.
 
     Raises:
         MGMError: there are no weights, or they cannot be read.
     """
-    folder, *below = layers
+    folder, *bases = folders
     combined = hashlib.sha256()
     for file in _files(folder):
         check_readable(file)
@@ -46,24 +46,24 @@ def weights_digest(layers: Sequence[Path]) -> str:
             raise MGMError(
                 f"{file}: cannot be read ({one_line(error.strerror or error)}); copy it again"
             ) from error
-    if below and BASE_DIGEST not in stored_metadata(folder):  # else the metadata has it
-        combined.update(weights_digest(below).encode())
+    if bases and BASE_DIGEST not in stored_metadata(folder):  # else the metadata has it
+        combined.update(weights_digest(bases).encode())
     return combined.hexdigest()
 
 
-def check_base_weights(layers: Sequence[Path], given: bool) -> None:
+def check_base_weights(folders: Sequence[Path], given: bool) -> None:
     """Compare the base weights of each adapter with those that it was trained on.
 
     Args:
-        layers: the folder of a model, and those below it as `base_folders` returns them.
+        folders: the folder of a model, then its bases as `base_folders` returns them.
         given: whether the user chose the base: then a difference is only a warning.
 
     Raises:
         MissingBaseError: a base has other weights: it was retrained, or is another model.
     """
-    for number, folder in enumerate(layers[:-1]):
-        digest, base = stored_metadata(folder).get(BASE_DIGEST), layers[number + 1]
-        if digest is None or digest == weights_digest(layers[number + 1 :]):
+    for number, folder in enumerate(folders[:-1]):
+        digest, base = stored_metadata(folder).get(BASE_DIGEST), folders[number + 1]
+        if digest is None or digest == weights_digest(folders[number + 1 :]):
             continue
         fault = f"{folder}: was trained on other weights than those in {base}, its base model"
         if not given:

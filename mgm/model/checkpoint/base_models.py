@@ -68,8 +68,8 @@ def base_folders(folder: Path, base: str | os.PathLike[str] | None = None) -> li
             next_base, replaced = given, True
         if next_base is None:
             raise MissingBaseError(
-                f"{chain[-1]}: goes on top of a base model ({shown(base_name(chain[-1]))} by its "
-                "config), which is not there"
+                f"{chain[-1]}: needs its base model ({shown(base_name(chain[-1]))} by its config), "
+                "which is not there"
             )
         chain.append(next_base)
         if next_base.resolve() in {path.resolve() for path in chain[:-1]}:
@@ -83,8 +83,8 @@ def base_folders(folder: Path, base: str | os.PathLike[str] | None = None) -> li
         return below
     if is_adapter_checkpoint(below[0]) and not is_adapter_checkpoint(given):
         raise MGMError(
-            f"{folder}: was trained on {below[0]}, which goes on top of a base model itself, and "
-            f"{given} is neither of them; leave out the base model"
+            f"{folder}: was trained on {below[0]}, which needs a base model itself, and {given} is "
+            "neither of them; leave out the base model"
         )
     return [given, *base_folders(given)]
 
@@ -120,7 +120,7 @@ def _check_whole_adapter(folder: Path, base: Path) -> None:
         return
     raise MGMError(
         f"{folder}: was trained on the adapter {shown(name)}, which is not there, and {base} is a "
-        f"whole model; give the adapter's folder, or, if {base} is both merged, name it in "
+        f"whole model; give the adapter's folder, or, if {base} has it merged, name it in "
         f"base_model_name_or_path of {folder / ADAPTER_CONFIG} too"
     )
 

@@ -28,7 +28,7 @@ from mgm.model.checkpoint.saved_files import (
 )
 from mgm.model.config_checks.rules import GENERATION_RULES
 from mgm.model.configuration_mgm import MGMConfig
-from mgm.model.families import TEXT_TYPE_OF_PUBLISHED
+from mgm.model.families import TEXT_TYPE_OF_PUBLISHED, is_mini_gemini
 from mgm.model.files.json_fields import check_fields, shortened, shown
 from mgm.model.files.json_file import config_errors, is_present, read_json
 from mgm.model.files.lazy_tensor import LazyTensor, lazy_tensors
@@ -100,30 +100,30 @@ def read_checkpoint(
     """
     values = _read_config(folder)
     if base is not None and not is_adapter_checkpoint(folder):
-        raise MGMError(f"{folder}: is complete in itself; leave out the base model ({base})")
-    layers = [folder, *base_folders(folder, base)]
-    check_base_weights(layers, given=base is not None)
-    *above, whole = layers
-    tensors, adapter = _whole_tensors(whole), None
-    for layer in reversed(above):
+        raise MGMError(f"{folder}: is a whole model; leave out the base model ({base})")
+    folders = [folder, *base_folders(folder, base)]
+    check_base_weights(folders, given=base is not None)
+    *adapters, base_model = folders
+    tensors, adapter = _whole_tensors(base_model), None
+    for adapter_folder in reversed(adapters):
         if adapter is not None:
             tensors = merge_adapter(tensors, adapter)
-        tensors, adapter = _apply_layer(tensors, layer)
+        tensors, adapter = _apply_adapter_folder(tensors, adapter_folder)
     if adapter is not None and merge_lora:
         tensors, adapter = merge_adapter(tensors, adapter), None
-    if above:
+    if adapters:
         tensors = _with_towers(folder, values, tensors)
     if config is None:
         config = _config(folder, values, tensors)
-        if above:
-            _take_towers(config, whole)
+        if adapters:
+            _take_towers(config, base_model)
     return Checkpoint(folder, config, tensors, is_published_config(values), adapter)
 
 
 def _whole_tensors(folder: Path) -> dict[str, LazyTensor]:
     """Weights of a whole model or a plain language model, by native names."""
     tensors = native_tensors(read_folder(folder))
-    if _is_mini_gemini(folder):
+    if is_mini_gemini(read_json(folder / CONFIG_FILE)):
         check_one_model(folder)
         check_stage1(folder, tensors)
     else:
@@ -131,10 +131,10 @@ def _whole_tensors(folder: Path) -> dict[str, LazyTensor]:
     return tensors
 
 
-def _apply_layer(
+def _apply_adapter_folder(
     tensors: dict[str, LazyTensor], folder: Path
 ) -> tuple[dict[str, LazyTensor], Adapter | None]:
-    """Replace weights by those of a stage-1 or adapter folder; returns also its adapter, if any."""
+    """Override weights with those of a stage-1 or adapter folder; returns its adapter, or None."""
     check_one_model(folder)
     if not is_present(folder / ADAPTER_CONFIG):
         return tensors | native_tensors(lazy_tensors(folder / STAGE1_FILE)), None
@@ -169,10 +169,9 @@ def _read_config(folder: Path) -> dict[str, Any]:
     if not is_present(path):
         raise MGMError(f"{folder}: has no {CONFIG_FILE}; give a checkpoint folder")
     values = read_json(path)
-    model_type = values.get("model_type")
-    if model_type not in list(TEXT_TYPE_OF_PUBLISHED):
+    if not is_mini_gemini(values):
         raise MGMError(
-            f"{path}: model_type is {shown(model_type)}; give a folder with one of "
+            f"{path}: model_type is {shown(values.get('model_type'))}; give a folder with one of "
             f"{', '.join(TEXT_TYPE_OF_PUBLISHED)}"
         )
     for part in (values, values.get("text_config")):
@@ -212,14 +211,10 @@ def checkpoint_config(folder: Path, base: str | os.PathLike[str] | None = None) 
 
 def _take_towers(config: MGMConfig, base: Path) -> None:
     """Copy the towers' configs from a Mini-Gemini base model, which their weights come from."""
-    if _is_mini_gemini(base):
+    if is_mini_gemini(read_json(base / CONFIG_FILE)):
         base_config = MGMConfig.from_pretrained(base)
         config.vision_config = base_config.vision_config
         config.vision_aux_config = base_config.vision_aux_config
-
-
-def _is_mini_gemini(folder: Path) -> bool:
-    return read_json(folder / CONFIG_FILE).get("model_type") in list(TEXT_TYPE_OF_PUBLISHED)
 
 
 def _with_towers(

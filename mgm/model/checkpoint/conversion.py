@@ -129,8 +129,8 @@ def plan_conversion(
         integers = [t for t in checkpoint.tensors.values() if not t.dtype.is_floating_point]
         if integers:
             raise MGMError(
-                f"{integers[0].file}: {integers[0].name} is of {integers[0].dtype}; expected "
-                "fractions, convert the model before it is quantised"
+                f"{integers[0].file}: {integers[0].name} has dtype {integers[0].dtype}; expected "
+                "floating point, convert the model before quantising it"
             )
         unmapped = sorted(checkpoint.tensors.keys() & tensors.keys())
         if unmapped:

@@ -54,8 +54,8 @@ def resolve_checkpoint(
     checkpoint = read_checkpoint(folder, base, merge_lora, config)
     if checkpoint.adapter is not None and options.get("int8"):
         raise MGMError(
-            f"{folder}: a LoRA does not stay beside int8 weights; merge it, or "
-            "take another quantisation"
+            f"{folder}: int8 weights require the LoRA to be merged; merge it, or choose another "
+            "quantisation"
         )
     return checkpoint
 

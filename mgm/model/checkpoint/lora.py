@@ -129,17 +129,19 @@ def read_adapter(folder: Path) -> Adapter:
             raise MGMError(f"{file}: {half.name} has no counterpart ({weight}); copy it again")
     if config.get("use_dora") and magnitudes.keys() != halves.keys():
         weight = min(magnitudes.keys() ^ halves.keys())
-        raise MGMError(f"{file}: {weight} lacks a part of its DoRA; copy it again")
+        raise MGMError(f"{file}: {weight} has no lora_magnitude_vector, or no LoRA; copy it again")
     pairs = {weight: (sides["A"], sides["B"]) for weight, sides in halves.items()}
     for a, b in pairs.values():
         if len(a.shape) != 2 or len(b.shape) != 2 or a.shape[0] != rank or b.shape[1] != rank:
             raise MGMError(
-                f"{path}: r is {rank}, and {a.name} and its other half in {file} have shapes "
-                f"{a.shape} and {b.shape}; copy both from one adapter"
+                f"{path}: r is {rank}, and {a.name} and {b.name} in {file} have shapes "
+                f"{a.shape} and {b.shape}; copy both files from one adapter"
             )
     for tensor in (*magnitudes.values(), *biases.values(), *(t for p in pairs.values() for t in p)):
         if not tensor.dtype.is_floating_point:
-            raise MGMError(f"{file}: {tensor.name} is of {tensor.dtype}; expected fractions")
+            raise MGMError(
+                f"{file}: {tensor.name} has dtype {tensor.dtype}; expected floating point"
+            )
     scale = alpha / (rank**0.5 if config.get("use_rslora") else rank)
     return Adapter(config, pairs, scale, magnitudes, biases)
 
@@ -216,7 +218,7 @@ def merge_adapter(tensors: Mapping[str, LazyTensor], adapter: Adapter) -> dict[s
         base = tensors[name]
         if (b.shape[0], a.shape[1]) != base.shape or b.shape[1] != a.shape[0]:
             raise MGMError(
-                f"{a.file}: {a.name} {a.shape} and its other half {b.shape} do not make "
+                f"{a.file}: {a.name} {a.shape} and {b.name} {b.shape} do not fit "
                 f"{base.name} {base.shape}; give the base model that it was trained on"
             )
         magnitude = adapter.magnitudes.get(name)

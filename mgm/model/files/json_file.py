@@ -47,7 +47,7 @@ def check_readable(file: Path) -> int:
     except (OSError, ValueError) as error:
         if isinstance(error, FileNotFoundError):
             kind = "is a broken link" if is_present(file) else "no such file"
-            raise MGMError(f"{file}: {kind}; copy it again") from error
+            raise MGMError(f"{file}: {kind}; check the path, or copy it again") from error
         reason = getattr(error, "strerror", None) or error
         raise MGMError(f"{file}: cannot be read ({one_line(reason)}); copy it again") from error
     if not stat.S_ISREG(status.st_mode):
@@ -124,4 +124,6 @@ def config_errors(file: Path) -> Generator[None]:
         cause = error.__cause__ or error
         # Some messages list all supported values.
         reason = f"{type(cause).__name__}: {one_line(cause)}"[:200]
-        raise MGMError(f"{file}: describes no model ({reason}); restore the file") from error
+        raise MGMError(
+            f"{file}: is not a valid model config ({reason}); restore the file"
+        ) from error

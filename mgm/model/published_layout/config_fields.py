@@ -9,7 +9,7 @@ from typing import Any
 
 from mgm.errors import MGMError
 from mgm.model.config_checks.rules import TOWER_RULES, check_rope_scaling, check_vision_config
-from mgm.model.families import TEXT_TYPE_OF_PUBLISHED
+from mgm.model.families import TEXT_TYPE_OF_PUBLISHED, is_mini_gemini
 from mgm.model.files.json_fields import check_fields, is_text, shown
 from mgm.model.files.json_file import config_errors, is_present, read_json
 from mgm.model.files.lazy_tensor import LazyTensor
@@ -62,11 +62,7 @@ _CLIP_LAYERS = "vision_tower.encoder.layers."
 
 def is_published_config(values: Mapping[str, Any]) -> bool:
     """Whether config.json is the published flat one."""
-    return (
-        "text_config" not in values
-        and values.get("model_type") in TEXT_TYPE_OF_PUBLISHED
-        and "hidden_size" in values
-    )
+    return "text_config" not in values and is_mini_gemini(values) and "hidden_size" in values
 
 
 @contextmanager

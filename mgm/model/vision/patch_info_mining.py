@@ -113,7 +113,6 @@ class PatchInfoMining(nn.Module):
 
     def __init__(self, width: int, aux_dims: Sequence[int]) -> None:
         super().__init__()
-        self.aux_dims = tuple(aux_dims)
         self.query = NormedLinear(width, width)
         self.key = AbsorbedKey(sum(aux_dims), width)
         self.value = AbsorbedValue(sum(aux_dims), width)
@@ -149,11 +148,11 @@ class PatchInfoMining(nn.Module):
         self,
         tokens: Tensor,
         stages: Sequence[Tensor],
-        result: Callable[[WindowedMap, Tensor], Tensor],
+        compute: Callable[[WindowedMap, Tensor], Tensor],
     ) -> Tensor:
-        """`result` of the windows and their attention weights: (B, N, ...)."""
+        """`compute` of the windows and their attention weights: (B, N, ...)."""
         queries, bias = self.key(self.query(tokens) / math.sqrt(tokens.shape[-1]))
-        return attend_windows(queries, bias, stages, self.key.norm.eps, result)
+        return attend_windows(queries, bias, stages, self.key.norm.eps, compute)
 
 
 def attend_windows(
@@ -161,7 +160,7 @@ def attend_windows(
     bias: Tensor,
     stages: Sequence[Tensor],
     eps: float,
-    result: Callable[[WindowedMap, Tensor], Tensor],
+    compute: Callable[[WindowedMap, Tensor], Tensor],
 ) -> Tensor:
     """Attention of queries over their windows, tile by tile.
 
@@ -170,7 +169,7 @@ def attend_windows(
         bias: bias of their scores, (B, N, 1).
         stages: as for `PatchInfoMining.forward`.
         eps: epsilon of the normalisation of positions.
-        result: computes (images, windows, ...) from a tile's windows and their attention weights.
+        compute: computes (images, windows, ...) from a tile's windows and their attention weights.
 
     Returns:
         The results of all tiles, (B, N, ...).
@@ -184,7 +183,7 @@ def attend_windows(
     def attend(windowed_map: WindowedMap, images: slice, windows: slice) -> Tensor:
         scores = windowed_map.scores(queries[images, windows])
         scores = scores + bias[images, windows].to(windowed_map.dtype)
-        return result(windowed_map, scores.softmax(-1))
+        return compute(windowed_map, scores.softmax(-1))
 
     return over_windows(stages, math.isqrt(queries.shape[1]), eps, attend)
 
@@ -193,14 +192,14 @@ def over_windows(
     stages: Sequence[Tensor],
     grid: int,
     eps: float,
-    result: Callable[[WindowedMap, slice, slice], Tensor],
+    compute: Callable[[WindowedMap, slice, slice], Tensor],
 ) -> Tensor:
-    """`result` of each tile, its images and its windows: (B, N, ...); without autocast."""
+    """`compute` of each tile, its images and its windows: (B, N, ...); without autocast."""
     kind = stages[0].device.type
     has_autocast = torch.amp.is_autocast_available(kind)  # not on "meta"
     with torch.autocast(kind, enabled=False) if has_autocast else nullcontext():
         parts = [
-            result(WindowedMap(tile, grid, eps), images, windows)
+            compute(WindowedMap(tile, grid, eps), images, windows)
             for images, windows, tile in tiles(stages, grid)
         ]
         return torch.cat(parts, dim=1).view(len(stages[0]), grid**2, -1)

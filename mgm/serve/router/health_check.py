@@ -47,7 +47,7 @@ class HealthChecker:
         """Check workers whose heartbeat is overdue, until cancelled."""
         while True:
             for worker in self.registry.current():
-                if self.registry.is_silent(worker):
+                if self.registry.is_heartbeat_overdue(worker):
                     self.check(worker)
             await asyncio.sleep(WATCH_INTERVAL)
 
@@ -83,7 +83,7 @@ class HealthChecker:
                 problem = await self._update(worker)
                 if problem is None:
                     return
-                if self.registry.is_silent(worker):
+                if self.registry.is_heartbeat_overdue(worker):
                     problem = f"no heartbeat for {self.registry.heartbeat_timeout:g} s; {problem}"
                     break
             if self.registry.workers.get(worker.address) is worker:

@@ -175,7 +175,7 @@ class WorkerRegistry:
         worker.queue_length, worker.last_seen = queue_length, time.monotonic()
         return True
 
-    def is_silent(self, worker: WorkerInfo) -> bool:
+    def is_heartbeat_overdue(self, worker: WorkerInfo) -> bool:
         """Whether a worker's heartbeat is overdue."""
         age = time.monotonic() - worker.last_seen
         return worker.sends_heartbeats and age > self.heartbeat_timeout
@@ -183,7 +183,7 @@ class WorkerRegistry:
     def is_lost(self, worker: WorkerInfo) -> bool:
         """Whether a worker is gone: heartbeat overdue, health check failed, not re-registered."""
         removed = worker.failed_check and worker.address not in self.workers
-        return removed and self.is_silent(worker)
+        return removed and self.is_heartbeat_overdue(worker)
 
     def current(self) -> list[WorkerInfo]:
         """All workers; a copy, since the heartbeat thread reads while workers register."""

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from mgm.data.sources.digest import digest_of
 from mgm.errors import MGMError
-from mgm.model.families import TEXT_TYPE_OF_PUBLISHED
+from mgm.model.families import is_mini_gemini
 from mgm.model.files.hub import checkpoint_folder
 from mgm.model.files.json_file import read_json
 from mgm.train.args.validation import Arguments
@@ -49,7 +49,7 @@ def initial_weights(arguments: Arguments) -> dict[str, Digest | None]:
     if aux is not None and aux.lower() in ("", "none"):
         digests["--vision_tower_aux"] = none
     elif aux is None:
-        continued = _is_mini_gemini(str(arguments[0].model_name_or_path))
+        continued = _has_mini_gemini(str(arguments[0].model_name_or_path))
         if continued is None:
             del digests["--vision_tower_aux"]
         elif not continued:  # a Mini-Gemini may have its own
@@ -105,10 +105,10 @@ def _is_model_file(name: str) -> bool:
     return bool(_MODEL_FILES.fullmatch(name)) and not _TRAINING_FILES.fullmatch(name)
 
 
-def _is_mini_gemini(path: str) -> bool | None:
+def _has_mini_gemini(path: str) -> bool | None:
     """Whether a folder has a Mini-Gemini; None: it does not exist any more."""
     try:
         config = read_json(checkpoint_folder(path, weights=False) / "config.json")
     except MGMError:
         return None
-    return config.get("model_type") in TEXT_TYPE_OF_PUBLISHED
+    return is_mini_gemini(config)

@@ -14,7 +14,7 @@ from mgm.data.sources.mixture_config import MixtureSource, read_mixture
 from mgm.data.sources.shards import TARS
 from mgm.errors import MGMError
 from mgm.model.configuration_mgm import MGMConfig
-from mgm.model.families import TEXT_TYPE_OF_PUBLISHED
+from mgm.model.families import is_mini_gemini
 from mgm.model.files.json_file import read_json
 from mgm.model.modeling_mgm import MGMForConditionalGeneration
 from mgm.model.vision.convnext import read_architecture
@@ -113,7 +113,7 @@ def build_meta_model(arguments: Arguments, config: Path | None) -> MGMForConditi
         raise MGMError(f"{folder} is missing")
     flag = model_flags.fusion
     fusion = None if flag is None else FusionConfig.from_flag(flag)
-    if fields.get("model_type") in TEXT_TYPE_OF_PUBLISHED:
+    if is_mini_gemini(fields):
         model_config = MGMConfig.from_pretrained(folder)
         model_config.fusion = fusion or model_config.fusion
     else:

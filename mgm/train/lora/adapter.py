@@ -183,8 +183,8 @@ def check_base_model(
     Raises:
         MGMError: names the folder.
     """
-    layers = {folder.resolve(): folder for folder in (base, *base_folders(base))}
-    for here, folder in layers.items():
+    folders = {folder.resolve(): folder for folder in (base, *base_folders(base))}
+    for here, folder in folders.items():
         in_output = here.name.startswith("checkpoint-") and here.parent == output.resolve()
         if in_output or here == output.resolve():
             raise MGMError(
@@ -200,7 +200,7 @@ def check_base_model(
         return
     if adapter is None or not (adapter / ADAPTER_CONFIG).is_file():
         return
-    if adapter.resolve() in layers:
+    if adapter.resolve() in folders:
         raise MGMError(
             f"--lora_weight_path {adapter}: is in --model_name_or_path {base} already; give the "
             "base model that it was trained on, or leave out --lora_weight_path"

@@ -54,9 +54,9 @@ def _adapter_folder(adapter: str, base: str | None) -> Path:
         with prefix_errors("--base"):
             checkpoint_folder(base)
     try:
-        layers = [folder, *base_folders(folder, base)]
+        folders = [folder, *base_folders(folder, base)]
         if base is None:
-            check_base_weights(layers, given=False)
+            check_base_weights(folders, given=False)
     except MissingBaseError as error:
         raise MGMError(f"{error.fault}; give its folder with --base") from error
     return folder

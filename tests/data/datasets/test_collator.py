@@ -116,7 +116,7 @@ def test_truncation_is_logged_once_and_counted(caplog):
     collator([sample([1, 2, 3, IMAGE, 4], 1), labelled(long, 3, images=1)])
     assert [message.split(" (")[0] for message in caplog.messages] == [
         "sample 1 is cut from 4 positions to 3",
-        "sample 2 has no label left and teaches nothing",
+        "sample 2 has no labels left",
         "a sample is cut from 5 positions to 3: image 1 of 1 does not fit and is left out with "
         "what follows it",
     ]

@@ -54,7 +54,7 @@ def test_grey_bool_and_views():
         (np.zeros(9, np.uint8), "shape (9,); give uint8"),
         (np.zeros((), np.uint8), "shape (); give uint8"),
         (np.zeros((1, 1, 9, 9, 3), np.uint8), "give uint8"),
-        (np.zeros((0, 5, 3), np.uint8), "without a pixel"),
+        (np.zeros((0, 5, 3), np.uint8), "no pixels"),
         (np.zeros((9, 9, 3), np.int64), "int64 and shape (9, 9, 3); give uint8"),
         (np.zeros((9, 9, 3), np.uint16), "uint16"),
         (np.zeros((9, 9, 3), object), "object"),

@@ -57,8 +57,8 @@ def test_decoding_starts_no_program(monkeypatch):
     content = file_of("EPS")
     monkeypatch.setattr(EpsImagePlugin, "Ghostscript", lambda *_, **__: pytest.fail("started"))
     for limits in (LOCAL_LIMITS, NETWORK_LIMITS):
-        refused(content, limits, "is PostScript, which other programs draw")
-        refused(Image.open(io.BytesIO(content)), limits, "is PostScript")
+        refused(content, limits, "PostScript is not supported")
+        refused(Image.open(io.BytesIO(content)), limits, "PostScript is not supported")
 
 
 def test_tile_size_of_a_tiff():

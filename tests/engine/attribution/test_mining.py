@@ -104,7 +104,7 @@ def test_unsupported_requests(engine) -> None:
     with pytest.raises(MGMError, match="no image"):
         attribute_mining(engine, mgm.Request("hello"))
     engine.model.mining = None
-    with pytest.raises(MGMError, match="mines no details"):
+    with pytest.raises(MGMError, match="no high-resolution encoder"):
         attribute_mining(engine, mgm.Request("what?", images=[Image.new("RGB", (9, 9))]))
 
 

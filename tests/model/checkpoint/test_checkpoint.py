@@ -399,7 +399,7 @@ def test_stage1_on_its_base(base, towers) -> None:
     for name, value in model.state_dict().items():
         assert torch.equal(again.state_dict()[name], value), name
     other = base["language"].rename(base["language"].with_name("moved"))
-    with pytest.raises(MGMError, match=r"goes on top of a base model \('zoo/llm' by its config\)"):
+    with pytest.raises(MGMError, match=r"needs its base model \('zoo/llm' by its config\)"):
         load_model(base["stage1"])
     assert load_model(base["stage1"], base=other).device.type == "cpu"
 
@@ -415,5 +415,5 @@ def test_stage1_without_its_towers(base) -> None:
 
 
 def test_complete_checkpoint_with_a_base() -> None:
-    with pytest.raises(MGMError, match="is complete in itself"):
+    with pytest.raises(MGMError, match="is a whole model"):
         read_checkpoint(golden(NAME), base="x")

@@ -186,9 +186,9 @@ def test_language_model_with_weights_of_another_shape(language) -> None:
     ("content", "message"),
     [
         ("{bad", "config.json: is not valid JSON"),
-        (json.dumps(TEXT | {"hidden_size": 25}), "config.json: describes no model"),
-        (json.dumps({"model_type": "clip"}), "config.json: describes no model"),
-        (json.dumps({"model_type": "magic"}), "config.json: describes no model"),
+        (json.dumps(TEXT | {"hidden_size": 25}), "config.json: is not a valid model config"),
+        (json.dumps({"model_type": "clip"}), "config.json: is not a valid model config"),
+        (json.dumps({"model_type": "magic"}), "config.json: is not a valid model config"),
         (json.dumps({"model_type": "llama"}), "config.json: vocab_size is 32000, and "),
     ],
 )

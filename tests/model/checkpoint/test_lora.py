@@ -83,7 +83,7 @@ def test_logits_equal_peft(lora, merge) -> None:
     if not merge:
         with pytest.raises(MGMError, match="with a LoRA that is not merged; load it whole to save"):
             model.save_pretrained(folders["stage1"].with_name("again"))
-        with pytest.raises(MGMError, match="does not stay beside int8 weights; merge"):
+        with pytest.raises(MGMError, match="int8 weights require the LoRA to be merged; merge"):
             load_model(folders["stage1"], "float32", None, "int8", folders["language"], False)
     else:
         weights = wrapped.merge_and_unload().state_dict()
@@ -109,7 +109,7 @@ def test_base_is_a_whole_mini_gemini(tmp_path, base) -> None:  # noqa: F811
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"use_dora": True}, "lacks a part of its DoRA"),
+        ({"use_dora": True}, "has no lora_magnitude_vector"),
         ({"r": None}, "r is None; valid: an integer from 1"),
         ({"init_lora_weights": "pissa"}, "init_lora_weights is 'pissa'; valid: true or false, or"),
         ({"init_lora_weights": "pissa_niter_4"}, "init_lora_weights is 'pissa_niter_4'; valid"),
@@ -136,7 +136,7 @@ def test_adapter_of_another_base(tmp_path, lora) -> None:
         | {"hidden_size": 48}
     )
     other.language_model.save_pretrained(tmp_path / "other")
-    with pytest.raises(MGMError, match=r"adapter_model.safetensors: .* do not make model.layers.0"):
+    with pytest.raises(MGMError, match=r"adapter_model.safetensors: .* do not fit model.layers.0"):
         load_model(folders["stage1"], base=tmp_path / "other")
 
 

@@ -50,7 +50,10 @@ def test_content_that_is_not_an_object(tmp_path, content, message) -> None:
     [
         (lambda path: path.mkdir(), "is a folder, not a file"),
         (os.mkfifo, "is a pipe, socket or device"),
-        (lambda path: path.symlink_to("nowhere"), "is a broken link; copy it again"),
+        (
+            lambda path: path.symlink_to("nowhere"),
+            "is a broken link; check the path, or copy it again",
+        ),
         (lambda path: path.symlink_to(path.name), "cannot be read"),
         (lambda path: path.symlink_to("/dev/zero"), "is a pipe, socket or device"),
     ],

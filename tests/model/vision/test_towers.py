@@ -280,7 +280,7 @@ def tower_fault(load, path, content: str) -> str:
     [
         ("{bad", "is not valid JSON"),
         ("[]", "contains a list, not an object"),
-        ({"vision_config": "none"}, "describes no model"),
+        ({"vision_config": "none"}, "is not a valid model config"),
         ({"model_type": "clip_vision_model", **VISION, "num_attention_heads": 7}, "heads (7)"),
         ({"model_type": "clip_vision_model", **VISION, "hidden_act": "magic"}, "'magic'"),
     ],
@@ -296,7 +296,7 @@ def test_invalid_clip_config(clip, tmp_path, content, message) -> None:
     [
         ("{", "is not valid JSON"),
         ("[]", "contains a list, not an object"),
-        ('{"model_cfg": []}', "describes no model"),
+        ('{"model_cfg": []}', "is not a valid model config"),
         ("{}", "timm_model_name is None"),
         ('{"preprocess_cfg": 1}', "timm_model_name is None"),
     ],

@@ -139,9 +139,7 @@ def test_moved_base(chain, copied, tmp_path, monkeypatch, gone) -> None:
     moved = tmp_path / "elsewhere" / "moved"
     moved.parent.mkdir()
     copied[gone].rename(moved)
-    pattern = (
-        rf"{copied[gone + 1]}: goes on top of a base model \('{copied[gone]}' by its config\), "
-    )
+    pattern = rf"{copied[gone + 1]}: needs its base model \('{copied[gone]}' by its config\), "
     with pytest.raises(MGMError, match=pattern + r"which is not there; give its .*--model-base"):
         load_model(copied[-1])
     with pytest.raises(
@@ -163,7 +161,7 @@ def test_adapter_without_a_base_name(tmp_path, name) -> None:
     settings = {"base_model_name_or_path": name}
     (adapter / "adapter_config.json").write_text(json.dumps(settings))
     assert base_folders(adapter, base) == [base]
-    with pytest.raises(MGMError, match=r"goes on top of a base model .* which is not there"):
+    with pytest.raises(MGMError, match=r"needs its base model .* which is not there"):
         base_folders(adapter)
 
 

@@ -23,7 +23,7 @@ from mgm.data.sources.sample import Sample, SampleError
 from mgm.errors import MGMError
 
 SAVED_FROM = 64 * 2**20  # minimum size of a data file whose index is saved
-VERSION = 5  # version of the index format and of the checks
+VERSION = 6  # version of the index format and of the checks
 SUFFIX = ".mgm-index.npz"
 
 
@@ -37,10 +37,11 @@ class SampleIndex:
         ends: offset after its last byte.
         words: number of words of all its messages; an image marker counts as one.
         images: number of images.
-        names: concatenated JSON lists, in UTF-8, of the image paths of each sample; null for an
-            image that is not a file.
-        name_ends: offset in `names` after each sample's list; samples without images have no list.
-        faults: index, kind and error of each unusable sample, as JSON in UTF-8.
+        image_paths: concatenated JSON lists, in UTF-8, of the image paths of each sample; null for
+            an image that is not a file.
+        image_path_ends: offset in `image_paths` after each sample's list; samples without images
+            have no list.
+        errors: index, kind and error of each unusable sample, as JSON in UTF-8.
         stamp: version of this format, size of the file, and its modification time in nanoseconds.
     """
 
@@ -49,9 +50,9 @@ class SampleIndex:
     ends: np.ndarray
     words: np.ndarray
     images: np.ndarray
-    names: np.ndarray
-    name_ends: np.ndarray
-    faults: np.ndarray
+    image_paths: np.ndarray
+    image_path_ends: np.ndarray
+    errors: np.ndarray
     stamp: np.ndarray
 
     @classmethod
@@ -76,13 +77,13 @@ class SampleIndex:
 
     def image_names(self, row: int) -> tuple[str | None, ...]:
         """The image paths of one sample, None for an image that is not a file; () if none is."""
-        begin = int(self.name_ends[row - 1]) if row else 0
-        text = self.names[begin : int(self.name_ends[row])].tobytes()
+        begin = int(self.image_path_ends[row - 1]) if row else 0
+        text = self.image_paths[begin : int(self.image_path_ends[row])].tobytes()
         return tuple(json.loads(text)) if text else ()
 
     def fault_list(self) -> list[tuple[int, str, str]]:
         """Index, kind (`SampleError.kind`) and error of each unusable sample."""
-        return [(index, kind, text) for index, kind, text in json.loads(self.faults.tobytes())]
+        return [(index, kind, text) for index, kind, text in json.loads(self.errors.tobytes())]
 
     @classmethod
     def saved(cls, path: Path, stamp: np.ndarray) -> Self | None:
@@ -116,24 +117,24 @@ class SampleIndex:
             stamp: version, size and modification time of the data for which it is valid.
         """
         numbers: list[tuple[int, int, int, int, int]] = []
-        names = bytearray()
-        name_ends: list[int] = []
-        faults: list[tuple[int, str, str]] = []
+        image_paths = bytearray()
+        image_path_ends: list[int] = []
+        errors: list[tuple[int, str, str]] = []
         for count, (start, end, raw) in enumerate(elements):
             try:
                 sample = parse_sample(raw, f"{label}: sample {count}")
             except SampleError as fault:
-                faults.append((count, fault.kind, str(fault)))
+                errors.append((count, fault.kind, str(fault)))
                 continue
             numbers.append((count, start, end, sample.words, len(sample.images)))
             files = sample.file_names
-            names += json.dumps(files).encode() if any(files) else b""
-            name_ends.append(len(names))
+            image_paths += json.dumps(files).encode() if any(files) else b""
+            image_path_ends.append(len(image_paths))
         return cls(
             *np.array(numbers, dtype=np.int64).reshape(-1, 5).T.copy(),
-            names=np.frombuffer(bytes(names), dtype=np.uint8),
-            name_ends=np.array(name_ends, dtype=np.int64),
-            faults=np.frombuffer(json.dumps(faults).encode(), dtype=np.uint8),
+            image_paths=np.frombuffer(bytes(image_paths), dtype=np.uint8),
+            image_path_ends=np.array(image_path_ends, dtype=np.int64),
+            errors=np.frombuffer(json.dumps(errors).encode(), dtype=np.uint8),
             stamp=stamp,
         )
 

@@ -47,10 +47,10 @@ class OneQuery(nn.Module):
         self,
         tokens: Tensor,
         stages: Sequence[Tensor],
-        result: Callable[[WindowedMap, Tensor], Tensor],
+        compute: Callable[[WindowedMap, Tensor], Tensor],
     ) -> Tensor:
         queries, bias = self.key(self.query.unsqueeze(1) / math.sqrt(tokens.shape[-1]))
         shape = (*tokens.shape[:2], -1)
         return attend_windows(
-            queries.expand(shape), bias.expand(shape), stages, self.key.norm.eps, result
+            queries.expand(shape), bias.expand(shape), stages, self.key.norm.eps, compute
         )

@@ -37,10 +37,10 @@ class WindowPooling(nn.Module):
         self,
         tokens: Tensor,
         stages: Sequence[Tensor],
-        result: Callable[[WindowedMap, Tensor], Tensor],
+        compute: Callable[[WindowedMap, Tensor], Tensor],
     ) -> Tensor:
         def pool(windowed_map: WindowedMap, images: slice, windows: slice) -> Tensor:
             positions = windowed_map.rstd  # (B, N, P)
-            return result(windowed_map, torch.full_like(positions, 1 / positions.shape[-1]))
+            return compute(windowed_map, torch.full_like(positions, 1 / positions.shape[-1]))
 
         return over_windows(stages, math.isqrt(tokens.shape[1]), self.value.norm.eps, pool)
