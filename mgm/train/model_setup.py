@@ -243,9 +243,9 @@ def _read_config(folder: Path) -> dict[str, Any]:
             f"{folder}: has no config.json; give the folder of a language model or a Mini-Gemini"
         )
     values = read_json(path)
-    if not isinstance(values.get("model_type"), str):
-        found = values.get("model_type")
-        raise MGMError(f"{path}: model_type is {found!r}; expected a name, restore the file")
+    model_type = values.get("model_type")
+    if not isinstance(model_type, str):
+        raise MGMError(f"{path}: model_type is {model_type!r}; expected a name, restore the file")
     return values
 
 

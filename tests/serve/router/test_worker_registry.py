@@ -66,13 +66,13 @@ def test_silent_and_expired_workers(clock):
     clock.now += 29
     assert registry.heartbeat("beats", 2)
     clock.now += 29
-    assert not registry.is_silent(beats)
+    assert not registry.is_heartbeat_overdue(beats)
     clock.now += 2
-    assert registry.is_silent(beats)
-    assert not registry.is_silent(other)
+    assert registry.is_heartbeat_overdue(beats)
+    assert not registry.is_heartbeat_overdue(other)
     assert registry.models == ["m", "n"]  # until a health check fails
     assert registry.heartbeat("beats", 0)
-    assert not registry.is_silent(beats)
+    assert not registry.is_heartbeat_overdue(beats)
     clock.now += 31
     registry.remove("beats")  # it is draining
     assert not registry.is_lost(beats)

@@ -180,7 +180,7 @@ def test_missing_list_of_files(checkpoint, how):
         lambda: check_resume_files(checkpoint, training(), False),
         lambda: check_flags({}, file.parent),
     ):
-        with pytest.raises(MGMError, match=f"^{file}: {kind}; copy it again"):
+        with pytest.raises(MGMError, match=f"^{file}: {kind}; .*copy it again"):
             check()
 
 
