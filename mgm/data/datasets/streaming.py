@@ -141,7 +141,7 @@ class _Reader:
         """Samples or packed rows after a cursor, each with the cursor to resume after it."""
         stream = self.stream
         block, done = cursor.get("block", 0), cursor.get("done", 0)
-        # Compat: checkpoints of earlier versions have the second key.
+        # Checkpoints of earlier versions have the second key.
         saved = cursor.get("positions", cursor.get("places"))
         saved = [(0, 0, 0)] * len(stream.shards) if saved is None else saved
         positions = [SourcePosition(*position) for position in saved]

@@ -153,7 +153,7 @@ def restore_question(score: Score, name: str) -> Question:
         target=inputs["answer"],
         group=score.groups[name],
         category=inputs["category"],
-        # Compat: earlier versions wrote the second key.
+        # Earlier versions wrote the second key.
         metadata=inputs["metadata" if "metadata" in inputs else "facts"],
     )
 
