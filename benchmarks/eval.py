@@ -50,7 +50,7 @@ def main() -> None:
         "--num-speculative-tokens",
         type=int,
         default=0,
-        help="drafted tokens of mgm per step; default: %(default)s",
+        help="n-gram draft tokens per decode step of mgm; 0: no speculation; default: %(default)s",
     )
     parser.add_argument("--device", default=None, help="default: CUDA if available")
     options = parser.parse_args()
