@@ -307,7 +307,7 @@ def inherited(file: str) -> set[str]:
     return {name for other in others for name in defined(other) | inherited(other)}
 
 
-def our_classes() -> Iterator[tuple[str, ast.ClassDef, type, list[type]]]:
+def classes_with_foreign_bases() -> Iterator[tuple[str, ast.ClassDef, type, list[type]]]:
     """Our classes with bases of other libraries: file, source, class, these bases."""
     for file in sources():
         derived = [
@@ -355,7 +355,7 @@ def uses() -> Iterator[tuple[str, str, int]]:
         for name, line in reached(tree):
             if is_private(name) and name not in ours:
                 yield file, name, line
-    for file, definition, _, theirs in our_classes():
+    for file, definition, _, theirs in classes_with_foreign_bases():
         for name in filter(is_private, members(definition)):
             if any(has(base, name) for base in theirs):
                 yield file, name, definition.lineno
@@ -438,7 +438,7 @@ def refused(ours: list[inspect.Parameter], theirs: list[inspect.Parameter]) -> l
 
 def overrides() -> Iterator[tuple[str, list[str]]]:
     """Our overrides of methods of other libraries, and what they refuse."""
-    for file, definition, built, theirs in our_classes():
+    for file, definition, built, theirs in classes_with_foreign_bases():
         for name in sorted(members(definition) & vars(built).keys()):
             base = next((base for base in theirs if name in vars(base)), None)
             if base is None or name.startswith("__"):
@@ -457,7 +457,7 @@ def test_overrides_take_what_the_library_gives():
 
 
 def test_nothing_abstract_is_left_open():
-    for file, definition, built, theirs in our_classes():
+    for file, definition, built, theirs in classes_with_foreign_bases():
         open_names = getattr(built, "__abstractmethods__", ())
         left = [name for name in open_names if any(name in vars(base) for base in theirs)]
         assert not left, f"{file}: {definition.name} lacks {left}"
