@@ -1,1 +1,1 @@
-"""The nano model: its fonts, drawn scenes, questions, recipe and weights."""
+"""The nano model: fonts, scene generator, questions, training recipe and weights."""

@@ -1,10 +1,10 @@
-"""Kinds of numbers on the command lines of the playground, for argparse's `type`."""
+"""Number types of command-line options, for argparse's `type`."""
 
 from argparse import ArgumentTypeError
 
 
 def count(text: str) -> int:
-    """A whole number from 1."""
+    """A positive integer."""
     number = int(text)
     if number < 1:
         raise ArgumentTypeError(f"{number} is not at least 1")

@@ -1,4 +1,4 @@
-"""What lies behind a scene: plain, gradient, coloured blobs like an unsharp photo, grain."""
+"""Backgrounds of scenes: plain, gradient, blurred blobs of colour, grain, or a photograph."""
 
 from random import Random
 from typing import Literal, get_args
@@ -11,14 +11,14 @@ from playground.photo_library import Photos
 from playground.sample import Split
 
 Kind = Literal["plain", "gradient", "blobs", "grain"]
-PHOTO_SHARE = 0.35  # of the surroundings are photographs, where there are some
+PHOTO_SHARE = 0.35  # share of surroundings that are photographs, if photographs are given
 KINDS: tuple[Kind, ...] = get_args(Kind)
 
 
 def draw_background(
     size: tuple[int, int], color: Color, rng: Random, kind: Kind, depth: int = 30
 ) -> Image.Image:
-    """An RGB image of `size` (width, height), its colours within `depth` levels of `color`."""
+    """Draw an RGB image of `size` (width, height), its colours within `depth` levels of `color`."""
     if kind == "plain":
         return Image.new("RGB", size, color)
     cells = {"gradient": (2, 2), "blobs": (rng.randint(3, 7), rng.randint(3, 7)), "grain": (2, 2)}
@@ -33,7 +33,7 @@ def choose_background(
     depth: int = 30,
     shares: tuple[int, ...] = (50, 20, 20, 10),
 ) -> Image.Image:
-    """A background of a random kind; `shares` weighs the kinds in the order of `KINDS`."""
+    """Draw a background of a random kind; `shares` are the weights of `KINDS`, in order."""
     kind = rng.choices(KINDS, shares)[0]
     return draw_background(size, color, rng, kind, depth)
 
@@ -46,14 +46,14 @@ def choose_surroundings(
     depth: int,
     photos: Photos | None,
 ) -> Image.Image:
-    """What is seen around a plate: part of a photograph, where there are some, or a background."""
+    """Draw the surroundings of a plate: a background, or a crop of a photograph if given."""
     if photos is not None and rng.random() < PHOTO_SHARE:
         return photos.background(size, rng, split)
     return choose_background(size, color, rng, depth)
 
 
 def add_grain(image: Image.Image, rng: Random, strength: float) -> Image.Image:
-    """The image with the noise of a camera; `strength` is its standard deviation in levels."""
+    """Add camera noise to an image; `strength` is its standard deviation in levels."""
     source = np.random.default_rng(rng.getrandbits(32))
     width, height = image.size
     noise = source.standard_normal((height, width, 1), dtype=np.float32) * strength

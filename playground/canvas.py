@@ -1,4 +1,4 @@
-"""A picture under construction, in frame units, that remembers where every character went."""
+"""A canvas in frame units that records the box of every character and object drawn on it."""
 
 import math
 from random import Random
@@ -10,11 +10,11 @@ from playground.cap_heights import FRAME, SHIPPED_HEIGHTS, SMALL_TEXT, CapHeight
 from playground.colors import Color
 from playground.faces import Face
 from playground.fonts import font_with_cap
-from playground.sample import Glyph, Thing
+from playground.sample import DrawnObject, Glyph
 
-RIM = 2  # pixels
-MIN_PITCH = 21.5  # units from line to line: a line of text for each row of image tokens
-MIN_STEP = 3.6  # units between the middles of small characters: at most 6 for an image token
+ROTATION_BORDER = 2  # pixels added around an image before it is rotated
+MIN_PITCH = 21.5  # units from line to line: one line of text per row of image tokens
+MIN_STEP = 3.6  # units between the centres of small characters: at most 6 per image token
 
 
 Anchor = Literal["left", "middle", "right"]
@@ -23,14 +23,14 @@ Anchor = Literal["left", "middle", "right"]
 class Canvas:
     """An image whose longest side is `FRAME` units long, whatever its size in pixels.
 
-    All positions and sizes given to the methods are in units; what is recorded is in pixels.
+    Methods take positions and sizes in units; recorded boxes are in pixels.
 
     Attributes:
-        width, height: in units.
+        width, height: size in units.
         scale: pixels per unit.
-        caps: the cap heights that its text may have.
-        heights: cap height in units of each text that was drawn with a key.
-        is_crowded: some text did not fit even at the smallest cap height.
+        caps: allowed cap heights of its text.
+        heights: cap height in units of each text drawn with a key.
+        is_crowded: whether some text did not fit even at the smallest cap height.
     """
 
     def __init__(
@@ -49,21 +49,21 @@ class Canvas:
             self.image = Image.new("RGB", size, background)
         self.draw = ImageDraw.Draw(self.image)
         self.glyphs: list[Glyph] = []
-        self.things: list[Thing] = []
+        self.objects: list[DrawnObject] = []
         self.heights: dict[str, float] = {}
         self.is_crowded = False
 
     @property
     def smallest_cap(self) -> float:
-        """The smallest cap height, in units, that is legible in the image and in the frame."""
+        """Smallest cap height, in units, that is legible in the stored image and in the frame."""
         return max(self.caps.low, self.caps.min_stored / self.scale)
 
     def choose_cap(self, rng: Random, usual: float, max_cap: float = math.inf) -> float:
-        """A cap height, log-uniform over what the picture may have.
+        """Sample a cap height, log-uniform over the allowed range.
 
         Args:
-            usual: maximum where the picture's heights have none.
-            max_cap: maximum in any case; crowded where it is too small to read.
+            usual: maximum if `caps` has none.
+            max_cap: maximum in any case; marks the canvas as crowded if it is too small to read.
         """
         low, high = self.smallest_cap, min(usual, max_cap)
         if self.caps.high is not None:
@@ -74,10 +74,11 @@ class Canvas:
     def choose_title_cap(
         self, rng: Random, title: str, face: Face, cap: float, max_cap: float
     ) -> float:
-        """The cap height of a title above text of height `cap`: at least as large, if it fits.
+        """Sample the cap height of a title: at least `cap`, that of the text below, if it fits.
 
         Args:
-            max_cap: maximum, of pictures whose heights have one; crowded where it is too small.
+            max_cap: maximum, used only if `caps` has a maximum; marks the canvas as crowded if it
+                is too small to read.
         """
         chosen = choose_cap(rng, cap, max(cap, 16))
         if self.caps.high is None:
@@ -87,41 +88,41 @@ class Canvas:
         return min(chosen, max_cap, widest)
 
     def text_width(self, text: str, face: Face, cap: float) -> float:
-        """The advance of a line of text, in units."""
+        """Advance width of a line of text, in units."""
         return self._starts(text, face, cap)[-1] / self.scale
 
     def _starts(self, text: str, face: Face, cap: float) -> list[float]:
-        # Where each character begins, and where the line ends, in pixels.
+        # Start of each character and end of the line, in pixels.
         sized = font_with_cap(face, cap * self.scale)
         return sized.spaced(text, MIN_STEP * self.scale) if cap < SMALL_TEXT else sized.starts(text)
 
     def fitting_cap(self, texts: list[str], face: Face, cap: float, width: float) -> float:
-        """`cap`, or as much less as every text needs to be at most `width` wide."""
+        """Largest cap height up to `cap` at which every text is at most `width` wide."""
         widest = max(self.text_width(text, face, cap) for text in texts)
         return cap if widest <= width else self.shrunk_cap(cap, width / widest * 0.98)
 
     def shrunk_cap(self, cap: float, factor: float) -> float:
-        """`cap` times `factor`, but not too small to read; then the canvas is crowded."""
+        """Scale `cap` by `factor`, down to the smallest legible height (then crowded)."""
         if cap * factor < self.smallest_cap * 0.97:
             self.is_crowded = True
         return max(self.smallest_cap, cap * factor)
 
     def lowered_cap(self, cap: float, max_cap: float) -> float:
-        """`cap`, or `max_cap` where that is less, but not too small to read.
+        """Limit `cap` to `max_cap`, but keep it legible.
 
-        The canvas is crowded then, but not in pictures whose heights have no maximum.
+        Marks the canvas as crowded if `max_cap` is too small to read and `caps` has a maximum.
         """
         self.is_crowded |= self.caps.high is not None and max_cap < self.smallest_cap
         return min(cap, max(self.smallest_cap, max_cap))
 
     def fitting_pitch(self, preferred: float, available: float) -> float:
-        """A distance between lines of at most `available`; crowded where they would touch."""
+        """Line pitch of at most `available`; marks the canvas as crowded if lines would touch."""
         if available < MIN_PITCH:
             self.is_crowded = True
         return min(max(MIN_PITCH, preferred), available)
 
     def is_sound(self) -> bool:
-        """Whether all text fits and no character crosses the edge of the image."""
+        """Whether all text fits and every character is inside the image."""
         width, height = self.image.size
         return not self.is_crowded and all(
             glyph.x0 >= 0 and glyph.y0 >= 0 and glyph.x1 <= width and glyph.y1 <= height
@@ -139,7 +140,7 @@ class Canvas:
         anchor: Anchor = "left",
         key: str | None = None,
     ) -> None:
-        """Draw one line whose capitals are centred on height `y`, and note its glyphs."""
+        """Draw one line with its capitals centred vertically on `y`, and record its glyphs."""
         sized = font_with_cap(face, cap * self.scale)
         starts = self._starts(text, face, cap)
         left = x * self.scale
@@ -160,7 +161,7 @@ class Canvas:
         if key is not None:
             self.heights[key] = cap
 
-    def turned_text(
+    def rotated_text(
         self,
         text: str,
         x: float,
@@ -171,7 +172,7 @@ class Canvas:
         angle: float,
         key: str | None = None,
     ) -> None:
-        """Draw one line with its centre at (x, y), turned by `angle` degrees anticlockwise."""
+        """Draw one line centred on (x, y), rotated by `angle` degrees anticlockwise."""
         if not angle:
             self.text(text, x, y, face, cap, color, "middle", key)
             return
@@ -185,7 +186,7 @@ class Canvas:
             text, cover.width / 2, cover.height / 2, face, cap, (255, 255, 255), "middle", key
         )
         part.glyphs, part.heights = cover.glyphs, cover.heights
-        self.place(part, x, y, angle, cover.image.getchannel("R"))
+        self.paste_canvas(part, x, y, angle, cover.image.getchannel("R"))
 
     def box(
         self,
@@ -198,7 +199,7 @@ class Canvas:
         line: float = 1.0,
         radius: float = 0.0,
     ) -> None:
-        """Draw a rectangle, its corners rounded by `radius`."""
+        """Draw a rectangle with corners of radius `radius`."""
         s = self.scale
         corners = (round(x0 * s), round(y0 * s), round(x1 * s), round(y1 * s))
         width = max(1, round(line * s)) if outline else 0
@@ -208,7 +209,7 @@ class Canvas:
             self.draw.rectangle(corners, fill, outline, width)
 
     def line(self, points: list[tuple[float, float]], color: Color, width: float = 1.0) -> None:
-        """Draw a line through the points."""
+        """Draw a polyline through the points."""
         s = self.scale
         self.draw.line(
             [(round(x * s), round(y * s)) for x, y in points],
@@ -217,12 +218,12 @@ class Canvas:
             joint="curve",
         )
 
-    def note(
+    def add_object(
         self, label: str, color: str | None, x0: float, y0: float, x1: float, y1: float
     ) -> None:
-        """Note an object that was drawn in this box."""
+        """Record the label and box of an object that was drawn."""
         s = self.scale
-        self.things.append(Thing(label, color, x0 * s, y0 * s, x1 * s, y1 * s))
+        self.objects.append(DrawnObject(label, color, x0 * s, y0 * s, x1 * s, y1 * s))
 
     def stamp(self, mask: Image.Image, paint: Color | Image.Image, x: float, y: float) -> None:
         """Paste a colour or an image through `mask` with its upper left corner at (x, y)."""
@@ -234,7 +235,7 @@ class Canvas:
                 paint, (*corner, corner[0] + mask.width, corner[1] + mask.height), mask
             )
 
-    def place(
+    def paste_canvas(
         self,
         part: "Canvas",
         x: float,
@@ -242,19 +243,19 @@ class Canvas:
         angle: float = 0.0,
         mask: Image.Image | None = None,
     ) -> None:
-        """Paste another canvas of the same scale, its centre at (x, y), with all that it noted.
+        """Paste another canvas of the same scale, centred on (x, y), with its glyphs and heights.
 
         Args:
-            angle: degrees by which it is turned anticlockwise about its centre.
-            mask: its coverage, mode L and of its size; everything where None.
+            angle: rotation about its centre in degrees, anticlockwise.
+            mask: coverage, mode L, of the same size; None: opaque.
         """
         image = part.image
         mask = mask or Image.new("L", image.size, 255)
         width, height = image.size
         if angle:
-            # A bare rim makes the turned edges smooth.
-            image = ImageOps.expand(image, RIM, _rim_color(image))
-            mask = ImageOps.expand(mask, RIM, 0)
+            # An empty border gives the rotated edges antialiasing.
+            image = ImageOps.expand(image, ROTATION_BORDER, _border_color(image))
+            mask = ImageOps.expand(mask, ROTATION_BORDER, 0)
             image = image.rotate(angle, Image.Resampling.BICUBIC, expand=True)
             mask = mask.rotate(angle, Image.Resampling.BICUBIC, expand=True)
         left = round(x * self.scale - image.width / 2)
@@ -263,19 +264,19 @@ class Canvas:
         shift_x, shift_y = left + (image.width - width) / 2, top + (image.height - height) / 2
         center = width / 2, height / 2
         for glyph in part.glyphs:
-            x0, y0, x1, y1 = turned_box((glyph.x0, glyph.y0, glyph.x1, glyph.y1), angle, center)
+            x0, y0, x1, y1 = rotated_box((glyph.x0, glyph.y0, glyph.x1, glyph.y1), angle, center)
             x = (glyph.x0 + glyph.x1) / 2
-            level = turned_box((x, glyph.level, x, glyph.level), angle, center)[1]
+            level = rotated_box((x, glyph.level, x, glyph.level), angle, center)[1]
             box = (x0 + shift_x, y0 + shift_y, x1 + shift_x, y1 + shift_y)
             level += shift_y
             self.glyphs.append(Glyph(glyph.char, *box, level, glyph.cap, glyph.follows))
         self.heights.update(part.heights)
 
 
-def turned_box(
+def rotated_box(
     box: tuple[float, float, float, float], angle: float, center: tuple[float, float]
 ) -> tuple[float, float, float, float]:
-    """The axis-aligned box around a box turned anticlockwise by `angle` degrees about `center`."""
+    """Axis-aligned bounds of a box rotated by `angle` degrees anticlockwise about `center`."""
     cos, sin = math.cos(math.radians(angle)), math.sin(math.radians(angle))
     cx, cy = center
     corners = [
@@ -287,6 +288,6 @@ def turned_box(
     return min(xs), min(ys), max(xs), max(ys)
 
 
-def _rim_color(image: Image.Image) -> Color:
+def _border_color(image: Image.Image) -> Color:
     red, green, blue = image.crop((image.width // 2, 0, image.width // 2 + 1, 1)).tobytes()
     return red, green, blue

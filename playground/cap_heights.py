@@ -1,4 +1,4 @@
-"""How tall the capitals in a picture are, in units: pixels of an image of 256."""
+"""Cap heights of the text in an image, in units: pixels after scaling its longest side to 256."""
 
 from dataclasses import dataclass
 from itertools import pairwise
@@ -6,23 +6,23 @@ from random import Random
 
 from mgm.errors import MGMError
 
-FRAME = 256  # units along the longest side: the pixels of the nano model's view
-MIN_CAP = 4.0  # of new data: 2.6 pixels in the low-resolution view of 168, 6 in that of 384
-SHIPPED_MIN_CAP = 12.0  # of the data that the shipped weights were trained on
+FRAME = 256  # units along the longest side of an image
+MIN_CAP = 4.0  # default minimum: 2.6 pixels in the 168-pixel view of the ViT, 6 in that of 384
+SHIPPED_MIN_CAP = 12.0  # minimum in the training data of the shipped weights
 HEIGHT_BINS = tuple(pairwise((4, 6, 8, 12, 20, 28, 44)))
-SMALL_TEXT = 12.0  # units; text below it is spaced, of strong contrast and level
-MIN_STORED_CAP = 6.0  # pixels of the stored image; capitals below it are not legible
-ADVANCE = 0.78  # of a character, to the cap height; about the mean over our faces
-PITCH = 1.9  # from line to line, to the cap height
+SMALL_TEXT = 12.0  # units; smaller text is letter-spaced, high-contrast and not rotated
+MIN_STORED_CAP = 6.0  # pixels of the stored image; smaller capitals are not legible
+ADVANCE = 0.78  # advance of a character / cap height, about the mean over our typefaces
+PITCH = 1.9  # line pitch / cap height
 
 
 @dataclass(frozen=True)
 class CapHeights:
-    """The cap heights of the text in one picture, in units.
+    """Allowed cap heights of the text in one image, in units.
 
     Attributes:
         low: minimum.
-        high: maximum; None: as each scene prefers, most often just above the minimum.
+        high: maximum; None: chosen by each scene, mostly just above the minimum.
     """
 
     low: float
@@ -35,12 +35,12 @@ class CapHeights:
 
     @property
     def columns(self) -> int:
-        """About how many characters of the minimum height fit on a line."""
+        """Approximate number of characters of the minimum height that fit on a line."""
         return FRAME if self.high is None else int(FRAME / (ADVANCE * self.low))
 
     @property
     def lines(self) -> int:
-        """How many lines of the minimum height fit one below the other."""
+        """Number of lines of the minimum height that fit below each other."""
         return FRAME if self.high is None else int(FRAME / (PITCH * self.low))
 
 
@@ -48,12 +48,12 @@ SHIPPED_HEIGHTS = CapHeights(SHIPPED_MIN_CAP)
 
 
 def choose_heights(rng: Random, min_cap_height: float) -> CapHeights:
-    """The cap heights of a picture: one of `HEIGHT_BINS`, each as likely as any other.
+    """Sample the cap-height range of an image, uniformly from `HEIGHT_BINS`.
 
-    At `SHIPPED_MIN_CAP` heights are as each scene prefers, and no random number is drawn.
+    At `SHIPPED_MIN_CAP`, scenes choose their own heights and no random number is drawn.
 
     Raises:
-        MGMError: the minimum is not from `MIN_CAP` to `SHIPPED_MIN_CAP`.
+        MGMError: `min_cap_height` is not between `MIN_CAP` and `SHIPPED_MIN_CAP`.
     """
     if not MIN_CAP <= min_cap_height <= SHIPPED_MIN_CAP:
         raise MGMError(
@@ -66,5 +66,5 @@ def choose_heights(rng: Random, min_cap_height: float) -> CapHeights:
 
 
 def choose_cap(rng: Random, low: float, high: float) -> float:
-    """A cap height between two, log-uniform."""
+    """Sample a cap height, log-uniform between `low` and `high`."""
     return low if high <= low else low * (high / low) ** rng.random()

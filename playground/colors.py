@@ -1,4 +1,4 @@
-"""Named colours, shades of them, and the contrast between two."""
+"""Named colours, random shades of them, and the contrast of two colours."""
 
 from random import Random
 
@@ -21,12 +21,12 @@ COLORS: dict[str, Color] = {
 }
 VIVID = ("red", "orange", "yellow", "green", "blue", "purple", "pink", "brown")
 NEUTRAL = ("gray", "black", "white")
-NEUTRAL_TINT = 3  # levels; more would make a gray purple
+NEUTRAL_TINT = 3  # levels of difference between channels; with more, gray would look purple
 JITTER = 12  # each channel of a shade is within this many levels of the named colour
 
 
 def shade(name: str, rng: Random, jitter: int = JITTER) -> Color:
-    """A colour one would still call `name`."""
+    """Sample a shade of a named colour that is still recognisable as it."""
     common, tint = 0, jitter
     if name in NEUTRAL:
         common, tint = rng.randint(-jitter, jitter), min(jitter, NEUTRAL_TINT)
@@ -52,7 +52,7 @@ def contrast(first: Color, second: Color) -> float:
 
 
 def ink_on(paper: Color, rng: Random, min_contrast: float = 3.5) -> Color:
-    """A text colour of at least `min_contrast` on `paper`; black or white if none is found."""
+    """Sample a text colour with at least `min_contrast` on `paper`; else black or white."""
     for _ in range(4):
         ink = (rng.randint(0, 255), rng.randint(0, 255), rng.randint(0, 255))
         if rng.random() < 0.6:
@@ -63,15 +63,15 @@ def ink_on(paper: Color, rng: Random, min_contrast: float = 3.5) -> Color:
 
 
 def readable_ink(paper: Color, rng: Random, cap: float) -> Color:
-    """A text colour for capitals `cap` units high: the smaller, the more unlike the paper."""
+    """Sample a text colour for capitals `cap` units high: small text gets a higher contrast."""
     return ink_on(paper, rng, 3.5 if cap >= SMALL_TEXT else 6)
 
 
 def pale(rng: Random) -> Color:
-    """A light paper colour."""
+    """Sample a light paper colour."""
     return rng.randint(222, 255), rng.randint(222, 255), rng.randint(216, 255)
 
 
 def dark(rng: Random) -> Color:
-    """A dark background colour."""
+    """Sample a dark background colour."""
     return rng.randint(8, 52), rng.randint(8, 52), rng.randint(8, 60)

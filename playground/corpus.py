@@ -1,27 +1,27 @@
-"""Text-only pre-training samples: captions of scenes with questions, and reading tasks."""
+"""Text-only pre-training samples: scene captions with questions, and spelling tasks."""
 
 from random import Random
 
 from playground.scenes import SCENES, Split, choose_kind
-from playground.scenes.asking import SHORT_SUFFIX, TURNS, conversation
+from playground.scenes.qa import SHORT_SUFFIX, TURNS, conversation
 from playground.scenes.sign import choose_text
 
-ORDERED = ("sign", "table")  # the order of their sentences tells what is above what
-TASKS_SHARE = 0.2  # of the texts are spelling and copying instead of a scene
+ORDERED = ("sign", "table")  # scenes whose sentence order encodes the vertical order
+TASKS_SHARE = 0.2  # share of texts that are spelling and copying tasks, not scenes
 
 
 def text_sample(
     seed: int, split: Split = "train", turns: tuple[int, int] = TURNS
 ) -> tuple[str, list[tuple[str, str]]]:
-    """A text and questions with answers about it, without any picture.
+    """Sample a text with questions and answers about it, without an image.
 
-    Specs are sampled as for pictures, so texts and pictures share their content and words.
+    Specs are sampled as for images, so texts and images have the same content and words.
 
     Args:
         turns: minimum and maximum number of questions about a scene.
 
     Returns:
-        The text, and pairs of question and answer.
+        The text, and (question, answer) pairs.
     """
     rng = Random(f"text/{split}/{seed}")
     if rng.random() < TASKS_SHARE:
@@ -33,9 +33,9 @@ def text_sample(
     caption = " ".join(sentences)
     if name not in ORDERED and rng.random() < 0.3:
         rng.shuffle(sentences)
-    asks = [ask for ask in scene.asks(spec, rng) if not ask.needs_picture]
-    exchanges = conversation(asks, name, caption, {}, rng, turns)
-    return " ".join(sentences), [(turn.question, turn.answer) for turn in exchanges]
+    qa_pairs = [pair for pair in scene.qa_pairs(spec, rng) if not pair.needs_image]
+    selected = conversation(qa_pairs, name, caption, {}, rng, turns)
+    return " ".join(sentences), [(turn.question, turn.answer) for turn in selected]
 
 
 def _tasks(rng: Random, split: Split) -> tuple[str, list[tuple[str, str]]]:

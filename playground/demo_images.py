@@ -1,4 +1,4 @@
-"""The example pictures of the README: python -m playground.demo_images --out images."""
+"""Draw the example images of the README: python -m playground.demo_images --out images."""
 
 from pathlib import Path
 from random import Random
@@ -124,7 +124,7 @@ EXAMPLES: dict[str, tuple[str, object, tuple[float, float], int]] = {
 
 
 def draw_example(name: str) -> list[Image.Image]:
-    """The pictures of one example, smoothed by drawing them larger than they are shown."""
+    """Draw the images of one example, antialiased by oversampling."""
     kind, spec, (wide, high), seed = EXAMPLES[name]
     size = (round(SIDE * wide) * OVERSAMPLING, round(SIDE * high) * OVERSAMPLING)
     while True:

@@ -1,4 +1,4 @@
-"""Emoji that nobody mistakes for one another, with their names, and their bitmaps."""
+"""Emoji that are easy to tell apart, with their names and bitmaps."""
 
 from functools import lru_cache
 
@@ -72,7 +72,7 @@ EMOJI = {
 
 
 def plural(name: str) -> str:
-    """More than one of an emoji or a shape."""
+    """Plural of the name of an emoji or a shape."""
     irregular = {
         "fish": "fish",
         "butterfly": "butterflies",
@@ -85,17 +85,17 @@ def plural(name: str) -> str:
 
 
 def article(phrase: str) -> str:
-    """The phrase with "a" or "an" before it."""
+    """Add the indefinite article to a phrase."""
     return ("an " if phrase[0] in "aeiou" else "a ") + phrase
 
 
 def draw_emoji(canvas: Canvas, name: str, x: float, y: float, size: float) -> None:
-    """Draw an emoji, its longer side `size` units, its centre at (x, y), and note it."""
-    # Steps of 3 pixels let most bitmaps come from the cache.
+    """Draw an emoji centred on (x, y), its longer side `size` units, and record it."""
+    # Sizes are rounded to 3 pixels, so that most bitmaps come from the cache.
     bitmap = _scaled(name, max(9, int(size * canvas.scale) // 3 * 3))
     width, height = bitmap.width / canvas.scale, bitmap.height / canvas.scale
     canvas.stamp(bitmap.getchannel("A"), bitmap.convert("RGB"), x - width / 2, y - height / 2)
-    canvas.note(name, None, x - width / 2, y - height / 2, x + width / 2, y + height / 2)
+    canvas.add_object(name, None, x - width / 2, y - height / 2, x + width / 2, y + height / 2)
 
 
 @lru_cache(maxsize=2048)

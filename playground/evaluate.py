@@ -1,8 +1,8 @@
-"""How many held-out questions nano models answer exactly, by kind and by height of the text.
+"""Exact-match accuracy of nano models on held-out questions, by scene kind and by text height.
 
     python -m playground.evaluate --data DIR --model NAME=PATH [--model NAME=PATH ...] --out DIR
 
-Writes answers.jsonl (every question with every model's answer), results.json (right and asked, for
+Writes answers.jsonl (every question with every model's answer), results.json ([right, total] for
 each row of the table and for each kind of question), accuracy.png and, last, accuracy.txt.
 """
 
@@ -22,15 +22,15 @@ from mgm.data.text.templates import IMAGE_MARKER
 from mgm.errors import MGMError, Parser, run_command
 from playground.arguments import count
 from playground.cap_heights import HEIGHT_BINS
-from playground.scenes.asking import SHORT_SUFFIX
+from playground.scenes.qa import SHORT_SUFFIX
 
 
 @dataclass(frozen=True)
 class Question:
-    """One turn of a drawn conversation, asked on its own.
+    """One turn of a drawn conversation, as a separate question.
 
     Attributes:
-        kind: of the scene and of the question, as in "receipt/price".
+        kind: kind of scene and of question, as in "receipt/price".
     """
 
     images: tuple[str, ...]
@@ -41,10 +41,10 @@ class Question:
 
 
 def read_questions(folder: Path, limit: int | None) -> list[Question]:
-    """Every turn of DIR/conversations.json, of the first `limit` conversations.
+    """Read every turn of the first `limit` conversations of DIR/conversations.json.
 
     Raises:
-        MGMError: there is no such file, or `playground.generate` did not write it.
+        MGMError: the file is missing or was not written by `playground.generate`.
     """
     path = folder / "conversations.json"
     if not path.is_file():
@@ -60,7 +60,7 @@ def read_questions(folder: Path, limit: int | None) -> list[Question]:
                 "with python -m playground.generate"
             )
         images = tuple(map(str, sample.image_sources(folder / "images")))
-        # A conversation asks for bare answers once; each question asked on its own has to.
+        # A conversation has the suffix for short answers once; separate questions each need it.
         suffix = SHORT_SUFFIX if sample.turns[0][0].endswith(SHORT_SUFFIX) else ""
         for (question, answer), kind, height in zip(sample.turns, *notes, strict=True):
             text = question.replace(IMAGE_MARKER, "").removesuffix(suffix).strip() + suffix
@@ -68,8 +68,8 @@ def read_questions(folder: Path, limit: int | None) -> list[Question]:
     return questions
 
 
-def ask(model_path: str, questions: list[Question], batch_size: int) -> list[str]:
-    """The model's greedy answers, in the order of the questions."""
+def generate_answers(model_path: str, questions: list[Question], batch_size: int) -> list[str]:
+    """Generate the model's greedy answers, in the order of the questions."""
     engine = mgm.load(model_path)
     answers = []
     with tqdm(total=len(questions), desc=Path(model_path).name, unit="question") as bar:
@@ -84,10 +84,10 @@ def ask(model_path: str, questions: list[Question], batch_size: int) -> list[str
     return answers
 
 
-def shares(
+def counts_by_group(
     questions: list[Question], answers: list[str], group: Callable[[Question], str | None]
 ) -> dict[str, tuple[int, int]]:
-    """(right, asked) for each group of questions; None leaves a question out."""
+    """Count (right, total) per group; questions whose `group` is None are skipped."""
     counts: dict[str, tuple[int, int]] = {}
     for question, answer in zip(questions, answers, strict=True):
         name = group(question)
@@ -98,7 +98,7 @@ def shares(
 
 
 def height_group(question: Question) -> str | None:
-    """The row of the table for the height of what is read; None where nothing is."""
+    """Row of the table for a question's text height; None if nothing has to be read."""
     if question.text_height is None:
         return None
     for low, high in HEIGHT_BINS:
@@ -115,10 +115,10 @@ GROUPS: tuple[Callable[[Question], str | None], ...] = (
 
 
 def table(results: dict[str, dict[str, tuple[int, int]]]) -> str:
-    """A plain-text table: a row for each group, a column for each model."""
+    """Format a plain-text table: a row for each group, a column for each model."""
     names = list(results)
     rows = list(results[names[0]])
-    lines = [f"{'exact match, %':<24}{'asked':>7}" + "".join(f"{name:>18}" for name in names)]
+    lines = [f"{'exact match, %':<24}{'total':>7}" + "".join(f"{name:>18}" for name in names)]
     first_height = next((row for row in rows if row.startswith("text ")), None)
     for row in rows:
         if row in (first_height, "all"):
@@ -130,7 +130,7 @@ def table(results: dict[str, dict[str, tuple[int, int]]]) -> str:
 
 
 def plot(results: dict[str, dict[str, tuple[int, int]]], path: Path) -> None:
-    """Two bar charts: by kind of question, and by height of the text."""
+    """Plot two bar charts: accuracy by kind of scene, and by text height."""
     import matplotlib as mpl
 
     mpl.use("Agg")
@@ -164,7 +164,7 @@ def plot(results: dict[str, dict[str, tuple[int, int]]], path: Path) -> None:
 
 
 def model_argument(text: str) -> tuple[str, str]:
-    """NAME and PATH of a `--model`."""
+    """Parse NAME=PATH of `--model`."""
     name, separator, path = text.partition("=")
     if not separator:
         raise argparse.ArgumentTypeError(f"{text!r} is not NAME=PATH")
@@ -172,13 +172,13 @@ def model_argument(text: str) -> tuple[str, str]:
 
 
 def write_lines(lines: Iterable[str], path: Path) -> None:
-    """Write a file of these lines, which appears when it is complete."""
+    """Write lines to a file atomically."""
     with atomic_file(path) as part:
         part.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
 
 
 def main() -> None:
-    """Read the command line, ask every model every question, and write what came out."""
+    """Evaluate the models of the command line, and write answers, accuracies and plot."""
     parser = Parser(prog="python -m playground.evaluate", description=__doc__.splitlines()[0])
     parser.add_argument("--data", type=Path, required=True, help="folder of drawn images")
     parser.add_argument(
@@ -191,14 +191,16 @@ def main() -> None:
     names = [name for name, _ in arguments.model]
     if len(set(names)) < len(names):
         raise MGMError(f"--model: {', '.join(names)}: give each model a name of its own")
-    if find_spec("matplotlib") is None:  # say so before hours of answering
+    if find_spec("matplotlib") is None:  # fail before hours of generation
         raise MGMError('matplotlib is not installed; run pip install -e ".[playground]"')
     with write_errors(arguments.out):
         arguments.out.mkdir(parents=True, exist_ok=True)
     questions = read_questions(arguments.data, arguments.limit)
-    answers = {n: ask(p, questions, arguments.batch_size) for n, p in arguments.model}
+    answers = {n: generate_answers(p, questions, arguments.batch_size) for n, p in arguments.model}
     results = {
-        name: {k: v for group in GROUPS for k, v in shares(questions, given, group).items()}
+        name: {
+            k: v for group in GROUPS for k, v in counts_by_group(questions, given, group).items()
+        }
         for name, given in answers.items()
     }
     records = (
@@ -207,13 +209,13 @@ def main() -> None:
     )
     write_lines((json.dumps(record) for record in records), arguments.out / "answers.jsonl")
     by_question = {
-        name: shares(questions, given, lambda question: question.kind)
+        name: counts_by_group(questions, given, lambda question: question.kind)
         for name, given in answers.items()
     }
     counts = {"table": results, "questions": by_question}
     write_lines([json.dumps(counts, indent=2)], arguments.out / "results.json")
     plot(results, arguments.out / "accuracy.png")
-    write_lines([table(results)], arguments.out / "accuracy.txt")  # last: where it is, all is
+    write_lines([table(results)], arguments.out / "accuracy.txt")  # last: marks a complete folder
     print(table(results))
     print(f"\nPlot: {arguments.out / 'accuracy.png'}   Answers: {arguments.out / 'answers.jsonl'}")
 

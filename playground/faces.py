@@ -1,6 +1,7 @@
-"""The type faces that scenes are set in: their files and the Debian packages they come from.
+"""Typefaces of scenes: font files, and the Debian packages that contain them.
 
-Running it prints the packages to install, for `scripts/environment.sh`; it imports nothing slow.
+Run as a program, it prints the packages to install, for `scripts/environment.sh`; its imports are
+fast.
 """
 
 from dataclasses import dataclass
@@ -30,9 +31,9 @@ class Face:
     """A font file below `FOLDER`.
 
     Attributes:
-        plain: clear enough for small text (upright, not light, not condensed).
-        tiny: clear even where capitals are 6 pixels of the image high.
-        held_out: never drawn in training images.
+        plain: legible in small text (upright, not light, not condensed).
+        tiny: legible even with capitals 6 image pixels high.
+        held_out: never used in training images.
     """
 
     file: str
@@ -93,7 +94,7 @@ FACES = (
 
 
 def missing_packages() -> list[str]:
-    """The Debian packages of which a font file is not there; empty where all are."""
+    """Debian packages to install if a font file is missing, else an empty list."""
     files = [*(face.file for face in FACES), EMOJI_FILE]
     return list(PACKAGES) if any(not (FOLDER / file).is_file() for file in files) else []
 

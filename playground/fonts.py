@@ -1,4 +1,4 @@
-"""Type faces as loaded fonts, by cap height."""
+"""Fonts loaded by typeface and cap height."""
 
 import math
 from functools import lru_cache
@@ -10,9 +10,9 @@ from mgm.errors import MGMError
 from playground.faces import EMOJI_FILE, FACES, FOLDER, PACKAGES, Face
 from playground.sample import Split
 
-SMALL_CAP = 14.0  # units; below it only plain faces are legible
-TINY_CAP = 8.0  # units; below it only the clearest of them
-HELD_OUT_SHARE = 0.4  # of the held-out images are set in a held-out face
+SMALL_CAP = 14.0  # units; smaller text is set in `plain` faces
+TINY_CAP = 8.0  # units; smaller text is set in `tiny` faces
+HELD_OUT_SHARE = 0.4  # share of held-out images with a held-out face
 
 _POOLS = {
     (held_out, quality): tuple(
@@ -26,14 +26,14 @@ _POOLS = {
 
 
 def choose_face(rng: Random, split: Split, cap: float = SMALL_CAP) -> Face:
-    """A face for text of cap height `cap` (units); held-out ones only where `split` says so."""
+    """Sample a face for text of cap height `cap` (units); held-out faces in that split only."""
     held_out = split == "held_out" and rng.random() < HELD_OUT_SHARE
     quality = "" if cap >= SMALL_CAP else "plain" if cap >= TINY_CAP else "tiny"
     return rng.choice(_POOLS[held_out, quality])
 
 
 class SizedFont:
-    """A face at one size, with the widths and ink boxes of its characters kept (pixels)."""
+    """A face at one size, with cached advances and ink boxes of its characters (pixels)."""
 
     def __init__(self, face: Face, half_points: int) -> None:
         self.font = _open(face.file, half_points / 2)
@@ -42,7 +42,7 @@ class SizedFont:
         self._boxes: dict[str, tuple[float, float, float, float]] = {}
 
     def starts(self, text: str) -> list[float]:
-        """Where each character of a line begins, and where the line ends, from its left end."""
+        """Start of each character of a line, and the end of the line, from its left end."""
         positions, x = [], 0.0
         for index, char in enumerate(text):
             if self._kerns and index:
@@ -53,7 +53,7 @@ class SizedFont:
         return [*positions, x]
 
     def spaced(self, text: str, min_step: float) -> list[float]:
-        """As `starts`, in whole pixels, the middles of two characters `min_step` apart or more."""
+        """Like `starts`, in whole pixels, with character centres at least `min_step` apart."""
         positions, x, last = [], 0, -min_step
         for char in text:
             advance = round(self._advance(char))
@@ -69,11 +69,11 @@ class SizedFont:
         return [*positions, float(x)]
 
     def width(self, text: str) -> float:
-        """The advance of a line."""
+        """Advance width of a line."""
         return self.starts(text)[-1]
 
     def ink(self, char: str) -> tuple[float, float, float, float]:
-        """The box of a character's ink from its origin on the base line."""
+        """Ink box of a character, relative to its origin on the baseline."""
         box = self._boxes.get(char)
         if box is None:
             box = self._boxes[char] = self.font.getbbox(char, anchor="ls")
@@ -88,17 +88,17 @@ class SizedFont:
 
 @lru_cache(maxsize=1500)
 def load_font(face: Face, half_points: int) -> SizedFont:
-    """The face at `half_points` / 2 pixels per em."""
+    """Load a face at `half_points` / 2 pixels per em."""
     return SizedFont(face, half_points)
 
 
 def font_with_cap(face: Face, cap: float) -> SizedFont:
-    """The face at the size whose capital letters are `cap` pixels tall, to half a pixel per em."""
+    """Load a face with capitals `cap` pixels high, to the nearest half pixel per em."""
     return load_font(face, max(2, round(2 * cap / _cap_per_em(face))))
 
 
 def emoji_font() -> ImageFont.FreeTypeFont:
-    """The colour emoji font at its one bitmap size, 109 pixels."""
+    """Load the colour emoji font at its only bitmap size, 109 pixels."""
     return _open(EMOJI_FILE, 109)
 
 
@@ -119,7 +119,7 @@ def _has_kerning(face: Face) -> bool:
 
 def _open(file: str, size: float) -> ImageFont.FreeTypeFont:
     try:
-        # The basic layout is several times faster than Raqm, and our text needs no shaping.
+        # The basic layout is several times faster than Raqm; our text needs no shaping.
         return ImageFont.truetype(FOLDER / file, size, layout_engine=ImageFont.Layout.BASIC)
     except OSError as error:
         raise MGMError(

@@ -17,15 +17,15 @@ from mgm.data.text.templates import IMAGE_MARKER
 from mgm.errors import MGMError, Parser, run_command
 from playground.arguments import count
 from playground.cap_heights import MIN_CAP
-from playground.photo_library import HOW, load_photos
+from playground.photo_library import FETCH_HINT, load_photos
 from playground.scenes import KINDS, PHOTO, Sample, Split, draw_sample
-from playground.scenes.asking import DESCRIBE, DESCRIBE_BOTH
+from playground.scenes.qa import DESCRIBE, DESCRIBE_BOTH
 
-VERSION = 8  # to be raised when the same seed would draw another picture
+VERSION = 8  # increase it when a change makes the same seed draw another image
 IMAGE_LINE = f"{IMAGE_MARKER}\n"
 MANIFEST_KEYS = {"version", "split", "count", "seed", "kinds"}
-SEED_STEP = 10_000_000  # data sets of neighbouring seeds share no picture
-CHUNK = 32  # samples per message between processes
+SEED_STEP = 10_000_000  # seeds of images per seed of a data set, so that data sets do not overlap
+CHUNK = 32  # samples per task of a worker process
 
 Record = dict[str, Any]
 
@@ -42,23 +42,23 @@ def generate(
 ) -> None:
     """Write `count` samples to `folder`: images/, conversations.json, captions.json, manifest.json.
 
-    A folder whose manifest asks for the same is left as it is; another one is replaced as a whole,
-    and only when the new one is complete.
+    A folder with the same manifest is left unchanged; one with another manifest is replaced
+    atomically when the new data set is complete.
 
     Args:
-        kinds: scenes to draw in equal parts; all in their usual shares where empty.
-        min_cap_height: as in `draw_sample`.
-        photos: folder of `python -m playground.photos`; None: no photographs.
+        kinds: scene kinds to draw in equal parts; empty: all in their default shares.
+        min_cap_height: see `draw_sample`.
+        photos: folder written by `python -m playground.photos`; None: no photographs.
 
     Raises:
-        MGMError: an unknown kind, a folder that is not a data set of ours, a full disk.
+        MGMError: a kind is unknown, the folder is not a data set of ours, or the disk is full.
     """
     known = (*KINDS, PHOTO)
     unknown = sorted(set(kinds) - set(known))
     if unknown:
         raise MGMError(f"--kinds: {unknown[0]!r} is unknown; choose among {', '.join(known)}")
     if photos is not None:
-        load_photos(photos)  # say what is wrong before hours of drawing
+        load_photos(photos)  # fail before hours of drawing
     manifest = {
         "version": VERSION,
         "split": split,
@@ -101,7 +101,7 @@ def _manifest_of(folder: Path) -> Record | None:
         manifest = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
         raise MGMError(f"{path}: not JSON ({error}); delete {folder} and run again") from error
-    # Other programs write a manifest.json too.
+    # A manifest.json without these keys was written by another program.
     return manifest if isinstance(manifest, dict) and manifest.keys() >= MANIFEST_KEYS else None
 
 
@@ -152,7 +152,7 @@ def _draw_one(
 
 
 def conversation_record(sample: Sample, identity: str, names: list[str]) -> Record:
-    """A sample as one entry of the published format, plus `kinds` and `text_heights` per turn."""
+    """Entry of the published format for a sample, plus `kinds` and `text_heights` per turn."""
     messages = []
     for index, turn in enumerate(sample.turns):
         marker = IMAGE_LINE * len(names) if index == 0 else ""
@@ -167,7 +167,7 @@ def conversation_record(sample: Sample, identity: str, names: list[str]) -> Reco
 
 
 def caption_record(sample: Sample, identity: str, names: list[str]) -> Record:
-    """A sample's caption as one entry of the published format, for the alignment stage."""
+    """Entry of the published format for a sample's caption, for stage 1 (alignment)."""
     instruction = Random(identity).choice(DESCRIBE if len(names) == 1 else DESCRIBE_BOTH)
     return {
         **_head(identity, names),
@@ -183,26 +183,32 @@ def _head(identity: str, names: list[str]) -> Record:
 
 
 def main() -> None:
-    """Read the command line and draw."""
+    """Draw a data set as the command line says."""
     parser = Parser(prog="python -m playground.generate", description=__doc__)
     parser.add_argument("--out", type=Path, required=True, help="folder to write")
     parser.add_argument("--split", choices=("train", "held_out"), default="train")
-    parser.add_argument("--count", type=count, required=True, help="samples")
+    parser.add_argument("--count", type=count, required=True, help="number of samples")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument(
-        "--kinds", nargs="*", default=(), help=f"of {', '.join(KINDS)}; all if none"
+        "--kinds",
+        nargs="*",
+        default=(),
+        help=f"scene kinds to draw: {', '.join(KINDS)}; default: all",
     )
-    parser.add_argument("--workers", type=count, default=1, help="processes")
+    parser.add_argument("--workers", type=count, default=1, help="number of processes")
     parser.add_argument(
         "--min-cap-height",
         type=float,
         default=MIN_CAP,
-        help="in pixels of an image of 256, from 4 to 12; 12: the data of the shipped weights",
+        help="minimum cap height in pixels at a longest side of 256, from 4 to 12; "
+        "12: as in the training data of the shipped weights; default: %(default)s",
     )
-    parser.add_argument("--photos", type=Path, help=f"folder of photographs to show; {HOW}")
+    parser.add_argument(
+        "--photos", type=Path, help=f"folder of photographs used in scenes; {FETCH_HINT}"
+    )
     args = parser.parse_args()
     if args.photos is None:
-        logging.info("No photographs: %s, then give --photos DIR", HOW)
+        logging.info("No photographs: %s, then give --photos DIR", FETCH_HINT)
     generate(
         args.out,
         args.split,

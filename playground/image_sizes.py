@@ -1,4 +1,4 @@
-"""How many pixels pictures have."""
+"""Random image sizes in pixels."""
 
 import math
 from random import Random
@@ -6,18 +6,20 @@ from random import Random
 from playground.cap_heights import FRAME, SHIPPED_HEIGHTS, CapHeights
 
 SQUARES = (FRAME, 384)  # pixels per side of square images
-SHORTEST, LONGEST = 160, 640  # pixels of the longer side of other images
+SHORTEST, LONGEST = 160, 640  # pixels of the longer side of non-square images
 
 
 def choose_size(
     rng: Random, orientation: str | None = None, caps: CapHeights = SHIPPED_HEIGHTS
 ) -> tuple[int, int]:
-    """Width and height in pixels: a square in 55 % of the images, else 160 to 640 and not square.
+    """Sample width and height in pixels.
 
-    A square has 256 pixels a side, or 384. An image with small text has as many as that needs.
+    55 % of the images are squares of 256 or 384 pixels per side; the longer side of the others has
+    160 to 640 pixels. Small text raises the minimum, so that it stays legible.
 
     Args:
-        orientation: "tall" or "wide" where the scene wants it.
+        orientation: "tall" or "wide"; None: random.
+        caps: cap heights of the image's text.
     """
     shortest = SHORTEST
     if caps.high is not None:

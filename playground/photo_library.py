@@ -1,4 +1,4 @@
-"""Photographs on disk: cut-outs with names, and whole ones as backgrounds."""
+"""Photographs on disk: labelled cut-outs of objects, and backgrounds."""
 
 import json
 from collections.abc import Iterator
@@ -14,8 +14,8 @@ from playground.sample import Split
 from playground.words import is_held_out
 
 INDEX_FILE = "photos.json"
-HOW = "fetch them with python -m playground.photos --out DIR"
-MIN_SHOWN = 0.5  # of the shorter side of a background that is shown, at least
+FETCH_HINT = "fetch them with python -m playground.photos --out DIR"
+MIN_BACKGROUND_SHARE = 0.5  # minimum crop, as a share of the largest one that fits
 
 
 @dataclass(frozen=True)
@@ -23,9 +23,9 @@ class Photo:
     """One photograph, a PNG file.
 
     Attributes:
-        file: path below the folder; names the photograph.
-        name: what it shows, as in "frog"; "" for backgrounds, about which nothing is asked.
-        kind: what that is, as in "animal"; "" for backgrounds.
+        file: path relative to the folder.
+        name: label of the object, as in "frog"; "" for backgrounds, which get no questions.
+        kind: category of the object, as in "animal"; "" for backgrounds.
     """
 
     file: str
@@ -34,7 +34,7 @@ class Photo:
 
     @property
     def is_held_out(self) -> bool:
-        """Whether it is in no training image."""
+        """Whether it is excluded from training images."""
         return is_held_out(self.file)
 
 
@@ -43,9 +43,9 @@ class Photos:
     """The photographs of a folder.
 
     Attributes:
-        folder: where their files are.
-        cutouts: photographs of one thing, transparent around it.
-        backgrounds: photographs that fill an image.
+        folder: parent of their files.
+        cutouts: photographs of one object with a transparent background.
+        backgrounds: photographs without transparency.
     """
 
     folder: Path
@@ -53,7 +53,7 @@ class Photos:
     backgrounds: tuple[Photo, ...]
 
     def choose_cutouts(self, rng: Random, split: Split, count: int) -> list[Photo]:
-        """Photographs of the split, of things with different names."""
+        """Sample photographs of the split with different names."""
         pool = [p for p in self.cutouts if p.is_held_out == (split == "held_out")]
         chosen: dict[str, Photo] = {}
         while len(chosen) < count:
@@ -63,11 +63,11 @@ class Photos:
 
     @property
     def trained_names(self) -> frozenset[str]:
-        """Names of which a training image can show some photograph."""
+        """Names that occur in training images."""
         return _trained_names(self)
 
     def cutout(self, photo: Photo, side: int, mirrored: bool) -> Image.Image:
-        """A cut-out as an RGBA image whose longer side has `side` pixels."""
+        """Load a cut-out as an RGBA image whose longer side has `side` pixels."""
         image = _read(self.folder / photo.file)
         ratio = side / max(image.size)
         size = max(1, round(image.width * ratio)), max(1, round(image.height * ratio))
@@ -75,11 +75,11 @@ class Photos:
         return ImageOps.mirror(image) if mirrored else image
 
     def background(self, size: tuple[int, int], rng: Random, split: Split) -> Image.Image:
-        """A random part of a photograph of the split, as an RGB image of `size`."""
+        """Sample a crop of a photograph of the split, as an RGB image of `size`."""
         pool = [p for p in self.backgrounds if p.is_held_out == (split == "held_out")]
         image = _read(self.folder / rng.choice(pool).file)
         largest = min(image.width / size[0], image.height / size[1])
-        scale = largest * rng.uniform(MIN_SHOWN, 1.0)
+        scale = largest * rng.uniform(MIN_BACKGROUND_SHARE, 1.0)
         width, height = size[0] * scale, size[1] * scale
         left, top = rng.uniform(0, image.width - width), rng.uniform(0, image.height - height)
         box = (left, top, left + width, top + height)
@@ -89,10 +89,10 @@ class Photos:
 
 @lru_cache
 def load_photos(folder: Path) -> Photos:
-    """The photographs that `python -m playground.photos` wrote to a folder.
+    """Load the index of a folder that `python -m playground.photos` wrote.
 
     Raises:
-        MGMError: they are not there, or of another version.
+        MGMError: the index is missing or of another version.
     """
     path = folder / INDEX_FILE
     try:
@@ -102,9 +102,9 @@ def load_photos(folder: Path) -> Photos:
             for name in ("cutouts", "backgrounds")
         }
     except FileNotFoundError as error:
-        raise MGMError(f"{path}: no such file; {HOW}") from error
+        raise MGMError(f"{path}: no such file; {FETCH_HINT}") from error
     except (ValueError, KeyError, TypeError) as error:
-        raise MGMError(f"{path}: is no list of photographs ({error}); {HOW}") from error
+        raise MGMError(f"{path}: is no list of photographs ({error}); {FETCH_HINT}") from error
     return Photos(folder, **photos)
 
 
@@ -120,15 +120,15 @@ def _read(path: Path) -> Image.Image:
             image.load()
             return image.copy()
     except OSError as error:
-        raise MGMError(f"{path}: cannot be read ({error}); {HOW}") from error
+        raise MGMError(f"{path}: cannot be read ({error}); {FETCH_HINT}") from error
 
 
-def picture_names() -> Iterator[tuple[str, str, str]]:
-    """Kind, name and picture of each line of photo_names.txt."""
+def listed_photos() -> Iterator[tuple[str, str, str]]:
+    """Iterate over (kind, name, file stem) of the photographs listed in photo_names.txt."""
     lines = Path(__file__).with_name("photo_names.txt").read_text(encoding="utf-8").splitlines()
     for line in lines:
         if line and not line.startswith("#"):
-            title, _, pictures = line.partition(":")
+            title, _, stems = line.partition(":")
             kind, _, name = title.partition(" ")
-            for picture in pictures.split():
-                yield kind, name, picture
+            for stem in stems.split():
+                yield kind, name, stem

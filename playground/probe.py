@@ -1,13 +1,14 @@
-"""The gate of the mining experiments: what text needs more than the ViT's 168 pixels to be read?
+"""The gate of the mining experiments: which text is legible at 384 pixels but not at 168?
 
     python -m playground.probe --weights work_dirs/character_probe --out FILE.json
 
-Two ConvNeXts of the nano model's size learn which character is where, each by a linear head on its
-map of 24 x 24. Both start from the same weights and see the same parts of drawn images in the same
-order, one sharp (384 pixels per image), one after `blur_high_resolution=168`, as the ViT has. The
-share of characters recognised in held-out images is reported by the height of the text, with 95 %
-intervals clustered by image. The data suit the experiments if the blurred images cannot be read
-where the sharp ones can: otherwise high resolution has nothing to give.
+Two ConvNeXts of the nano model's size are trained to recognise characters and their positions, each
+with a linear head on its 24 x 24 feature map. Both start from the same weights and see the same
+crops of drawn images in the same order: one sharp (384 pixels per image), the other blurred by
+`blur_high_resolution=168`, the resolution of the ViT. The report is the character accuracy on
+held-out images by text height, with 95 % intervals clustered by image. The data suit the
+experiments if some text is legible in sharp images and illegible in blurred ones: otherwise a
+second encoder of higher resolution cannot improve accuracy.
 """
 
 import json
@@ -36,7 +37,7 @@ from playground.pretraining.character_readers import (
     CharacterReaders,
     build_readers,
     character_grids,
-    teach,
+    train_readers,
     views,
 )
 from playground.sample import Sample
@@ -44,22 +45,22 @@ from playground.scenes import draw_sample
 
 HELD_OUT_SEED = 900_000_000
 FINE_BINS = tuple(pairwise((4, 5, 6, 7, 8, 10, 12)))
-READABLE = 0.8  # of the characters: the lower limit of the sharp images' interval is above it
-UNREADABLE = 0.5  # the upper limit of the blurred images' interval is below it
-GATE_BIN = (4, 6)  # pixels of 256 in which blurred text must be unreadable and sharp text readable
+READABLE = 0.8  # accuracy that the lower limit of the sharp images' interval must exceed
+UNREADABLE = 0.5  # accuracy below which the upper limit of the blurred images' interval must be
+GATE_BIN = (4, 6)  # cap heights, in pixels of 256, that the gate tests
 
 
 def held_out_sample(number: int) -> tuple[Sample, int]:
-    """A held-out scene with text, and which of its images is looked at; kinds in turn."""
+    """Draw a held-out scene with text, kinds in turn, and choose the index of one image of it."""
     sample = draw_sample(HELD_OUT_SEED + number, "held_out", KINDS[number % len(KINDS)])
     return sample, (number // len(KINDS)) % len(sample.images)
 
 
 @torch.inference_mode()
-def recognised(readers: CharacterReaders, images: int) -> list[dict[str, Any]]:
-    """For each character of held-out images: image, cap height, and which reader recognised it.
+def recognise(readers: CharacterReaders, images: int) -> list[dict[str, Any]]:
+    """Run the readers on held-out images; a row per character: image, cap height, right by reader.
 
-    "control" is the reader of sharp images, given blurred ones.
+    "control" is the reader of sharp images on blurred images.
     """
     rows = []
     for number in tqdm(range(images), desc="held-out images", unit="image"):
@@ -84,7 +85,7 @@ def recognised(readers: CharacterReaders, images: int) -> list[dict[str, Any]]:
 
 
 def accuracies(rows: list[dict[str, Any]], low: float, high: float) -> dict[str, Any]:
-    """The shares of characters recognised of those from `low` to below `high`, with intervals."""
+    """Accuracies on characters from `low` to below `high`, with intervals."""
     chosen = [row for row in rows if low <= row["cap"] < high]
     groups = [row["image"] for row in chosen]
     result: dict[str, Any] = {"characters": len(chosen), "images": len(set(groups))}
@@ -97,7 +98,7 @@ def accuracies(rows: list[dict[str, Any]], low: float, high: float) -> dict[str,
 
 
 def gate_holds(bins: dict[str, dict[str, Any]]) -> bool | None:
-    """Whether sharp text of the gate's heights is readable and blurred is not; None: unknown."""
+    """Whether text of `GATE_BIN` is readable if sharp and unreadable if blurred; None: unknown."""
     result = bins[_name(*GATE_BIN)]
     limits = [result.get(name, {}).get("interval") for name in ("sharp", "blurred")]
     if None in limits:
@@ -110,7 +111,7 @@ def _name(low: float, high: float) -> str:
 
 
 def main() -> None:
-    """Train both readers, if they are not there, and write what they recognise."""
+    """Train both readers, unless their weights exist, and write their accuracies."""
     parser = Parser(prog="python -m playground.probe", description=__doc__.splitlines()[0])
     parser.add_argument("--weights", type=Path, required=True, help="folder of the trained readers")
     parser.add_argument("--out", type=Path, required=True, help="JSON file to write")
@@ -119,8 +120,8 @@ def main() -> None:
     )
     parser.add_argument("--steps", type=count, default=4000)
     parser.add_argument("--batch-size", type=count, default=8)
-    parser.add_argument("--images", type=count, default=1200, help="held-out images")
-    parser.add_argument("--seed", type=int, default=2_000_000_000, help="of the training images")
+    parser.add_argument("--images", type=count, default=1200, help="number of held-out images")
+    parser.add_argument("--seed", type=int, default=2_000_000_000, help="seed of training images")
     parser.add_argument("--workers", type=count, default=1)
     arguments = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(message)s")
@@ -128,9 +129,9 @@ def main() -> None:
     commit = current_checkout(Path(__file__).parent).commit
     readers = build_readers(arguments.init_from)
     if not arguments.weights.is_dir():
-        teach(readers, arguments.weights, arguments)
+        train_readers(readers, arguments.weights, arguments)
     readers.load_state_dict(load_file(arguments.weights / WEIGHTS_FILE))
-    rows = recognised(readers.eval(), arguments.images)
+    rows = recognise(readers.eval(), arguments.images)
     bins = {_name(*b): accuracies(rows, *b) for b in HEIGHT_BINS}
     result = {
         "gate_holds": gate_holds(bins),

@@ -1,4 +1,4 @@
-"""Write trained nano parts or a trained nano model as they ship: weights in bfloat16, no paths.
+"""Prepare a trained nano model, or a component of it, for release: bfloat16, no local paths.
 
 python -m playground.release FOLDER OUT [--card FILE]
 """
@@ -15,24 +15,29 @@ from mgm.atomic import atomic_folder
 from mgm.errors import MGMError, Parser, one_line, run_command
 from mgm.model.files.json_file import read_json
 
-LEFT_OUT = ("trainer_state.json",)  # of a training's output folder
-KEPT = (".json", ".jinja", ".safetensors")
+EXCLUDED_FILES = ("trainer_state.json",)
+RELEASED_SUFFIXES = (".json", ".jinja", ".safetensors")
 
 
 def release(folder: Path, out: Path, card: Path | None = None) -> None:
-    """Write `folder` to `out`, which appears when it is complete.
+    """Copy `folder` to `out` atomically, with weights in bfloat16 and without local paths.
 
     Args:
-        folder: a model, or one of its parts, as its training left it.
-        card: a model card, which becomes README.md.
+        folder: output folder of the training of a model or of a component.
+        out: folder to write.
+        card: model card to write as README.md.
 
     Raises:
         MGMError: there are no weights in the folder, or a file cannot be read or written.
     """
-    files = [f for f in sorted(folder.glob("*")) if f.suffix in KEPT and f.name not in LEFT_OUT]
+    files = [
+        file
+        for file in sorted(folder.glob("*"))
+        if file.suffix in RELEASED_SUFFIXES and file.name not in EXCLUDED_FILES
+    ]
     if not any(file.suffix == ".safetensors" for file in files):
         raise MGMError(f"{folder}: holds no .safetensors file; name the folder of a model")
-    # All is read first: a fault in there is none of the folder that is written.
+    # Read everything first, so that a read error is not reported as an error of `out`.
     contents = {file.name: _content(file) for file in files}
     if card is not None:
         contents["README.md"] = card.read_bytes()
@@ -53,7 +58,8 @@ def _cast(file: Path) -> bytes:
     try:
         with safe_open(file, "pt") as weights:
             metadata = weights.metadata()
-            tensors = {name: weights.get_tensor(name) for name in weights.keys()}  # noqa: SIM118
+            names = weights.keys()
+            tensors = {name: weights.get_tensor(name) for name in names}
     except SafetensorError as error:
         raise MGMError(f"{file}: is damaged ({one_line(error)}); copy it again") from error
     tensors = {
@@ -71,11 +77,11 @@ def _without_paths(config: Any) -> Any:
 
 
 def main() -> None:
-    """Read the command line and write what ships."""
+    """Write the release of the folder of the command line."""
     parser = Parser(prog="python -m playground.release", description=__doc__.splitlines()[0])
-    parser.add_argument("folder", type=Path)
-    parser.add_argument("out", type=Path)
-    parser.add_argument("--card", type=Path, help="a model card to ship as README.md")
+    parser.add_argument("folder", type=Path, help="output folder of a training")
+    parser.add_argument("out", type=Path, help="folder to write")
+    parser.add_argument("--card", type=Path, help="model card to release as README.md")
     arguments = parser.parse_args()
     release(arguments.folder, arguments.out, arguments.card)
 

@@ -1,4 +1,4 @@
-"""What a drawn scene gives: images, the boxes of all that was drawn, and questions with answers."""
+"""A drawn sample: images, boxes of characters and objects, and questions with answers."""
 
 from dataclasses import dataclass, field
 from typing import Literal
@@ -13,9 +13,9 @@ class Glyph:
     """One drawn character and the axis-aligned box of its ink, in image pixels.
 
     Attributes:
-        level: height of the middle of the line's capitals at the character; "b" and "g" share it.
+        level: vertical centre of the line's capitals at the character, the same for "b" and "g".
         cap: cap height of its text, in image pixels.
-        follows: whether it stands directly right of the character before it, with no space.
+        follows: whether it directly follows another character, without a space.
     """
 
     char: str
@@ -29,7 +29,7 @@ class Glyph:
 
 
 @dataclass(frozen=True)
-class Thing:
+class DrawnObject:
     """One drawn object (a shape, an emoji, a bar) and its box, in image pixels."""
 
     label: str
@@ -45,12 +45,11 @@ class Turn:
     """One question with its answer.
 
     Attributes:
-        kind: scene and question, as in "receipt/price".
-        text_height: cap height of the smallest text one must read for the answer, in pixels of the
-            256-pixel frame of the nano model (the image's longest side scaled to 256); None where
-            nothing has to be read.
-        clue: drawn text that one must find on the way to the answer and that the question does not
-            say; None where there is none, or more than one.
+        kind: kind of scene and of question, as in "receipt/price".
+        text_height: cap height of the smallest text that the answer requires reading, in units
+            (pixels after scaling the image's longest side to 256); None: no text is required.
+        clue: drawn text that leads to the answer without being in the question, such as the
+            highest value when its label is asked for; None: none, or more than one.
     """
 
     question: str
@@ -62,11 +61,11 @@ class Turn:
 
 @dataclass
 class Sample:
-    """Images (RGB) with a conversation about them; glyphs and objects are listed per image."""
+    """RGB images with a conversation about them, and the glyphs and objects of each image."""
 
     kind: str
     images: list[Image.Image]
     turns: list[Turn]
     caption: str
     glyphs: list[list[Glyph]] = field(default_factory=list)
-    objects: list[list[Thing]] = field(default_factory=list)
+    objects: list[list[DrawnObject]] = field(default_factory=list)

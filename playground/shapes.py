@@ -1,4 +1,4 @@
-"""Plain shapes with smooth edges."""
+"""Antialiased plain shapes."""
 
 import math
 from functools import lru_cache
@@ -15,10 +15,10 @@ OVERSAMPLING = 4
 def draw_shape(
     canvas: Canvas, shape: str, x: float, y: float, size: float, paint: Color, color: str | None
 ) -> None:
-    """Draw a shape `size` units wide and high, its centre at (x, y), and note it."""
+    """Draw a shape `size` units wide and high, centred on (x, y), and record it."""
     mask = _mask(shape, max(4, round(size * canvas.scale)))
     canvas.stamp(mask, paint, x - size / 2, y - size / 2)
-    canvas.note(shape, color, x - size / 2, y - size / 2, x + size / 2, y + size / 2)
+    canvas.add_object(shape, color, x - size / 2, y - size / 2, x + size / 2, y + size / 2)
 
 
 @lru_cache(maxsize=1024)

@@ -1,4 +1,4 @@
-"""What the pictures of a data set may look like."""
+"""Style options of the images of a data set."""
 
 from dataclasses import dataclass
 
@@ -8,15 +8,15 @@ from playground.photo_library import Photos
 
 @dataclass(frozen=True)
 class Style:
-    """How one picture may look.
+    """Style options of one image.
 
     Attributes:
-        caps: cap heights of its text.
-        photos: photographs that it may show; None: none.
+        caps: allowed cap heights of its text.
+        photos: photographs available to scenes; None: none.
     """
 
     caps: CapHeights = SHIPPED_HEIGHTS
     photos: Photos | None = None
 
 
-SHIPPED = Style()  # of the data that the shipped weights were trained on
+SHIPPED = Style()  # that of the training data of the shipped weights

@@ -1,8 +1,8 @@
-"""The nano model's tokenizer: whole words for questions, single letters for what is read.
+"""The nano model's tokenizer: word tokens for questions, character tokens for text in images.
 
-What stands in a picture must be spelled, so words that are only ever read get no token of their
-own: the model learns to read letters, and words it never saw cost nothing extra. Everything else
-falls back to bytes, so that no text is impossible.
+Words that occur only as text in images have no token of their own. The model therefore learns to
+read letter by letter and can spell words that were not in its training data. Other characters are
+encoded as bytes.
 """
 
 import re
@@ -18,7 +18,7 @@ from mgm.errors import MGMError, Parser, run_command
 from playground.arguments import count
 from playground.colors import COLORS
 from playground.emoji import EMOJI
-from playground.photo_library import HOW, load_photos, picture_names
+from playground.photo_library import FETCH_HINT, listed_photos, load_photos
 from playground.scenes import draw_sample
 from playground.shapes import SHAPES
 from playground.words import themes
@@ -29,7 +29,7 @@ SPACE = "▁"
 
 
 def question_words(texts: Iterable[str], spelled: set[str], minimum: int) -> list[str]:
-    """Words that occur `minimum` times or more in `texts` and are not in `spelled` (lower case)."""
+    """Words with at least `minimum` occurrences in `texts`, without those of `spelled`."""
     counts = Counter(word for text in texts for word in WORD.findall(text))
     return sorted(
         word
@@ -39,14 +39,14 @@ def question_words(texts: Iterable[str], spelled: set[str], minimum: int) -> lis
 
 
 def build_tokenizer(words: Iterable[str]) -> PreTrainedTokenizerFast:
-    """A Unigram tokenizer over single characters, the given whole words, and bytes."""
+    """Build a Unigram tokenizer of single characters, the given words, and bytes."""
     characters = ["\n", SPACE, *(chr(code) for code in range(33, 127))]
     vocabulary = [(token, 0.0) for token in SPECIAL_TOKENS]
     vocabulary += [(f"<0x{byte:02X}>", -20.0) for byte in range(256)]
     vocabulary += [(character, -10.0) for character in characters]
     vocabulary += [(SPACE + word, -1.0) for word in words]
     tokenizer = Tokenizer(models.Unigram(vocabulary, unk_id=1, byte_fallback=True))
-    # A line break starts a word as a space does, so that a word is one token in either place.
+    # A line break starts a word as a space does, so that a word is one token after both.
     tokenizer.normalizer = normalizers.Replace("\n", "\n ")
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
         [
@@ -77,10 +77,10 @@ def build_tokenizer(words: Iterable[str]) -> PreTrainedTokenizerFast:
 
 
 def read_tokenizer(folder: Path) -> PreTrainedTokenizerFast:
-    """The tokenizer that this program wrote to `folder`, never one of the hub.
+    """Load the tokenizer that this program wrote to `folder`; never downloads from the hub.
 
     Raises:
-        MGMError: there is none.
+        MGMError: the folder has no tokenizer.
     """
     if not (folder / "tokenizer.json").is_file():
         raise MGMError(f"{folder}: holds no tokenizer.json; give a folder that this project wrote")
@@ -88,23 +88,25 @@ def read_tokenizer(folder: Path) -> PreTrainedTokenizerFast:
 
 
 def main() -> None:
-    """Read the command line, count words, and write the tokenizer."""
+    """Count the words of drawn scenes, and write the tokenizer."""
     parser = Parser(prog="python -m playground.tokenizer", description=__doc__.splitlines()[0])
-    parser.add_argument("--out", type=Path, required=True, help="folder that gets the tokenizer")
+    parser.add_argument("--out", type=Path, required=True, help="output folder")
     parser.add_argument(
-        "--samples", type=count, default=6000, help="scenes whose words are counted"
+        "--samples", type=count, default=6000, help="number of scenes to count words in"
     )
     parser.add_argument(
-        "--min-count", type=count, default=25, help="occurrences from which a word is one token"
+        "--min-count", type=count, default=25, help="minimum occurrences of a word token"
     )
-    parser.add_argument("--photos", type=Path, help=f"folder of photographs to ask about; {HOW}")
+    parser.add_argument(
+        "--photos", type=Path, help=f"folder of photographs used in scenes; {FETCH_HINT}"
+    )
     arguments = parser.parse_args()
     photos = load_photos(arguments.photos) if arguments.photos else None
     samples = [draw_sample(seed, "train", photos=photos) for seed in range(arguments.samples)]
     texts = [text for s in samples for t in s.turns for text in (t.question, t.answer)]
     texts += [sample.caption for sample in samples]
     spelled = {word.lower() for words in themes().values() for word in words}
-    photo_words = {word for kind, name, _ in picture_names() for word in (kind, name)}
+    photo_words = {word for kind, name, _ in listed_photos() for word in (kind, name)}
     labels = {word for label in (*SHAPES, *EMOJI, *COLORS, *photo_words) for word in label.split()}
     words = sorted({*question_words(texts, spelled, arguments.min_count), *labels})
     with atomic_folder(arguments.out) as part:

@@ -1,4 +1,4 @@
-"""Words, numbers and codes to draw, split for ever into a training and a held-out part."""
+"""Words, numbers and codes of scenes, with a fixed split into training and held-out."""
 
 import zlib
 from functools import lru_cache
@@ -8,9 +8,9 @@ from random import Random
 from playground.sample import Split
 
 HELD_OUT_PERCENT = 15
-SMALL_NUMBER = 20  # numbers below it (counts among them) are in both parts
+SMALL_NUMBER = 20  # smaller numbers, such as counts, are in both splits
 LONGEST_WORD = 9  # letters
-SPARE = 3  # more words to choose among than are wanted, at least
+SPARE = 3  # minimum number of words to sample from, beyond the number requested
 CODE_LETTERS = "ABCDEFGHJKLMNPQRSTUVWXYZ"  # without I and O, which look like digits
 CODE_DIGITS = "23456789"
 MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
@@ -18,13 +18,13 @@ DAYS = ("Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun")
 
 
 def is_held_out(text: str) -> bool:
-    """Whether a word (in any case) or a number is kept from every training image."""
+    """Whether a word (in any case) or a number is excluded from training images."""
     return zlib.crc32(f"mgm:{text.lower()}".encode()) % 100 < HELD_OUT_PERCENT
 
 
 @lru_cache
 def themes() -> dict[str, tuple[str, ...]]:
-    """All words by theme: 3 to 9 letters, the first one a capital."""
+    """Load all words by theme: 3 to 9 letters, capitalised."""
     lines = Path(__file__).with_name("vocabulary.txt").read_text(encoding="utf-8").splitlines()
     rows = (line.partition(":") for line in lines if line and not line.startswith("#"))
     return {theme: tuple(dict.fromkeys(words.split())) for theme, _, words in rows}
@@ -32,7 +32,7 @@ def themes() -> dict[str, tuple[str, ...]]:
 
 @lru_cache
 def words_of(split: Split, theme: str | None = None) -> tuple[str, ...]:
-    """The words of one part, of one theme or of all."""
+    """Words of a split, of one theme or of all."""
     chosen = themes()[theme] if theme else tuple(dict.fromkeys(sum(themes().values(), ())))
     return tuple(word for word in chosen if is_held_out(word) == (split == "held_out"))
 
@@ -40,10 +40,10 @@ def words_of(split: Split, theme: str | None = None) -> tuple[str, ...]:
 def choose_words(
     rng: Random, split: Split, count: int, theme: str | None = None, longest: int = LONGEST_WORD
 ) -> list[str]:
-    """Different words of the part that `split` names.
+    """Sample different words of a split.
 
     Args:
-        longest: maximum number of letters; the shortest words where too few have so few.
+        longest: maximum number of letters; if too few words are short enough, the shortest ones.
     """
     words = words_of(split, theme)
     if longest < LONGEST_WORD:
@@ -53,10 +53,10 @@ def choose_words(
 
 
 def choose_number(rng: Random, split: Split, low: int, high: int) -> int:
-    """A number of low..high: in training never a held-out one, else a held-out one half the time.
+    """Sample a number of low..high: never a held-out one for training, else one half of the time.
 
-    Up to 50 there are too few held-out numbers to ask for one. Low and high must be far enough
-    apart that both parts have numbers between them.
+    With `high` up to 50 there are too few held-out numbers to force one. The range must be wide
+    enough to contain numbers of both splits.
     """
     wants_held_out = split == "held_out" and rng.random() < 0.5 and high > SMALL_NUMBER + 30
     while True:
@@ -67,7 +67,7 @@ def choose_number(rng: Random, split: Split, low: int, high: int) -> int:
 
 
 def choose_numbers(rng: Random, split: Split, count: int, low: int, high: int) -> list[int]:
-    """Different numbers, as of `choose_number`."""
+    """Sample different numbers with `choose_number`."""
     numbers: dict[int, None] = {}
     while len(numbers) < count:
         numbers[choose_number(rng, split, low, high)] = None
@@ -77,7 +77,7 @@ def choose_numbers(rng: Random, split: Split, count: int, low: int, high: int) -
 def choose_spread(
     rng: Random, split: Split, count: int, low: int, high: int, gap: float
 ) -> tuple[int, ...]:
-    """Different numbers whose largest and smallest stand apart by `gap` of the largest or more."""
+    """Sample different numbers whose extremes differ from the next by `gap` of the largest."""
     while True:
         numbers = choose_numbers(rng, split, count, low, high)
         ranked = sorted(numbers)
@@ -86,7 +86,7 @@ def choose_spread(
 
 
 def choose_price(rng: Random, split: Split, low: int, high: int) -> int:
-    """A price of low..high cents; in training never one whose print, as in "2.45", is held out."""
+    """Sample a price of low..high cents; for training not one whose text ("2.45") is held out."""
     while True:
         price = rng.randint(low, high)
         if split == "held_out" or not is_held_out(f"{price / 100:.2f}"):
@@ -94,7 +94,7 @@ def choose_price(rng: Random, split: Split, low: int, high: int) -> int:
 
 
 def choose_code(rng: Random, split: Split) -> str:
-    """A random code of 3 to 7 characters, such as "K7-42B", that no word list can give away."""
+    """Sample a random code of 3 to 7 characters, such as "K7-42B", which cannot be guessed."""
     while True:
         letters, digits = rng.randint(1, 3), rng.randint(2, 3)
         parts = [
@@ -109,7 +109,7 @@ def choose_code(rng: Random, split: Split) -> str:
 
 
 def choose_phone(rng: Random, split: Split) -> str:
-    """A short telephone number, such as "555-0137"."""
+    """Sample a short telephone number, such as "555-0137"."""
     while True:
         number = f"{rng.randint(200, 999)}-{rng.randint(0, 9999):04d}"
         if is_held_out(number) == (split == "held_out"):
@@ -117,7 +117,7 @@ def choose_phone(rng: Random, split: Split) -> str:
 
 
 def choose_nonsense(rng: Random, split: Split) -> str:
-    """A pronounceable word that means nothing, such as "Tavuro"."""
+    """Sample a pronounceable nonsense word, such as "Tavuro"."""
     while True:
         word = "".join(
             rng.choice("bdfgklmnprstvz") + rng.choice("aeiou") + rng.choice(("", "", "n", "r", "s"))

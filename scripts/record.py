@@ -1,4 +1,4 @@
-"""Writes which checks have passed, and with which versions, into result.json of a folder.
+"""Write the names of passed checks and the package versions to result.json of a folder.
 
 python scripts/record.py FOLDER PACKAGE [PACKAGE ...] -- CHECK [CHECK ...]
 """
@@ -14,7 +14,7 @@ from typing import Any
 
 
 def write_result(folder: Path, packages: Iterable[str], **results: Any) -> None:
-    """Write the date, the versions of packages and the results into result.json, and show it."""
+    """Write the date, versions of packages and results to result.json, and print it."""
     result = {
         "date": datetime.now(UTC).date().isoformat(),
         "python": platform.python_version(),
@@ -26,7 +26,7 @@ def write_result(folder: Path, packages: Iterable[str], **results: Any) -> None:
 
 
 def main(folder: str, *words: str) -> None:
-    """Write what the command line names."""
+    """Write the checks and packages of the command line."""
     end = words.index("--")
     write_result(Path(folder), words[:end], passed=list(words[end + 1 :]))
 

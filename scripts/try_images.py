@@ -1,10 +1,10 @@
-"""Run every file of a folder through the image processor, and print what came of it.
+"""Run every file of a folder through the image processor, and report the outcomes.
 
     python scripts/try_images.py FOLDER [--workers N] [--network] [--orientation stored]
 
-Prints what was decoded, by format and mode; what was refused, by reason; what raised anything else
-than an MGMError, which is a defect; the slowest files and the peak of memory. Ends with status 1 if
-anything raised, or ended its process.
+Reports decoded files by format and mode; refused files by reason; files that raised an exception
+other than MGMError, which is a bug; the slowest files and the peak memory. Exits with status 1 if
+any file raised such an exception or crashed its process.
 """
 
 import argparse
@@ -30,20 +30,20 @@ from mgm.data.images.orientation import ORIENTATIONS, UPRIGHT
 from mgm.errors import MGMError, Parser, one_line, run_command, write_output
 
 DECODED, REFUSED, RAISED = "decoded", "refused", "raised"
-GROUP = 256  # files that a set of processes takes
-SLOWEST = 5  # files that are listed
+GROUP = 256  # files per process pool
+NUM_SLOWEST = 5  # slowest files to list
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What came of one file.
+    """Outcome of one file.
 
     Attributes:
         path: the file.
         kind: decoded, refused or raised.
         text: format and mode, or the error.
-        seconds: that it took.
-        peak: of the process's memory so far, in bytes.
+        seconds: processing time.
+        peak: peak memory of the process so far, in bytes.
     """
 
     path: Path
@@ -54,7 +54,7 @@ class Outcome:
 
 
 def main(words: Sequence[str] | None = None) -> int:
-    """Try all files; returns the exit status."""
+    """Process all files and print the report; returns the exit status."""
     options = parse(words)
     files = sorted(path for path in options.folder.rglob("*") if path.is_file())
     if not files:
@@ -68,21 +68,26 @@ def main(words: Sequence[str] | None = None) -> int:
 
 
 def parse(words: Sequence[str] | None) -> argparse.Namespace:
-    """The options of the command line.
+    """Parse the command line.
 
     Raises:
-        MGMError: one of them is wrong.
+        MGMError: an option is invalid.
     """
     parser = Parser(
         prog="python scripts/try_images.py",
-        description="Run every file of a folder through the image processor, and print which were "
-        "decoded, which were refused and why, and which raised.",
+        description="Run every file of a folder through the image processor, and report which were "
+        "decoded, refused (with reasons) or raised an exception.",
     )
     add = parser.add_argument
-    add("folder", type=Path, help="with the files, in folders of any depth")
-    add("--workers", type=int, default=1, metavar="N", help="processes, default 1")
-    add("--network", action="store_true", help="with the limits of servers")
-    add("--orientation", choices=ORIENTATIONS, default=UPRIGHT, help=f"default: {UPRIGHT}")
+    add("folder", type=Path, help="folder of image files, searched recursively")
+    add("--workers", type=int, default=1, metavar="N", help="number of processes; default: 1")
+    add("--network", action="store_true", help="apply the size limits of servers")
+    add(
+        "--orientation",
+        choices=ORIENTATIONS,
+        default=UPRIGHT,
+        help=f"orientation of decoded images; default: {UPRIGHT}",
+    )
     options = parser.parse_args(words)
     if not options.folder.is_dir():
         raise MGMError(f"{options.folder}: is not a folder; name one with images")
@@ -92,7 +97,7 @@ def parse(words: Sequence[str] | None) -> argparse.Namespace:
 
 
 def try_file(path: Path, network: bool = False, orientation: str = UPRIGHT) -> Outcome:
-    """Prepare one file as the processor does."""
+    """Decode and preprocess one file as the processor does."""
     started = time.perf_counter()
     try:
         content, name = image_file(path, "file")
@@ -102,7 +107,7 @@ def try_file(path: Path, network: bool = False, orientation: str = UPRIGHT) -> O
         kind = DECODED
     except MGMError as error:
         kind, text = REFUSED, str(error).removeprefix(f"file: {path}: ")
-    except Exception as error:  # noqa: BLE001  what this is here to find
+    except Exception as error:  # noqa: BLE001  any exception is a bug that this script reports
         kind, text = RAISED, f"{type(error).__name__}: {one_line(error)}"
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (
         1 if sys.platform == "darwin" else 1024
@@ -116,7 +121,7 @@ def _processor() -> MGMImageProcessor:
 
 
 def run_all(files: Sequence[Path], attempt: "partial[Outcome]", workers: int) -> Iterator[Outcome]:
-    """The outcomes of files, in any order; one that ends its process is reported."""
+    """Process files in parallel; yields outcomes in any order, crashes of processes included."""
     for start in range(0, len(files), GROUP):
         group = files[start : start + GROUP]
         left = set(group)
@@ -138,11 +143,11 @@ def _alone(path: Path, attempt: "partial[Outcome]") -> Outcome:
         try:
             return pool.submit(attempt, path).result()
         except BrokenProcessPool:
-            return Outcome(path, RAISED, "ended the process", 0.0, 0)
+            return Outcome(path, RAISED, "crashed the process", 0.0, 0)
 
 
 def summary(outcomes: Sequence[Outcome], folder: Path) -> str:
-    """The report, in lines."""
+    """Format the report."""
     counts = Counter(one.kind for one in outcomes)
     lines = [f"{len(outcomes)} files: " + ", ".join(
         f"{counts[kind]} {kind}" for kind in (DECODED, REFUSED, RAISED)
@@ -161,7 +166,7 @@ def summary(outcomes: Sequence[Outcome], folder: Path) -> str:
     raised = [one for one in outcomes if one.kind == RAISED]
     lines += ["", "raised:"] + [f"  {one.path}: {one.text}" for one in raised]
     lines += ["", "slowest:"]
-    for one in sorted(outcomes, key=lambda one: -one.seconds)[:SLOWEST]:
+    for one in sorted(outcomes, key=lambda one: -one.seconds)[:NUM_SLOWEST]:
         lines.append(f"  {one.seconds:6.2f} s  {one.path.relative_to(folder)}")
     peak = max(one.peak for one in outcomes)
     lines += ["", f"peak memory of a process: {peak / 2**20:,.0f} MiB"]

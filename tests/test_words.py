@@ -13,7 +13,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGES = ("mgm", *(f"mgm/{one}" for one in ("data", "engine", "eval", "model", "serve", "train")))
-FOLDERS = (*PACKAGES, "benchmarks", "tests")
+FOLDERS = (*PACKAGES, "benchmarks", "playground", "scripts", "tests")
 
 # Home-made words, and what a reader of vLLM, transformers, PyTorch and lmms-eval searches for.
 IN_NAMES = {
@@ -54,7 +54,7 @@ OF_LIBRARIES = {
     "piece_size",
     "piece_to_id",
 }
-PHRASES = re.compile("at_most|at_least|least_recently")  # plain English in names of tests
+PHRASES = re.compile("at_most|at_least|in_place|least_recently")  # plain English
 # In comments, docstrings, messages and --help.
 IN_PROSE = re.compile(
     r"\b(begun|facts?|heard|luck|pieces?|rooms?|rubbish|told"

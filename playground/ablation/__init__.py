@@ -1,1 +1,1 @@
-"""Experiments that train models with different fusions of the two encoders, and compare them."""
+"""Ablation study: trains models with different fusions of the two encoders, and compares them."""

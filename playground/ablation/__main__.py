@@ -1,4 +1,4 @@
-"""Run the fusion experiments, and report their results: python -m playground.ablation --help."""
+"""Run the fusion experiments and report their results: python -m playground.ablation --help."""
 
 import argparse
 import fcntl
@@ -30,7 +30,7 @@ RESULTS = Path(__file__).with_name("results")
 
 
 def main() -> None:
-    """Read the command line and do what it says."""
+    """Run the action that the command line selects."""
     options = parse_options()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
     study = read_study(options.study)
@@ -61,21 +61,21 @@ def parse_options() -> argparse.Namespace:
     parser = Parser(prog="python -m playground.ablation", description=__doc__.partition(":")[0])
     action = parser.add_mutually_exclusive_group(required=True)
     add = action.add_argument
-    add("--list", action="store_true", help="all units in the order of the plan, with their states")
-    add("--run", action="store_true", help="run the open units, and resume interrupted ones")
+    add("--list", action="store_true", help="list all units in run order, with their states")
+    add("--run", action="store_true", help="run open units, and resume interrupted ones")
     add("--pause", action="store_true", help="stop all running units (SIGSTOP) until --resume")
-    add("--resume", action="store_true", help="let stopped units continue")
+    add("--resume", action="store_true", help="continue stopped units (SIGCONT)")
     add("--report", action="store_true", help="collect results; write tables and plots")
-    add("--forecast", action="store_true", help="hours that the open units take")
+    add("--forecast", action="store_true", help="print the hours that open units will take")
     add = parser.add_argument
-    add("--study", type=Path, default=STUDY_FILE, help="default: %(default)s")
+    add("--study", type=Path, default=STUDY_FILE, help="study file; default: %(default)s")
     add("--out", type=Path, default=ROOT / "work_dirs/ablation", help="folder for data and units")
-    add("--only", default="*", metavar="PATTERN", help='units by name, such as "S/A1/*"')
-    add("--slots", type=count, default=os.cpu_count() or 1, help="units at a time; default: cores")
-    add("--commit", default="HEAD", help="of the code that runs, in a worktree; default: HEAD")
+    add("--only", default="*", metavar="PATTERN", help='filter units by name, as in "S/A1/*"')
+    add("--slots", type=count, default=os.cpu_count() or 1, help="parallel units; default: cores")
+    add("--commit", default="HEAD", help="commit to run, in a worktree; default: HEAD")
     add("--in-place", action="store_true", help="run the code of this folder, not of a worktree")
-    add("--root", type=Path, default=ROOT, help="folder that the study's inputs are relative to")
-    pause = f"units are stopped while this file exists, or OUT/{PAUSE_FILE}"
+    add("--root", type=Path, default=ROOT, help="parent folder of the study's inputs")
+    pause = f"stop units while this file or OUT/{PAUSE_FILE} exists"
     add("--pause-file", type=Path, action="append", default=[], help=pause)
     add("--retry-failed", action="store_true", help="with --run: run failed units again")
     add("--results", type=Path, default=RESULTS, help="folder for the report; default: %(default)s")
@@ -87,7 +87,7 @@ def parse_options() -> argparse.Namespace:
 
 
 def run(study: Study, units: list[Unit], options: argparse.Namespace) -> None:
-    """Run units with the code of the commit: first of all move to its worktree.
+    """Run units with the code of a commit; re-executes this program in its worktree.
 
     Raises:
         MGMError: another `--run` is active, an input is missing, or the data cannot be drawn.
@@ -122,7 +122,7 @@ def run(study: Study, units: list[Unit], options: argparse.Namespace) -> None:
 
 
 def _summarize(units: list[Unit], out: Path, inputs: dict[str, Path]) -> None:
-    """Print failed units with their last lines, and units without their inputs."""
+    """Print failed units with their last log lines, and units with missing inputs."""
     for unit in units:
         folder = unit_folder(out, unit)
         if folder.state is State.FAILED:
@@ -138,7 +138,7 @@ def _inputs(study: Study, options: argparse.Namespace) -> dict[str, Path]:
 
 
 def _lines(study: Study, units: list[Unit], options: argparse.Namespace) -> list[str]:
-    """The lines of --list."""
+    """Format the lines of --list."""
     inputs, lines = _inputs(study, options), []
     for unit in units:
         folder = unit_folder(options.out, unit)
@@ -146,7 +146,7 @@ def _lines(study: Study, units: list[Unit], options: argparse.Namespace) -> list
         if state is State.FAILED:
             note = folder.read(folder.failure_file)["reason"]
         elif state in (State.OPEN, State.INTERRUPTED) and missing_inputs(unit, inputs):
-            note = f"needs {missing_inputs(unit, inputs)[0]}"
+            note = f"missing {missing_inputs(unit, inputs)[0]}"
         title = f"{unit.name:<18} {state:<12} {unit.arm.title}"
         lines.append(f"{title} ({note})" if note else title)
     return lines

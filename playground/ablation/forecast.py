@@ -1,4 +1,4 @@
-"""Forecast of the hours that open units take, from those that have finished."""
+"""Forecast of the CPU hours of open units, from those of finished units."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,15 +12,15 @@ from playground.ablation.study import Unit
 
 @dataclass(frozen=True)
 class SizeForecast:
-    """The open units of one size.
+    """Forecast for the units of one size.
 
     Attributes:
-        finished: number of units that have finished.
-        left: number of units that are open, running or interrupted.
-        failed: number of units that have failed.
-        cpu_hours: CPU time of those that are left, on one core each.
-        measured: how many of those have the measured time of their own arm, of another arm of this
-            size, or the constant of the study file.
+        finished: number of finished units.
+        left: number of open, running or interrupted units.
+        failed: number of failed units.
+        cpu_hours: expected CPU time of the units left, on one core each.
+        measured: numbers of units left whose estimate comes from their own arm, from other arms of
+            this size, and from the constant of the study file.
     """
 
     size: str
@@ -32,10 +32,10 @@ class SizeForecast:
 
 
 def forecast(units: Sequence[Unit], out: Path) -> list[SizeForecast]:
-    """The forecast of each size.
+    """Forecast the CPU time of each size.
 
-    CPU time is counted, since pauses and other programs do not change it. Units that were started
-    more than once are not measured: CPU time of killed processes is unknown.
+    CPU time does not depend on pauses and other programs. Units that were started more than once
+    are left out: the CPU time of killed processes is unknown.
 
     Args:
         units: all units.
@@ -72,11 +72,11 @@ def forecast(units: Sequence[Unit], out: Path) -> list[SizeForecast]:
 
 
 def forecast_table(rows: Sequence[SizeForecast], slots: int) -> str:
-    """A plain-text table of a forecast, with the hours until all units have finished.
+    """Format a forecast as a plain-text table, with the hours until all units have finished.
 
     Args:
-        rows: of `forecast`.
-        slots: how many units run at a time, on one core each.
+        rows: output of `forecast`.
+        slots: number of units that run in parallel, on one core each.
     """
     lines = ["size  finished  left  failed  CPU hours left  estimated from (units)"]
     for row in rows:

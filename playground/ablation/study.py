@@ -1,4 +1,4 @@
-"""The study: arms, sizes and seeds, parsed from `study.toml`, and its units in the plan's order."""
+"""The study parsed from `study.toml`: arms, sizes and seeds, and units in run order."""
 
 import tomllib
 from collections.abc import Mapping, Sequence
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from playground.pretraining.encoder_sets import EncoderSet
 
 STUDY_FILE = Path(__file__).with_name("study.toml")
-_WITHOUT_EFFECT = ("paths", "title", "cpu_hours", "keep_model")
+_NOT_IN_RESULTS = ("paths", "title", "cpu_hours", "keep_model")
 TRAIN, HELD_OUT = "train", "held_out"  # names of the two data sets
 
 Flags = dict[str, Any]
@@ -23,15 +23,15 @@ Entry = TypeVar("Entry")
 
 @dataclass(frozen=True)
 class Arm:
-    """One way to make image tokens of the encoders' outputs.
+    """One fusion: a way to compute image tokens from the encoders' outputs.
 
     Attributes:
         name: such as "A1".
-        title: a few words for tables.
+        title: short description for tables.
         encoders: name of an encoder set (`playground.pretraining.encoder_sets`).
-        fusion: fields of `FusionConfig` that differ from the published form.
-        config: other fields of `MGMConfig` that differ from those of all arms.
-        controls: ablations at inference of the trained model, as for `mgm.eval --ablate`.
+        fusion: fields of `FusionConfig` that differ from the published model.
+        config: other fields of `MGMConfig` that differ from the common configuration.
+        controls: inference-time ablations of the trained model, as for `mgm.eval --ablate`.
     """
 
     name: str
@@ -43,10 +43,10 @@ class Arm:
 
     @property
     def encoder_set(self) -> "EncoderSet":
-        """The encoders that it starts from.
+        """Its pre-trained encoders.
 
         Raises:
-            MGMError: there is no such set.
+            MGMError: the encoder set is unknown.
         """
         from playground.pretraining.encoder_sets import encoder_set  # imports torch
 
@@ -67,16 +67,16 @@ class Arm:
 
 @dataclass(frozen=True)
 class Size:
-    """How long a unit trains: a linear probe of frozen encoders, or the two stages of training.
+    """Training budget of a unit: a linear probe of frozen encoders, or two training stages.
 
     Attributes:
         name: such as "S".
-        title: a few words for tables.
-        cpu_hours: CPU time of a unit on one core, for the forecast until units have finished.
-        probe: arguments of `ProbeSettings`; empty: the two stages instead.
-        stage_1: flags of `mgm.train` beside those of scripts/nano/train/stage_1.sh.
-        stage_2: the same for stage 2.
-        keep_model: whether the trained model is kept, not its answers alone.
+        title: short description for tables.
+        cpu_hours: estimated CPU time of a unit, for the forecast before any unit has finished.
+        probe: arguments of `ProbeSettings`; empty: two training stages instead.
+        stage_1: flags of `mgm.train` in addition to those of scripts/nano/train/stage_1.sh.
+        stage_2: flags for stage 2.
+        keep_model: whether to keep the trained model after the evaluation.
     """
 
     name: str
@@ -93,7 +93,7 @@ class Comparison:
     """A family of differences with simultaneous intervals: `reference` minus each rival.
 
     Attributes:
-        title: a few words for the table's heading.
+        title: heading of the table.
         size: name of the size whose units are compared.
         reference: name of an arm.
         rivals: names of arms.
@@ -107,7 +107,7 @@ class Comparison:
 
 @dataclass(frozen=True)
 class Unit:
-    """What is lost at most if a process is killed: one arm of one size with one seed."""
+    """The smallest resumable run: one arm of one size with one seed."""
 
     arm: Arm
     size: Size
@@ -115,18 +115,18 @@ class Unit:
 
     @property
     def name(self) -> str:
-        """Such as "S/A1/seed-1"; also its folder."""
+        """Its name and relative folder, such as "S/A1/seed-1"."""
         return f"{self.size.name}/{self.arm.name}/seed-{self.seed}"
 
 
 @dataclass(frozen=True)
 class Study:
-    """All that determines the results, beside the code.
+    """The settings of all experiments; with the code they determine the results.
 
     Attributes:
         inputs: folders of the language model and of the encoders (`language_model`, `encoders`).
         data: arguments of `playground.generate` for the data sets `train` and `held_out`.
-        units: in the order in which they run.
+        units: units in run order.
     """
 
     arms: Mapping[str, Arm]
@@ -137,7 +137,7 @@ class Study:
     comparisons: Sequence[Comparison]
 
     def unit_config(self, unit: Unit) -> dict[str, Any]:
-        """The settings of a unit, as JSON: results of other settings are not its results."""
+        """Settings of a unit as JSON; results with other settings are not used."""
         return {
             "arm": _plain(asdict(unit.arm)),
             "size": _plain(asdict(unit.size)),
@@ -147,14 +147,14 @@ class Study:
         }
 
     def seeds(self, size: str, arm: str) -> set[int]:
-        """The seeds of an arm in a size."""
+        """Seeds of an arm in a size."""
         return {u.seed for u in self.units if (u.size.name, u.arm.name) == (size, arm)}
 
     def matching(self, pattern: str) -> list[Unit]:
-        """The units whose names match a shell pattern, such as "S/A1/*".
+        """Select units by a shell pattern of their names, such as "S/A1/*".
 
         Raises:
-            MGMError: none does.
+            MGMError: no unit matches.
         """
         units = [unit for unit in self.units if fnmatchcase(unit.name, pattern)]
         if not units:
@@ -197,17 +197,17 @@ def read_study(path: Path = STUDY_FILE) -> Study:
 
 
 def result_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Those of a unit's settings that its result depends on: no titles, paths or forecasts."""
-    kept = {name: value for name, value in settings.items() if name not in _WITHOUT_EFFECT}
+    """Settings of a unit that affect its result: without titles, paths and forecasts."""
+    kept = {name: value for name, value in settings.items() if name not in _NOT_IN_RESULTS}
     for part in ("arm", "size"):
-        kept[part] = {n: v for n, v in settings[part].items() if n not in _WITHOUT_EFFECT}
+        kept[part] = {n: v for n, v in settings[part].items() if n not in _NOT_IN_RESULTS}
     return kept
 
 
 def _units(
     step: Mapping[str, Any], arms: Mapping[str, Arm], sizes: Mapping[str, Size]
 ) -> list[Unit]:
-    """The units of one step of the plan: all arms of the first seed, then of the next."""
+    """List the units of one step of the plan, seed by seed."""
     if step.keys() != {"size", "arms", "seeds"}:
         raise MGMError(f"plan: {dict(step)} has to have size, arms and seeds, and nothing else")
     size = _get(sizes, step["size"], "plan: size")
@@ -230,7 +230,7 @@ def _get(table: Mapping[str, Entry], name: str, label: str) -> Entry:
 
 
 def _parse(kind: type[Entry], values: Mapping[str, Any], label: str) -> Entry:
-    """An instance of a dataclass from a table of the file."""
+    """Build a dataclass instance from a table of the file."""
     names = [one.name for one in fields(kind)]  # ty: ignore[invalid-argument-type]
     unknown = [name for name in values if name not in names]
     if unknown:
@@ -243,7 +243,7 @@ def _parse(kind: type[Entry], values: Mapping[str, Any], label: str) -> Entry:
 
 
 def _plain(values: Any) -> Any:
-    """Tuples as lists, as JSON returns them."""
+    """Convert tuples to lists, as JSON does."""
     if isinstance(values, dict):
         return {name: _plain(value) for name, value in values.items()}
     return [_plain(value) for value in values] if isinstance(values, list | tuple) else values

@@ -1,4 +1,4 @@
-"""The code in which the nano language model reads a page: a vector for each cell of 32 pixels."""
+"""Cell code: embeds the true content of each 32-pixel cell as an input of the language model."""
 
 from pathlib import Path
 
@@ -23,19 +23,19 @@ from playground.pretraining.targets import (
 
 CODE_FILE = "cell_code.safetensors"
 CELLS = SIDE * SIDE
-SLOTS = 6  # characters of a cell
-THUMBNAIL = 4  # pixels a side that a cell's 32 are averaged to
+SLOTS = 6  # maximum characters of a cell
+THUMBNAIL = 4  # pixels per side of a cell's thumbnail
 
 
 def cell_targets(targets: DenseTargets) -> dict[str, np.ndarray]:
-    """What stands in each of the 144 cells, in the form that `CellCode` takes.
+    """Content of each of the 144 cells, as arrays for `CellCode`.
 
-    characters, heights, before: (144, 6), those of `cell_characters`.
-    things, colors: (144, 4), of the four corners.
-    middle_thing, middle_color: (144,), of the thing whose middle is there.
+    characters, heights, before: (144, 6), see `cell_characters`.
+    things, colors: (144, 4), ids at the four corners.
+    middle_thing, middle_color: (144,), ids of the object whose centre is in the cell.
     thumbnail: (144, 48), from -1 to 1.
-    words: (144, 95), how often each character is in the words that reach into the cell, divided by
-        the root of their length.
+    words: (144, 95), count of each character in the words that overlap the cell, divided by the
+        square root of their total length.
     """
     step = len(targets.image) // (SIDE * THUMBNAIL)
     small = np.asarray(Image.fromarray(targets.image).reduce(step))
@@ -57,10 +57,11 @@ def _words(targets: DenseTargets) -> np.ndarray:
 
 
 class CellCode(nn.Module):
-    """What stands in the cells (images, 144) as vectors (images, 144, width).
+    """Embedding of the content of cells: (images, 144) to vectors (images, 144, width).
 
-    A character, a thing and a colour are the language model's own tokens for them, turned by a
-    matrix of the part they play: so what the model can do with text, it can nearly do with cells.
+    Characters, objects and colours are embedded by the language model's own token embeddings,
+    multiplied by a matrix per role (near a scaled rotation), so that skills learned on text
+    transfer to cells.
 
     Args:
         characters, things, colors: (number, width), the language model's embeddings of
@@ -76,23 +77,23 @@ class CellCode(nn.Module):
         self.character, self.thing, self.color = (
             nn.Parameter(torch.cat([nothing, table])) for table in tokens
         )
-        self.turn = nn.Parameter(_turns(SLOTS, width))
-        # What stands before it lets the model find the next character by the last one it wrote.
+        self.turn = nn.Parameter(_role_matrices(SLOTS, width))
+        # The preceding character lets attention find the next character from the last output.
         self.before = nn.Parameter(torch.cat([torch.randn(1, width), tokens[0]]))
-        self.turn_before = nn.Parameter(_turns(SLOTS, width, straight=0.0))
-        # The letters of a whole word, in any order: a word is found by one match of vectors.
-        self.turn_word = nn.Parameter(_turns(1, width)[0])
+        self.turn_before = nn.Parameter(_role_matrices(SLOTS, width, identity_weight=0.0))
+        # A bag of the letters of whole words, so that one dot product can match a word.
+        self.turn_word = nn.Parameter(_role_matrices(1, width)[0])
         self.height = nn.Embedding(HEIGHT_STEPS + 1, width)
-        # Of the thing and the colour whose middle is here, and of those that cover the corners.
-        self.turn_thing = nn.Parameter(_turns(2, width))
-        self.turn_color = nn.Parameter(_turns(2, width))
+        # One matrix for the object with its centre in the cell, one for those at the corners.
+        self.turn_thing = nn.Parameter(_role_matrices(2, width))
+        self.turn_color = nn.Parameter(_role_matrices(2, width))
         self.thumbnail = nn.Linear(3 * THUMBNAIL**2, width)
-        # Rows and columns of their own: "in the same row" is then one match of vectors.
+        # Separate embeddings of rows and columns: one dot product tests for the same row.
         self.row = nn.Parameter(1.5 * torch.randn(SIDE, 1, width))
         self.column = nn.Parameter(1.5 * torch.randn(1, SIDE, width))
 
     def forward(self, batch: dict[str, Tensor]) -> Tensor:
-        """Vectors (images, 144, width) of cells: those of `cell_targets`, stacked over images."""
+        """Embed a batch of `cell_targets`, stacked over images, as (images, 144, width)."""
         cells = self.thumbnail(batch["thumbnail"]) + (self.row + self.column).flatten(0, 1)
         cells = cells + batch["words"] @ (self.character @ self.turn_word)
         for name, table, turn in (
@@ -105,26 +106,26 @@ class CellCode(nn.Module):
         characters, heights, before = (
             batch[name].flatten(0, 1) for name in ("characters", "heights", "before")
         )
-        # Most slots are empty: only the others are looked up.
+        # Most slots are empty: embed only the others.
         for slot in range(SLOTS):
             cell = characters[:, slot].nonzero().squeeze(1)
-            standing = self.character[characters[cell, slot]] @ self.turn[slot]
-            standing = standing + self.before[before[cell, slot]] @ self.turn_before[slot]
-            standing = standing + 0.3 * self.height(heights[cell, slot])
-            flat = flat.index_add(0, cell, standing)
+            embedded = self.character[characters[cell, slot]] @ self.turn[slot]
+            embedded = embedded + self.before[before[cell, slot]] @ self.turn_before[slot]
+            embedded = embedded + 0.3 * self.height(heights[cell, slot])
+            flat = flat.index_add(0, cell, embedded)
         return (self.scale * flat).unflatten(0, cells.shape[:2])
 
 
-def _turns(count: int, width: int, straight: float = 0.5) -> Tensor:
+def _role_matrices(count: int, width: int, identity_weight: float = 0.5) -> Tensor:
     rotations = torch.linalg.qr(torch.randn(count, width, width))[0]
-    return (0.7 * rotations + straight * torch.eye(width)).contiguous()
+    return (0.7 * rotations + identity_weight * torch.eye(width)).contiguous()
 
 
 def load_code(folder: Path) -> CellCode:
-    """The code that was learned with the language model of `folder`.
+    """Load the cell code that was trained with the language model of `folder`.
 
     Raises:
-        MGMError: it is the code of cells with other contents.
+        MGMError: its vocabularies of cell contents differ from the current ones.
     """
     file = folder / CODE_FILE
     state = load_file(file)
@@ -135,8 +136,8 @@ def load_code(folder: Path) -> CellCode:
     except RuntimeError as error:
         reason = str(error).strip().splitlines()[-1].strip()
         raise MGMError(
-            f"{file}: its cells hold other characters, heights or things than those drawn now "
-            f"({reason}); train it again with playground.pretraining.language_model "
-            "--train-cell-code"
+            f"{file}: its vocabulary of characters, heights or objects differs from that of the "
+            f"current scenes ({reason}); train it again with "
+            "playground.pretraining.language_model --train-cell-code"
         ) from error
     return code.eval().requires_grad_(False)

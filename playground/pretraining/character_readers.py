@@ -1,4 +1,4 @@
-"""ConvNeXts that learn which character is where, in sharp and in blurred images; see probe.py."""
+"""ConvNeXts with linear heads for characters, on sharp and on blurred images; see probe.py."""
 
 import shutil
 from argparse import Namespace
@@ -24,26 +24,26 @@ from playground.sample import Sample
 from playground.scenes import draw_page, draw_sample
 
 WEIGHTS_FILE = "readers.safetensors"
-BLUR = 168  # pixels per side of the ViT's view
-DEPTHS, DIMS = (1, 2, 2), (24, 48, 128)  # of the first three stages of the nano model's ConvNeXt
-SIDE = 24  # cells per side of the third map
-CELL, PART = 16, 16  # pixels per side of a cell of the third map; cells per side of training parts
-ROWS, COLUMNS = 2, 4  # character positions of a cell of the third map: 8 x 4 pixels each
-LEARNING_RATE, OTHERS_RATE = 2e-3, 1e-3  # of matrices; of all else
+BLUR = 168  # pixels per side of the ViT's input
+DEPTHS, DIMS = (1, 2, 2), (24, 48, 128)  # first three stages of the nano model's ConvNeXt
+SIDE = 24  # cells per side of the feature map of stage 3
+CELL, CROP = 16, 16  # pixels per side of such a cell; cells per side of a training crop
+ROWS, COLUMNS = 2, 4  # character positions per cell: 8 x 4 pixels each
+LEARNING_RATE, OTHERS_RATE = 2e-3, 1e-3  # of Muon for matrices; of AdamW for other parameters
 DECAY_RATIO = 0.5  # share of the steps with learning-rate decay
 PAGE_RATIO = 0.4  # share of dense text pages
 KINDS = ("sign", "receipt", "table", "bar_chart", "line_chart", "comparison")  # with text
 
 
 def views(image: Tensor) -> dict[str, Tensor]:
-    """An image (384, 384, 3) in uint8 as both readers see it: normalised (3, 384, 384)."""
+    """Inputs of both readers for an image (384, 384, 3) in uint8: normalised (3, 384, 384)."""
     mean, std = (torch.tensor(values).view(3, 1, 1) for values in (CLIP_MEAN, CLIP_STD))
     pixels = image.permute(2, 0, 1).float().div(255).sub(mean).div(std)
     return {"sharp": pixels, "blurred": blurred(pixels[None], BLUR)[0]}
 
 
 def character_grids(sample: Sample, index: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Image `index` of a sample with its characters; of those that share a position, the last.
+    """Image `index` of a sample with its characters; if several share a position, the last.
 
     Returns:
         The image, (384, 384, 3) in uint8; ids of the characters, (24, 24, 8), 0 for none; their cap
@@ -59,10 +59,10 @@ def character_grids(sample: Sample, index: int) -> tuple[Tensor, Tensor, Tensor]
 
 
 class CharacterImages(IterableDataset[dict[str, Tensor]]):
-    """An endless stream of parts of drawn images, and the character at each position.
+    """An endless stream of crops of drawn images with the character at each position.
 
     Args:
-        seed: of the first image.
+        seed: seed of the first image.
     """
 
     def __init__(self, seed: int) -> None:
@@ -72,9 +72,9 @@ class CharacterImages(IterableDataset[dict[str, Tensor]]):
         return map(self.draw, seeds_of_worker(self.seed))
 
     def draw(self, seed: int) -> dict[str, Tensor]:
-        """sharp, blurred: (3, 256, 256), normalised; characters: ids (16, 16, 8), 0 for none.
+        """Draw the image of a seed, and crop it around a random character, after blurring.
 
-        A part is cut out around a random character, after the whole image was blurred.
+        sharp, blurred: (3, 256, 256), normalised; characters: ids (16, 16, 8), 0 for none.
         """
         generator = np.random.default_rng(seed)
         if generator.random() < PAGE_RATIO:
@@ -83,17 +83,17 @@ class CharacterImages(IterableDataset[dict[str, Tensor]]):
             sample = draw_sample(seed, "train", KINDS[generator.integers(len(KINDS))])
         image, ids, _ = character_grids(sample, int(generator.integers(len(sample.images))))
         occupied = ids.any(-1).nonzero().tolist() or [[0, 0]]
-        shifts = generator.integers(PART, size=2)
+        shifts = generator.integers(CROP, size=2)
         row, column = (
-            int(min(max(cell - shift, 0), len(ids) - PART))
+            int(min(max(cell - shift, 0), len(ids) - CROP))
             for cell, shift in zip(generator.choice(occupied), shifts, strict=True)
         )
-        top, left, side = row * CELL, column * CELL, PART * CELL
-        part = {
+        top, left, side = row * CELL, column * CELL, CROP * CELL
+        crop = {
             name: pixels[:, top : top + side, left : left + side].clone()
             for name, pixels in views(image).items()
         }
-        return {**part, "characters": ids[row : row + PART, column : column + PART].clone()}
+        return {**crop, "characters": ids[row : row + CROP, column : column + CROP].clone()}
 
 
 class CharacterReader(nn.Module):
@@ -107,13 +107,13 @@ class CharacterReader(nn.Module):
         self.head = CharacterHead(DIMS[-1], ROWS * COLUMNS)
 
     def features(self, pixels: Tensor) -> Tensor:
-        """Normalised images (images, 3, H, W) -> features (images, H / 16, W / 16, channels)."""
+        """Encode normalised images (images, 3, H, W) as (images, H / 16, W / 16, channels)."""
         maps = self.tower(pixels.contiguous(memory_format=torch.channels_last))
         return maps[-1].permute(0, 2, 3, 1)
 
-    def forward(self, pixels: Tensor, ids: Tensor, looked_at: Tensor) -> tuple[Tensor, Tensor]:
-        """The loss in the cells `looked_at`, and the share of characters recognised."""
-        loss, is_right = self.head.loss(self.features(pixels)[looked_at], ids[looked_at])
+    def forward(self, pixels: Tensor, ids: Tensor, selected: Tensor) -> tuple[Tensor, Tensor]:
+        """Loss in the cells of the mask `selected`, and character accuracy."""
+        loss, is_right = self.head.loss(self.features(pixels)[selected], ids[selected])
         return loss, is_right.float().mean().nan_to_num()
 
 
@@ -125,12 +125,12 @@ class CharacterReaders(nn.Module):
         self.sharp, self.blurred = CharacterReader(), CharacterReader()
 
     def by_view(self) -> dict[str, CharacterReader]:
-        """Both readers, by the name of what they see."""
+        """Both readers by the name of their input."""
         return {"sharp": self.sharp, "blurred": self.blurred}
 
 
 def build_readers(init_from: Path | None = None) -> CharacterReaders:
-    """Both readers, with the same weights.
+    """Build both readers with the same weights.
 
     Args:
         init_from: folder of a nano ConvNeXt; None: random weights.
@@ -144,27 +144,28 @@ def build_readers(init_from: Path | None = None) -> CharacterReaders:
     return readers
 
 
-def teach(readers: CharacterReaders, out: Path, arguments: Namespace) -> None:
-    """Train both on the same images and write their weights to the folder `out`."""
+def train_readers(readers: CharacterReaders, out: Path, arguments: Namespace) -> None:
+    """Train both readers on the same images, and write their weights to the folder `out`."""
     if shutil.which("g++"):
         for reader in readers.by_view().values():
             reader.tower.compile()
     towers = [readers.sharp.tower, readers.blurred.tower]
-    by = optimizers(towers, [readers], LEARNING_RATE, OTHERS_RATE)
+    optimizer_list = optimizers(towers, [readers], LEARNING_RATE, OTHERS_RATE)
 
     @torch.autocast("cpu", torch.bfloat16, enabled=cpu_has_bfloat16())
-    def losses_of(batch: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
+    def compute_losses(batch: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
         ids = batch["characters"]
-        looked_at = choose_cells(ids)
+        selected = choose_cells(ids)
         results = {
-            name: reader(batch[name], ids, looked_at) for name, reader in readers.by_view().items()
+            name: reader(batch[name], ids, selected) for name, reader in readers.by_view().items()
         }
         figures = {name: accuracy for name, (_, accuracy) in results.items()}
         return torch.stack([loss for loss, _ in results.values()]).sum(), figures
 
     def losses(done: int) -> Iterator[tuple[Tensor, dict[str, Tensor]]]:
         size, workers = arguments.batch_size, arguments.workers
-        return map(losses_of, batches_after(done, CharacterImages, arguments.seed, size, workers))
+        batches = batches_after(done, CharacterImages, arguments.seed, size, workers)
+        return map(compute_losses, batches)
 
     def save(folder: Path) -> None:
         with atomic_folder(folder) as part:
@@ -172,4 +173,4 @@ def teach(readers: CharacterReaders, out: Path, arguments: Namespace) -> None:
             save_file(state, part / WEIGHTS_FILE)
 
     out.parent.mkdir(parents=True, exist_ok=True)
-    train(readers, losses, by, arguments.steps, out, save, DECAY_RATIO)
+    train(readers, losses, optimizer_list, arguments.steps, out, save, DECAY_RATIO)

@@ -1,4 +1,4 @@
-"""Conversations that the nano language model learns from, about texts and about grids of cells."""
+"""Training conversations of the nano language model, about texts and about grids of cells."""
 
 from collections.abc import Iterator
 from random import Random
@@ -20,28 +20,29 @@ from playground.photo_library import Photos
 from playground.pretraining.cell_code import CELLS, cell_targets
 from playground.pretraining.guides import Guides, collate_guides
 from playground.pretraining.loop import seeds_of_worker
-from playground.pretraining.targets import dense_targets, nothing
-from playground.pretraining.word_positions import position_questions, words_on
+from playground.pretraining.targets import dense_targets, empty_targets
+from playground.pretraining.word_positions import position_questions, unique_words
 from playground.scenes import KINDS, PHOTO, draw_page, draw_sample
-from playground.scenes.asking import DESCRIBE, DESCRIBE_BOTH
+from playground.scenes.qa import DESCRIBE, DESCRIBE_BOTH
 
-CAPTION_SHARE = 0.1  # of the conversations about a scene end with a description
-PAGE_SHARE = 0.04  # of the samples with cells are pages of text
-POSITION_RATIO = 0.35  # of the samples with one image ask only where words stand
-TURNS = (8, 16)  # questions of a scene: more than in the data, for it is seen once for all
-LINES = 6  # of a page that are read, at most
-LONGEST = 400  # tokens of a conversation: attention over more leaves the processor's cache
-POOL = 6  # batches that are drawn before they are sorted by length
+CAPTION_SHARE = 0.1  # share of conversations about a scene that end with a description
+PAGE_SHARE = 0.04  # share of pages of text among samples with cells
+POSITION_RATIO = 0.35  # share of single-image samples with questions about word positions only
+TURNS = (8, 16)  # questions about a scene: more than in the data set, as each scene is drawn once
+MAX_LINES = 6  # maximum lines of a page to read
+MAX_TOKENS = 400  # per conversation: attention over more does not fit into the processor's cache
+POOL = 6  # batches that are drawn together and sorted by length
 
 
 class Conversations(IterableDataset[dict[str, Any]]):
-    """An endless stream of conversations: ids and labels as in training, and cells for images.
+    """An endless stream of tokenised conversations: ids, labels, and cells in place of images.
 
     Args:
-        batch_size: conversations that come one after the other are of about equal length.
-        seed: of the first one.
-        shown: share of the conversations that are about cells; the others are about a text.
-        photos: photographs that the scenes may show; None: none.
+        tokenizer: tokenizer of the language model.
+        batch_size: number of consecutive conversations of similar length.
+        seed: seed of the first conversation.
+        cell_ratio: share of conversations about cells; the others are about a text.
+        photos: photographs used in scenes; None: none.
     """
 
     def __init__(
@@ -49,11 +50,11 @@ class Conversations(IterableDataset[dict[str, Any]]):
         tokenizer: PreTrainedTokenizerFast,
         batch_size: int,
         seed: int,
-        shown: float = 0.85,
+        cell_ratio: float = 0.85,
         photos: Photos | None = None,
     ) -> None:
         self.tokenizer, self.batch_size, self.seed = tokenizer, batch_size, seed
-        self.shown, self.photos = shown, photos
+        self.cell_ratio, self.photos = cell_ratio, photos
         self.kinds = KINDS if photos is None else (*KINDS, PHOTO)
         self.image_token_id = len(tokenizer)
         self.guides = Guides(tokenizer)
@@ -69,23 +70,23 @@ class Conversations(IterableDataset[dict[str, Any]]):
                 yield from samples[start : start + self.batch_size]
 
     def draw(self, seed: int) -> dict[str, Any]:
-        """The conversation of this seed, encoded: see `encoded`."""
+        """Draw and encode the conversation of a seed; see `encoded`."""
         rng = Random(seed)
-        if rng.random() >= self.shown:
+        if rng.random() >= self.cell_ratio:
             return self.encoded(text_conversation(seed), [])
         page = rng.random() < PAGE_SHARE
-        # All kinds alike: what is rare in the data must be learnt too.
+        # Kinds are sampled uniformly, so that those rare in the data set are learned too.
         if page:
             sample = draw_page(seed)
         else:
             kind = rng.choice(self.kinds)
             sample = draw_sample(seed, "train", kind, TURNS, photos=self.photos)
-        # A description would give other answers away, but for the last turn.
+        # A description contains the answers to later questions, so it may only be the last turn.
         selected = [turn for turn in sample.turns if not turn.kind.endswith("/describe")]
         selected = selected or sample.turns
         turns = [(turn.question, turn.answer) for turn in selected]
         clues = [turn.clue for turn in selected]
-        words = words_on(sample, 0) if len(sample.images) == 1 else []
+        words = unique_words(sample, 0) if len(sample.images) == 1 else []
         if words and rng.random() < POSITION_RATIO:
             turns, clues = position_questions(words, rng), []
         elif page:
@@ -103,23 +104,23 @@ class Conversations(IterableDataset[dict[str, Any]]):
     def encoded(
         self, turns: list[tuple[str, str]], cells: list[dict[str, np.ndarray]]
     ) -> dict[str, Any]:
-        """Ids, labels and cells, without the last turns where they would be too many tokens."""
+        """Tokenise a conversation; the last turns are dropped beyond `MAX_TOKENS`."""
         while True:
             segments = training_segments(get_template("nano"), turns)
             ids, labels = encode(segments, self.tokenizer, self.image_token_id, CELLS)
-            if len(ids) <= LONGEST or len(turns) == 1:
+            if len(ids) <= MAX_TOKENS or len(turns) == 1:
                 return {"ids": ids, "labels": labels, "cells": cells, "guides": []}
             turns = turns[:-1]
 
 
 def text_conversation(seed: int) -> list[tuple[str, str]]:
-    """Questions and answers about a scene that the first question describes."""
+    """Sample questions and answers about a scene; the first question begins with its caption."""
     description, [(question, answer), *rest] = text_sample(seed, "train", TURNS)
     return [(f"{description}\n{question}", answer), *rest]
 
 
 def lines_to_read(page: str, rng: Random) -> list[tuple[str, str]]:
-    """Questions for lines of a page by the word that only they begin with, and the lines."""
+    """Sample questions for lines of a page, by their first word if it is unique, with answers."""
     lines = page.split("\n")
     first = [line.split()[0] for line in lines]
     turns = [
@@ -127,13 +128,13 @@ def lines_to_read(page: str, rng: Random) -> list[tuple[str, str]]:
         for word, line in zip(first, lines, strict=True)
         if first.count(word) == 1
     ]
-    return rng.sample(turns, min(len(turns), LINES)) or [("Read the text.", page)]
+    return rng.sample(turns, min(len(turns), MAX_LINES)) or [("Read the text.", page)]
 
 
 def collate(samples: list[dict[str, Any]]) -> dict[str, Tensor]:
-    """Pad ids and labels on the right; stack the cells of all images in order; list the guides."""
+    """Collate samples: right-padded ids and labels, stacked cells of all images, and guides."""
     images = [cells for sample in samples for cells in sample["cells"]]
-    empty = cell_targets(nothing())  # says the shapes where no sample has an image
+    empty = cell_targets(empty_targets())  # gives the shapes if no sample has an image
     batch = {
         name: torch.from_numpy(np.stack([i[name] for i in [*images, empty]])[:-1]) for name in empty
     }

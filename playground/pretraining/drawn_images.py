@@ -1,4 +1,4 @@
-"""An endless stream of drawn images with all that the nano encoders learn of them."""
+"""An endless stream of drawn images with the targets of encoder pre-training."""
 
 from collections.abc import Iterator
 
@@ -14,19 +14,19 @@ from playground.pretraining.loop import seeds_of_worker
 from playground.pretraining.targets import FRAME, cell_characters, dense_targets
 from playground.scenes import draw_page, draw_sample
 
-CAPTION_TOKENS = 64
-FINE_SIDE = 24  # cells per side of the finest grid that heads read
-FINE_SLOTS = 3  # characters of such a cell
+CAPTION_TOKENS = 64  # maximum
+FINE_SIDE = 24  # cells per side of the finest grid with a head
+FINE_SLOTS = 3  # maximum characters of such a cell
 
 
 class DrawnImages(IterableDataset[dict[str, Tensor]]):
     """An endless stream of drawn images with their targets.
 
     Args:
-        seed: of the first image.
+        seed: seed of the first image.
         page_ratio: share of text pages.
-        tokenizer: of the captions.
-        photos: photographs that the images may show; None: none.
+        tokenizer: tokenizer of the captions.
+        photos: photographs used in scenes; None: none.
     """
 
     def __init__(
@@ -43,13 +43,13 @@ class DrawnImages(IterableDataset[dict[str, Tensor]]):
         return map(self.draw, seeds_of_worker(self.seed))
 
     def draw(self, seed: int) -> dict[str, Tensor]:
-        """The picture of this seed with what there is to see.
+        """Draw the image of a seed with its targets.
 
         image: (384, 384, 3), from 0 to 255.
         fine_characters: (576, 3), the characters of each cell of 16 pixels.
-        cell_...: those of `cell_targets`, of each cell of 32 pixels.
-        things, colors: (24, 24), of each cell of 16 pixels.
-        caption: (64,) ids, 0 where there is none.
+        cell_...: arrays of `cell_targets`, for cells of 32 pixels.
+        things, colors: (24, 24), ids for cells of 16 pixels.
+        caption: (64,) ids, 0 for padding.
         """
         generator = np.random.default_rng(seed)
         page = generator.random() < self.page_ratio

@@ -1,4 +1,4 @@
-"""What teaches an encoder: linear heads for characters, things and the cell code, and captions."""
+"""Heads and losses of encoder pre-training: characters, objects, cell code and captions."""
 
 import math
 from typing import cast
@@ -23,15 +23,15 @@ from playground.pretraining.targets import (
 CLASSES = len(CHARACTERS) + 1
 THINGS, COLORS = len(THING_IDS) + 1, len(COLOR_IDS) + 1
 GRIDS = {FINE_SIDE: ("fine", FINE_SLOTS), SIDE: ("cell", SLOTS)}  # name in batches, characters
-NOTHING_WEIGHT = 0.2  # most slots hold nothing
-EMPTY_CELLS = 0.1  # share of the cells without any character that are looked at
-CODE_WEIGHT, CAPTION_WEIGHT = 4.0, 0.25  # of losses
-# Height steps whose accuracy is shown: capitals up to 7.1, 9.9 and 13.9 pixels of 384, and above.
-SHOWN_STEPS = (1, 2, 3, 4)
+EMPTY_CLASS_WEIGHT = 0.2  # class weight of empty slots, which are the majority
+EMPTY_CELL_RATIO = 0.1  # share of cells without characters that the loss includes
+CODE_WEIGHT, CAPTION_WEIGHT = 4.0, 0.25  # weights of losses
+# Height steps with logged accuracy: capitals up to 7.1, 9.9 and 13.9 pixels of 384, and above.
+LOGGED_STEPS = (1, 2, 3, 4)
 
 
 class CaptionEncoder(nn.Module):
-    """Caption ids (batch, tokens) to unit vectors (batch, width)."""
+    """Transformer encoder of captions: ids (batch, tokens) to unit vectors (batch, width)."""
 
     def __init__(self, vocabulary: int, width: int) -> None:
         super().__init__()
@@ -43,7 +43,7 @@ class CaptionEncoder(nn.Module):
         self.layers = nn.TransformerEncoder(layer, 2, enable_nested_tensor=False)
 
     def forward(self, ids: Tensor) -> Tensor:
-        """(batch, tokens) ids, 0 for padding -> (batch, width), of length 1."""
+        """Encode ids (batch, tokens), 0 for padding, as unit vectors (batch, width)."""
         padding = ids == 0
         hidden = self.layers(self.embedding(ids) + self.position, src_key_padding_mask=padding)
         weights = (~padding).unsqueeze(-1).to(hidden.dtype)
@@ -55,7 +55,7 @@ class CharacterHead(nn.Linear):
 
     Args:
         width: channels of the grid.
-        slots: characters of a cell.
+        slots: maximum characters of a cell.
     """
 
     class_weights: Tensor
@@ -63,14 +63,14 @@ class CharacterHead(nn.Linear):
     def __init__(self, width: int, slots: int) -> None:
         super().__init__(width, slots * CLASSES)
         self.register_buffer("class_weights", torch.ones(CLASSES), persistent=False)
-        self.class_weights[0] = NOTHING_WEIGHT
+        self.class_weights[0] = EMPTY_CLASS_WEIGHT
 
     def logits(self, features: Tensor) -> Tensor:
-        """Features (..., width) -> logits (..., slots, classes)."""
+        """Compute logits (..., slots, classes) of features (..., width)."""
         return self(features).unflatten(-1, (-1, CLASSES)).float()
 
     def loss(self, features: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
-        """The loss, and for each character of `target` in order whether it was recognised.
+        """Compute the loss, and for each character of `target` in order whether it is recognised.
 
         Args:
             features: (cells, width).
@@ -83,18 +83,18 @@ class CharacterHead(nn.Linear):
 
 
 def choose_cells(target: Tensor) -> Tensor:
-    """Cells (...) of ids (..., slots) to look at: with characters, and a few of the others."""
+    """Sample the mask (...) of cells for the loss: those with characters and a few others."""
     occupied = target.any(-1)
-    return occupied | (torch.rand(occupied.shape) < EMPTY_CELLS)
+    return occupied | (torch.rand(occupied.shape) < EMPTY_CELL_RATIO)
 
 
 class GridHeads(nn.Module):
-    """Linear heads on a grid: the characters in each cell, and things and colours of its corners.
+    """Linear heads on a grid: characters of each cell, and objects and colours at its corners.
 
     Args:
         width: channels of the grid.
         side: cells per side.
-        slots: characters of a cell.
+        slots: maximum characters of a cell.
     """
 
     def __init__(self, width: int, side: int, slots: int) -> None:
@@ -104,17 +104,17 @@ class GridHeads(nn.Module):
         self.things = nn.Linear(width, self.corners**2 * (THINGS + COLORS))
 
     def character_loss(self, grid: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
-        """The loss, and for each character of `target` in order whether it was recognised.
+        """Compute the loss, and for each character of `target` in order whether it is recognised.
 
         Args:
             grid: (images, side, side, width).
             target: ids (images, side, side, slots), 0 in empty slots.
         """
-        looked_at = choose_cells(target)
-        return self.characters.loss(grid[looked_at], target[looked_at])
+        selected = choose_cells(target)
+        return self.characters.loss(grid[selected], target[selected])
 
     def thing_loss(self, grid: Tensor, things: Tensor, colors: Tensor) -> Tensor:
-        """The mean loss of things and colours (images, 24, 24)."""
+        """Compute the mean loss of objects and colours (images, 24, 24)."""
         logits = self.things(grid).float()
         images, side = grid.shape[:2]
         corners = logits.view(images, side, side, self.corners, self.corners, -1)
@@ -126,12 +126,13 @@ class GridHeads(nn.Module):
 
 
 class EncoderPretraining(nn.Module):
-    """One encoder with the heads and losses that teach it; no other encoder has a part in it.
+    """One encoder with the heads and losses of its pre-training.
 
     Args:
-        vocabulary: tokens of the captions' tokenizer.
-        code: the language model's code of cells, which a linear head learns to produce; None: that
-            is not learned.
+        encoder: encoder to train.
+        vocabulary: size of the captions' vocabulary.
+        code: the language model's cell code, regression target of a linear head; None: no such
+            head.
     """
 
     mean: Tensor
@@ -156,7 +157,7 @@ class EncoderPretraining(nn.Module):
 
     @torch.autocast("cpu", torch.bfloat16, enabled=cpu_has_bfloat16())
     def forward(self, batch: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
-        """The summed loss, and the figures to show: losses and shares of characters recognised."""
+        """Compute the summed loss, and the metrics to log: losses and character accuracies."""
         images = batch["image"].permute(0, 3, 1, 2).float().div(255).sub(self.mean).div(self.std)
         features = self.encoder(images)
         losses, figures = [], {}
@@ -171,8 +172,8 @@ class EncoderPretraining(nn.Module):
             if side == SIDE:
                 figures |= _accuracy_by_height(is_right, batch)
         if self.code is not None and self.code_head is not None:
-            seen = self.code_head(features.grids[SIDE].flatten(1, 2)).float()
-            figures["code"] = _code_loss(self.code, seen, batch)
+            predicted = self.code_head(features.grids[SIDE].flatten(1, 2)).float()
+            figures["code"] = _code_loss(self.code, predicted, batch)
             losses.append(CODE_WEIGHT * figures["code"])
         captioned = batch["caption"].ne(0).any(1)
         if captioned.sum() > 1:
@@ -190,21 +191,22 @@ class EncoderPretraining(nn.Module):
         return (F.cross_entropy(logits, target) + F.cross_entropy(logits.T, target)) / 2
 
 
-def _code_loss(code: CellCode, seen: Tensor, batch: dict[str, Tensor]) -> Tensor:
-    """The share of the code's variance that is missed by what was `seen`, (images, 144, width)."""
+def _code_loss(code: CellCode, predicted: Tensor, batch: dict[str, Tensor]) -> Tensor:
+    """Unexplained share of the code's variance; `predicted` is (images, 144, width)."""
     target = code({name[5:]: batch[name] for name in batch if name.startswith("cell_")})
-    return (seen - target).square().mean() / (target - target.mean((0, 1))).square().mean()
+    variance = (target - target.mean((0, 1))).square().mean()
+    return (predicted - target).square().mean() / variance
 
 
 def _accuracy_by_height(is_right: Tensor, batch: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Shares of the characters recognised, by height step; the last one is "or more"."""
-    steps = batch["cell_heights"][batch["cell_characters"] > 0].clamp(max=SHOWN_STEPS[-1])
+    """Character accuracy by height step; the last one includes all above."""
+    steps = batch["cell_heights"][batch["cell_characters"] > 0].clamp(max=LOGGED_STEPS[-1])
     figures: dict[str, Tensor] = {}
-    for step in SHOWN_STEPS:
+    for step in LOGGED_STEPS:
         figures |= _accuracy(f"height_{step}", is_right, steps == step)
     return figures
 
 
 def _accuracy(name: str, is_right: Tensor, selected: Tensor) -> dict[str, Tensor]:
-    """The share that is right of those selected; nothing where none is."""
+    """Accuracy on the selected characters by its name; empty if none is selected."""
     return {name: is_right[selected].float().mean()} if selected.any() else {}

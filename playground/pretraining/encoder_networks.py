@@ -1,4 +1,4 @@
-"""The encoders in pre-training: images to grids of features, weights to folders that ship."""
+"""Encoders for pre-training: images to feature grids; weights in the layouts of the releases."""
 
 import json
 from dataclasses import dataclass
@@ -24,11 +24,11 @@ from playground.pretraining.targets import FRAME, SIDE
 
 @dataclass(frozen=True)
 class Features:
-    """What an encoder says of a batch of images.
+    """Output of an encoder for a batch of images.
 
     Attributes:
-        grids: by cells per side, (images, side, side, channels).
-        summary: one vector for each image, (images, channels).
+        grids: feature grids (images, side, side, channels) by cells per side.
+        summary: image embeddings (images, channels).
     """
 
     grids: dict[int, Tensor]
@@ -36,7 +36,7 @@ class Features:
 
 
 class VitEncoder(nn.Module):
-    """A CLIP ViT whose tokens, the input of its last layer, are averaged to 12 x 12.
+    """A CLIP ViT with its second-to-last hidden states, average-pooled to 12 x 12 tokens.
 
     Attributes:
         widths: channels of each grid, by its cells per side.
@@ -50,7 +50,7 @@ class VitEncoder(nn.Module):
         self.network.set_attn_implementation("eager")  # faster than sdpa in bfloat16 on a CPU
 
     def forward(self, images: Tensor) -> Features:
-        """Encode normalised images (images, 3, 384, 384), reduced as in `ImageViews`."""
+        """Encode normalised images (images, 3, 384, 384), downsampled as in `ImageViews`."""
         side, pooling = self.spec.tokens_per_side, self.spec.pooling
         small = F.interpolate(images, size=self.spec.image_size, mode="bilinear")
         output = self.network(small, output_hidden_states=True)
@@ -59,7 +59,7 @@ class VitEncoder(nn.Module):
         return Features({side: tokens, SIDE: blocks.mean((2, 4))}, output.pooler_output)
 
     def save(self, folder: Path) -> None:
-        """Write the layout of transformers' CLIP."""
+        """Write the weights in the layout of transformers' CLIP."""
         size = self.spec.image_size
         config = {
             "image_processor_type": "CLIPImageProcessor",
@@ -74,7 +74,7 @@ class VitEncoder(nn.Module):
             (part / "preprocessor_config.json").write_text(json.dumps(config, indent=2) + "\n")
 
     def load(self, folder: Path) -> None:
-        """Take the weights that `save` wrote."""
+        """Load the weights that `save` wrote."""
         self.network.load_state_dict(CLIPVisionModel.from_pretrained(folder).state_dict())
 
 
@@ -98,7 +98,7 @@ class ConvNextEncoder(nn.Module):
         return Features(grids, grids[SIDE].mean((1, 2)))
 
     def save(self, folder: Path) -> None:
-        """Write OpenCLIP's layout."""
+        """Write the weights in the layout of OpenCLIP."""
         config = {
             "model_cfg": {
                 "embed_dim": TEXT_WIDTH,
@@ -115,7 +115,7 @@ class ConvNextEncoder(nn.Module):
             save_file(state, part / "open_clip_model.safetensors", metadata={"format": "pt"})
 
     def load(self, folder: Path) -> None:
-        """Take the weights that `save` wrote."""
+        """Load the weights that `save` wrote."""
         self.network.load_state_dict(load_convnext_tower(folder).state_dict())
 
 
@@ -123,5 +123,5 @@ Encoder = VitEncoder | ConvNextEncoder
 
 
 def build_encoder(spec: EncoderSpec) -> Encoder:
-    """An encoder of these sizes with random weights."""
+    """Build an encoder of these sizes with random weights."""
     return VitEncoder(spec) if isinstance(spec, VitSpec) else ConvNextEncoder(spec)

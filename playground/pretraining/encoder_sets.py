@@ -1,6 +1,6 @@
-"""The encoders of the experiments: one table of their sizes, with parameters and FLOPs computed.
+"""Encoder sets of the experiments, with computed numbers of parameters and FLOPs.
 
-python -m playground.pretraining.encoder_sets prints it.
+python -m playground.pretraining.encoder_sets prints them as a table.
 """
 
 from dataclasses import dataclass
@@ -23,7 +23,7 @@ PARTS = {
     "mining": "mining",
     "projector": "projector",
 }
-TEXT_WIDTH = 256  # of the nano language model and of the vectors that are compared with captions
+TEXT_WIDTH = 256  # hidden size of the nano language model and of the caption embeddings
 
 
 @dataclass(frozen=True)
@@ -31,12 +31,12 @@ class VitSpec:
     """Sizes of a CLIP ViT.
 
     Attributes:
-        name: of its folder.
+        name: name of its folder.
         image_size: pixels per side; a multiple of 168, so that tokens can be pooled to 12 x 12.
-        width: channels of a token.
-        intermediate_size: channels inside an MLP.
-        layers: layers that the model runs. One more follows, for the class token of contrastive
-            pre-training: the published recipe takes the second-to-last hidden state.
+        width: hidden size.
+        intermediate_size: hidden size of an MLP.
+        layers: number of layers that the MGM model uses. One more layer exists for the class token
+            of contrastive pre-training: the published recipe uses the second-to-last hidden state.
     """
 
     tower: ClassVar[str] = "vit"
@@ -53,11 +53,11 @@ class VitSpec:
 
     @property
     def pooling(self) -> int:
-        """Tokens per side that are averaged to one image token."""
+        """Tokens per side that are average-pooled to one image token."""
         return self.tokens_per_side // SIDE
 
     def config(self) -> CLIPVisionConfig:
-        """Its configuration in transformers."""
+        """Its configuration for transformers."""
         return CLIPVisionConfig(
             hidden_size=self.width,
             intermediate_size=self.intermediate_size,
@@ -74,7 +74,7 @@ class ConvNextSpec:
     """Sizes of a ConvNeXt.
 
     Attributes:
-        name: of its folder.
+        name: name of its folder.
         dims: channels of each stage.
         depths: blocks of each stage.
     """
@@ -85,7 +85,7 @@ class ConvNextSpec:
     depths: tuple[int, int, int, int] = (1, 2, 2, 1)
 
     def config(self) -> ConvNextTowerConfig:
-        """Its configuration, with a layer scale that small networks learn from."""
+        """Its configuration, with an initial layer scale suited to small networks."""
         return ConvNextTowerConfig(list(self.depths), list(self.dims), ls_init_value=0.5)
 
 
@@ -94,11 +94,12 @@ EncoderSpec = VitSpec | ConvNextSpec
 
 @dataclass(frozen=True)
 class EncoderSet:
-    """The encoders of one or more arms; sets that name the same encoder share its weights.
+    """The encoders of one or more arms; sets with the same encoder share its weights.
 
     Attributes:
-        convnext: None: the image tokens are the ViT's alone.
-        arms: the arms of the experiments that use it.
+        vit: low-resolution encoder.
+        convnext: high-resolution encoder; None: image tokens come from the ViT only.
+        arms: arms of the experiments that use the set.
     """
 
     name: str
@@ -108,16 +109,16 @@ class EncoderSet:
 
     @property
     def encoders(self) -> tuple[EncoderSpec, ...]:
-        """The ViT, and the ConvNeXt if there is one."""
+        """The ViT and the ConvNeXt, if any."""
         return (self.vit,) if self.convnext is None else (self.vit, self.convnext)
 
 
 VIT = VitSpec("clip-vit-nano-patch14-168", 168, 256, 512, 2)
 CONVNEXT = ConvNextSpec("convnext-nano-384", (24, 48, 128, 256))
-# The FLOPs of the base set, with mining and projector, in one ViT.
+# A ViT with the FLOPs of the whole base set, mining and projector included.
 LARGE_VIT = VitSpec("clip-vit-nano-large-patch14-168", 168, 320, 640, 5)
 FINE_VIT = VitSpec("clip-vit-nano-patch14-336", 336, 192, 448, 2)
-# Half and twice the FLOPs of the base set's ConvNeXt.
+# ConvNeXts with half and twice the FLOPs of that of the base set.
 HALF_CONVNEXT = ConvNextSpec("convnext-nano-half-384", (16, 32, 88, 192))
 DOUBLE_CONVNEXT = ConvNextSpec("convnext-nano-double-384", (32, 72, 184, 368))
 
@@ -131,10 +132,10 @@ ENCODER_SETS = (
 
 
 def encoder_set(name: str) -> EncoderSet:
-    """The set of this name.
+    """Get an encoder set by name.
 
     Raises:
-        MGMError: there is none.
+        MGMError: the name is unknown.
     """
     for candidate in ENCODER_SETS:
         if candidate.name == name:
@@ -144,8 +145,10 @@ def encoder_set(name: str) -> EncoderSet:
 
 
 def model_config(encoders: EncoderSet) -> MGMConfig:
-    """The configuration of a model with these encoders and a nano language model: patch info
-    mining, or the ViT's tokens alone, pooled to 12 x 12."""
+    """Configuration of a model with these encoders and a nano language model.
+
+    It has patch info mining, or without a ConvNeXt the ViT's tokens, pooled to 12 x 12.
+    """
     vit, convnext = encoders.vit, encoders.convnext
     alone = FusionConfig(mode=NONE, token_pooling=vit.pooling)
     return MGMConfig(
@@ -158,7 +161,7 @@ def model_config(encoders: EncoderSet) -> MGMConfig:
 
 
 def table() -> str:
-    """Markdown: a row for each set, with parameters and FLOPs for an image of each part."""
+    """Format a Markdown table of all sets: parameters and FLOPs per image of each component."""
     lines = [f"| set | arms | {' | '.join(PARTS.values())} | sum |", "|---|---" + "|---:" * 5 + "|"]
     for encoders in ENCODER_SETS:
         cost = vision_cost(model_config(encoders))

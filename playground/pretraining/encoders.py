@@ -1,9 +1,10 @@
-"""Pre-train the nano encoders on drawn pages and scenes, each alone and all alike.
+"""Pre-train the nano encoders on drawn pages and scenes, separately and with one recipe.
 
-Linear heads on an encoder's own grids learn which characters, things and colours are where, and the
-code in which the language model reads cells; its mean over an image is matched with captions. Heads
-and caption encoder are thrown away. The encoders of a set (see encoder_sets.py) see the same images
-in the same order, for as many steps; nothing combines them, so that no fusion has a head start.
+Linear heads on an encoder's feature grids predict characters, objects and colours at each position,
+and the cell code of the language model; a contrastive loss aligns its image embedding with
+captions. Heads and caption encoder are discarded. All encoders of a set (see encoder_sets.py) see
+the same images in the same order for the same number of steps. They are never combined, so that no
+fusion module has an advantage.
 """
 
 import logging
@@ -17,7 +18,7 @@ from torch import Tensor
 
 from mgm.errors import Parser, run_command
 from playground.arguments import count, fraction
-from playground.photo_library import HOW, load_photos
+from playground.photo_library import FETCH_HINT, load_photos
 from playground.pretraining.cell_code import load_code
 from playground.pretraining.drawn_images import DrawnImages
 from playground.pretraining.encoder_heads import EncoderPretraining
@@ -26,14 +27,14 @@ from playground.pretraining.encoder_sets import ENCODER_SETS, EncoderSpec, encod
 from playground.pretraining.loop import batches_after, optimizers, train
 from playground.tokenizer import read_tokenizer
 
-OTHERS_RATE = 1e-3  # the learning rate of all but matrices
-TOWERS = ("vit", "convnext")  # `tower` of the specs
+OTHERS_RATE = 1e-3  # learning rate of parameters other than matrices
+TOWERS = ("vit", "convnext")  # values of `tower` of the specs
 
 logger = logging.getLogger(__name__)
 
 
 def pretrain(spec: EncoderSpec, arguments: Namespace) -> None:
-    """Train one encoder from the command line's arguments, or leave it where it is finished."""
+    """Train one encoder with the arguments of the command line, unless it is finished."""
     out = arguments.out / spec.name
     if out.is_dir():
         logger.info("%s is finished", out)
@@ -60,32 +61,35 @@ def pretrain(spec: EncoderSpec, arguments: Namespace) -> None:
         )
         return map(model, batches)
 
-    by = optimizers([encoder.network], [model], arguments.learning_rate, OTHERS_RATE)
-    train(model, losses, by, arguments.steps, out, encoder.save, arguments.decay_ratio)
+    optimizer_list = optimizers([encoder.network], [model], arguments.learning_rate, OTHERS_RATE)
+    steps, decay_ratio = arguments.steps, arguments.decay_ratio
+    train(model, losses, optimizer_list, steps, out, encoder.save, decay_ratio)
 
 
 def parse_args() -> Namespace:
-    """Read the command line."""
+    """Parse the command line."""
     parser = Parser(
         prog="python -m playground.pretraining.encoders", description=__doc__.splitlines()[0]
     )
     parser.add_argument("--encoder-set", choices=[s.name for s in ENCODER_SETS], default="base")
     parser.add_argument(
-        "--tower", choices=TOWERS, help="only this encoder of the set, as one of two processes"
+        "--tower", choices=TOWERS, help="train only this encoder of the set; default: both"
     )
     parser.add_argument("--tokenizer", type=Path, required=True, help="folder of the tokenizer")
-    parser.add_argument("--out", type=Path, required=True, help="folder that gets the encoders")
+    parser.add_argument("--out", type=Path, required=True, help="output folder of the encoders")
     parser.add_argument(
-        "--init-from", type=Path, help="encoders to continue from, as --out holds them"
+        "--init-from", type=Path, help="output folder of an earlier run, for initial weights"
     )
     parser.add_argument(
         "--language-model",
         type=Path,
-        help="folder with the cell code, which the encoders learn to produce",
+        help="folder with the cell code, a regression target; default: no such target",
     )
-    parser.add_argument("--photos", type=Path, help=f"folder of photographs to show; {HOW}")
-    parser.add_argument("--steps", type=count, default=7500, help="of each encoder")
-    parser.add_argument("--batch-size", type=count, default=8, help="images of a step")
+    parser.add_argument(
+        "--photos", type=Path, help=f"folder of photographs used in scenes; {FETCH_HINT}"
+    )
+    parser.add_argument("--steps", type=count, default=7500, help="steps of each encoder")
+    parser.add_argument("--batch-size", type=count, default=8, help="images per step")
     parser.add_argument("--learning-rate", type=fraction, default=2e-3)
     parser.add_argument(
         "--page-ratio", type=fraction, default=0.4, help="share of dense text pages"

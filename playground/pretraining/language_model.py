@@ -1,12 +1,14 @@
-"""Pre-train the nano language model: on text, and to read pages that are grids of cells.
+"""Pre-train the nano language model on text, and on grids of cells that replace image tokens.
 
-A language model that knows only running text has to learn two things at once when it is joined to
-encoders: where in an image a text goes on, and what the encoders' features mean. Here it learns the
-first alone: 144 cells, each the sum of what stands in it (which characters in which order, how
-high, which thing in which colour, a thumbnail), stand where image tokens will be.
+A language model that was trained on text alone has to learn two skills at once when it is combined
+with encoders: to follow text across an image, and to interpret the encoders' features. Here it
+learns the first skill separately: in place of image tokens it gets 144 cell embeddings, each the
+sum of the embeddings of the cell's true content (characters in order, their height, object and
+colour, a thumbnail).
 
-    --tokenizer DIR --train-cell-code --out A   a random model, and the cell code
-    --init-from A --out B                       frozen cell code, the target of the encoders
+    --tokenizer DIR --train-cell-code --out A   a new model, and the cell code
+    --init-from A --out B                       continues with a frozen cell code, the target of
+                                                the encoders
 """
 
 import argparse
@@ -29,7 +31,7 @@ from mgm.errors import Parser, run_command
 from mgm.model.labels import IGNORE_INDEX
 from playground.arguments import count, fraction
 from playground.colors import COLORS
-from playground.photo_library import HOW, load_photos
+from playground.photo_library import FETCH_HINT, load_photos
 from playground.pretraining.cell_code import CODE_FILE, CellCode, load_code
 from playground.pretraining.conversations import Conversations, collate
 from playground.pretraining.guides import HEADS, guide_loss
@@ -37,13 +39,13 @@ from playground.pretraining.loop import batches_after, optimizers, train
 from playground.pretraining.targets import CHARACTERS, THINGS
 from playground.tokenizer import read_tokenizer
 
-ATTENTION = "eager"  # faster than sdpa for short rows in bfloat16 on a CPU
-OTHERS_RATE = 1e-3  # the learning rate of embeddings, norms and the code
-GUIDED = 0.3  # weight of the loss of the guides
+ATTENTION = "eager"  # faster than sdpa for short sequences in bfloat16 on a CPU
+OTHERS_RATE = 1e-3  # learning rate of embeddings, norms and the cell code
+GUIDE_WEIGHT = 0.3  # weight of the attention-guide loss
 
 
 def nano_language_model(tokenizer: PreTrainedTokenizerFast) -> LlamaForCausalLM:
-    """A random Llama of 4 million parameters."""
+    """Build a Llama of 4 million parameters with random weights."""
     return LlamaForCausalLM(
         LlamaConfig(
             vocab_size=len(tokenizer),
@@ -54,7 +56,7 @@ def nano_language_model(tokenizer: PreTrainedTokenizerFast) -> LlamaForCausalLM:
             num_key_value_heads=4,
             max_position_embeddings=2048,
             tie_word_embeddings=True,
-            initializer_range=0.06,  # near 1 / sqrt(width): 0.02 learns half as fast
+            initializer_range=0.06,  # about 1 / sqrt(width); learning is half as fast with 0.02
             bos_token_id=tokenizer.bos_token_id,
             eos_token_id=tokenizer.eos_token_id,
             pad_token_id=tokenizer.pad_token_id,
@@ -65,15 +67,16 @@ def nano_language_model(tokenizer: PreTrainedTokenizerFast) -> LlamaForCausalLM:
 Decode = Callable[[LlamaModel, Tensor], tuple[Tensor, list[Tensor]]]
 
 
-def losses_of(
+def compute_losses(
     model: LlamaForCausalLM, code: CellCode, batch: dict[str, Tensor], decode: Decode
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """The mean loss over all answers, the share that is right, and the loss of the guides.
+    """Compute the mean loss over answers, their accuracy, and the attention-guide loss.
 
     Args:
-        code: gives the cells their vectors.
-        batch: of `collate`.
-        decode: `decode`, or what it was compiled to.
+        model: language model.
+        code: embeds the cells.
+        batch: output of `collate`.
+        decode: `decode`, or its compiled form.
     """
     at_cell = batch["ids"] == model.config.vocab_size
     embeds = model.get_input_embeddings()(batch["ids"].masked_fill(at_cell, 0))
@@ -83,11 +86,11 @@ def losses_of(
         targets = F.pad(batch["labels"][:, 1:], (0, 1), value=IGNORE_INDEX)
         logits = model.lm_head(hidden[targets != IGNORE_INDEX]).float()
     guided = guide_loss(attention, batch["guides"], batch["guide_keys"])
-    return *of_answers(logits, targets), guided
+    return *answer_loss(logits, targets), guided
 
 
 def decode(model: LlamaModel, embeds: Tensor) -> tuple[Tensor, list[Tensor]]:
-    """The last hidden states of `embeds` (batch, tokens, width), padded on the right if at all.
+    """Compute the last hidden states of `embeds` (batch, tokens, width), which are right-padded.
 
     Returns:
         (batch, tokens, width), and the attention of each of `HEADS`, (batch, tokens, tokens).
@@ -95,7 +98,7 @@ def decode(model: LlamaModel, embeds: Tensor) -> tuple[Tensor, list[Tensor]]:
     tokens = embeds.shape[1]
     positions = torch.arange(tokens).unsqueeze(0)
     rotary = model.rotary_emb(embeds, position_ids=positions)
-    # Padding comes last, so causality hides it.
+    # The causal mask also hides padding, which is on the right.
     mask = torch.full((1, 1, tokens, tokens), torch.finfo(torch.bfloat16).min).triu(1)
     hidden, weights = embeds, []
     for layer in cast("list[LlamaDecoderLayer]", list(model.layers)):
@@ -108,14 +111,15 @@ def decode(model: LlamaModel, embeds: Tensor) -> tuple[Tensor, list[Tensor]]:
     return model.norm(hidden), [weights[layer][:, head] for layer, head in HEADS]
 
 
-def of_answers(logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
-    """The mean loss over answers, and the share of them of which every token is the likeliest.
+def answer_loss(logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+    """Compute the mean loss over answers, and the share of answers with all tokens right (argmax).
 
-    An answer of n tokens weighs sqrt(n): a "Yes" counts for nearly as much as a spelled word.
+    An answer of n tokens has weight sqrt(n), so that short answers such as "Yes" count nearly as
+    much as long ones.
 
     Args:
-        logits: (supervised tokens, vocabulary).
-        targets: (batch, tokens), `IGNORE_INDEX` between answers.
+        logits: (labelled tokens, vocabulary).
+        targets: (batch, tokens), `IGNORE_INDEX` outside answers.
     """
     is_target = targets != IGNORE_INDEX
     starts = is_target & ~F.pad(is_target[:, :-1], (1, 0))
@@ -127,10 +131,10 @@ def of_answers(logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
     return (weights * token_losses).sum() / weights.sum(), right.float().mean()
 
 
-def starting_code(
+def initial_code(
     folder: Path | None, model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast
 ) -> CellCode:
-    """The code of `folder`, to be kept, or a new one."""
+    """Load the cell code of `folder`, or build one from the model's token embeddings."""
     if folder is not None and (folder / CODE_FILE).is_file():
         return load_code(folder)
     embedding = model.get_input_embeddings()
@@ -143,35 +147,45 @@ def starting_code(
 
 
 def word_ids(words: Iterable[str], tokenizer: PreTrainedTokenizerFast) -> list[Tensor]:
-    """The ids of each word's tokens, without special ones."""
+    """Tokenise words separately, without special tokens."""
     return [torch.tensor(tokenizer(word, add_special_tokens=False).input_ids) for word in words]
 
 
-def main() -> None:
-    """Read the command line and train."""
+def parse_args() -> argparse.Namespace:
+    """Parse the command line."""
     parser = Parser(
         prog="python -m playground.pretraining.language_model",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     start = parser.add_mutually_exclusive_group(required=True)
-    start.add_argument("--tokenizer", type=Path, help="folder of the tokenizer of a new model")
-    start.add_argument("--init-from", type=Path, help="folder of a model to continue from")
-    parser.add_argument("--out", type=Path, required=True, help="folder that gets the model")
+    start.add_argument("--tokenizer", type=Path, help="tokenizer folder, for a new model")
+    start.add_argument("--init-from", type=Path, help="folder of a model to continue training")
+    parser.add_argument("--out", type=Path, required=True, help="output folder of the model")
     parser.add_argument("--train-cell-code", action="store_true", help="train the cell code too")
     parser.add_argument(
-        "--cell-ratio", type=fraction, default=0.85, help="share of samples with cells, not text"
+        "--cell-ratio",
+        type=fraction,
+        default=0.85,
+        help="share of samples about cells; the others are about a text",
     )
-    parser.add_argument("--photos", type=Path, help=f"folder of photographs to show; {HOW}")
+    parser.add_argument(
+        "--photos", type=Path, help=f"folder of photographs used in scenes; {FETCH_HINT}"
+    )
     parser.add_argument("--steps", type=count, required=True)
-    parser.add_argument("--batch-size", type=count, default=12, help="conversations of a step")
+    parser.add_argument("--batch-size", type=count, default=12, help="conversations per step")
     parser.add_argument("--learning-rate", type=fraction, default=1.5e-3)
     parser.add_argument(
         "--decay-ratio", type=fraction, default=0.4, help="share of steps with learning-rate decay"
     )
     parser.add_argument("--workers", type=count, default=1)
     parser.add_argument("--seed", type=int, default=2_000_000_000)
-    arguments = parser.parse_args()
+    return parser.parse_args()
+
+
+def main() -> None:
+    """Train the language model as the command line says."""
+    arguments = parse_args()
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     torch.manual_seed(arguments.seed)
     tokenizer = read_tokenizer(arguments.init_from or arguments.tokenizer)
@@ -181,7 +195,7 @@ def main() -> None:
         model = nano_language_model(tokenizer)
     model.set_attn_implementation(ATTENTION)
     photos = load_photos(arguments.photos) if arguments.photos else None
-    code = starting_code(arguments.init_from, model, tokenizer)
+    code = initial_code(arguments.init_from, model, tokenizer)
     if arguments.train_cell_code:
         code.train().requires_grad_(True)
     run = torch.compile(decode, dynamic=True) if shutil.which("g++") else decode
@@ -197,9 +211,9 @@ def main() -> None:
             collate,
         )
         for batch in batches:
-            loss, right, guided = losses_of(model, code, batch, run)
+            loss, right, guided = compute_losses(model, code, batch, run)
             figures = {"loss": loss.detach(), "right": right, "guided": guided.detach()}
-            yield loss + GUIDED * guided, figures
+            yield loss + GUIDE_WEIGHT * guided, figures
 
     def save(folder: Path) -> None:
         with atomic_folder(folder) as part:
@@ -207,9 +221,10 @@ def main() -> None:
             tokenizer.save_pretrained(part)
             save_file(code.state_dict(), part / CODE_FILE)
 
-    by = optimizers([model], [code], arguments.learning_rate, OTHERS_RATE)
-    learnt = nn.ModuleList([model, code])
-    train(learnt, losses, by, arguments.steps, arguments.out, save, arguments.decay_ratio)
+    optimizer_list = optimizers([model], [code], arguments.learning_rate, OTHERS_RATE)
+    trained = nn.ModuleList([model, code])
+    steps, decay_ratio = arguments.steps, arguments.decay_ratio
+    train(trained, losses, optimizer_list, steps, arguments.out, save, decay_ratio)
 
 
 if __name__ == "__main__":

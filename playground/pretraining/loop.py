@@ -1,4 +1,4 @@
-"""The training loop that all nano pre-training shares."""
+"""Training loop of nano pre-training: encoders, language model and probes."""
 
 import itertools
 import logging
@@ -18,18 +18,20 @@ from mgm.errors import MGMError
 
 logger = logging.getLogger(__name__)
 
-KEPT = 0.95  # of the running average that is shown, per step
-SAVE_EVERY = 600  # steps; a multiple of the pool of batches that conversations are sorted in
+AVERAGE_DECAY = 0.95  # decay per step of the running averages that are logged
+SAVE_EVERY = 600  # steps; a multiple of `POOL` of the conversations
 
 
 def optimizers(
     networks: Sequence[nn.Module], heads: Sequence[nn.Module], learning_rate: float, others: float
 ) -> list[torch.optim.Optimizer]:
-    """Muon for the matrices inside `networks`, AdamW for all their other parameters and `heads`.
+    """Build Muon for the matrices of `networks`, AdamW for their other parameters and `heads`.
 
     Args:
-        learning_rate: of Muon (Jordan et al. 2024, scaled to the steps of AdamW).
-        others: of AdamW.
+        networks: modules whose linear layers are trained with Muon.
+        heads: modules trained with AdamW.
+        learning_rate: learning rate of Muon (Jordan et al. 2024, update scale matched to AdamW).
+        others: learning rate of AdamW.
     """
     matrices = [
         module.weight
@@ -39,9 +41,9 @@ def optimizers(
     ]
     tables = {m.weight for n in networks for m in n.modules() if isinstance(m, nn.Embedding)}
     inner = [matrix for matrix in matrices if matrix not in tables]
-    taken = set(inner)
-    learnt = dict.fromkeys(p for n in (*networks, *heads) for p in n.parameters())
-    outer = [p for p in learnt if p.requires_grad and p not in taken]
+    with_muon = set(inner)
+    parameters = dict.fromkeys(p for n in (*networks, *heads) for p in n.parameters())
+    outer = [p for p in parameters if p.requires_grad and p not in with_muon]
     return [
         torch.optim.Muon(inner, learning_rate, weight_decay=0.05, adjust_lr_fn="match_rms_adamw"),
         torch.optim.AdamW(outer, others, betas=(0.9, 0.98), weight_decay=0.0, fused=True),
@@ -49,11 +51,11 @@ def optimizers(
 
 
 def seeds_of_worker(first: int, block: int = 1) -> Iterator[int]:
-    """Endless first seeds of the blocks that this data-loader worker draws, of those from `first`.
+    """Iterate endlessly over the first seeds of the blocks that this data-loader worker draws.
 
     Args:
         first: first seed of the stream.
-        block: seeds of a block.
+        block: number of seeds of a block.
     """
     worker = get_worker_info()
     number, workers = (worker.id, worker.num_workers) if worker else (0, 1)
@@ -68,17 +70,22 @@ def batches_after(
     workers: int,
     collate_fn: Callable[[list[Any]], Any] | None = None,
 ) -> DataLoader[Any]:
-    """The batches of `size` that follow the first `done` of the stream that begins at `seed`.
+    """Build the loader of a stream's batches, without the first `done`.
 
     Args:
-        stream: the endless stream of a seed; each sample has the seed after that of the one before.
+        done: number of batches to skip.
+        stream: makes the endless stream of samples with consecutive seeds from a first seed.
+        seed: first seed of the whole stream.
+        size: batch size.
+        workers: number of worker processes.
+        collate_fn: see `DataLoader`.
     """
     return DataLoader(
         stream(seed + done * size),
         size,
         collate_fn=collate_fn,
         num_workers=workers,
-        generator=torch.Generator(),  # leaves the random numbers to the model
+        generator=torch.Generator(),  # so that the loader does not use torch's global generator
     )
 
 
@@ -89,24 +96,25 @@ def train(
     steps: int,
     out: Path,
     save: Callable[[Path], None],
-    fall: float = 0.4,
+    decay_ratio: float = 0.4,
 ) -> None:
-    """Clipped gradients and a learning rate that rises, stays and falls, under a progress bar.
+    """Train with gradient clipping and a warmup-stable-decay schedule; resumes interrupted runs.
 
-    Every 600 steps all that a run consists of is kept in a file beside `out`, with ".unfinished"
-    added to its name. A run that finds this file goes on from there.
+    Every 600 steps a checkpoint is written beside `out`, with the suffix ".unfinished". A run that
+    finds this file resumes from it.
 
     Args:
-        model: holds all that is learnt.
-        losses: computes, whenever asked, the loss of a batch and the figures to show of it; called
-            with how many batches were seen before.
-        steps: how many batches in all; the rate rises over the first 3 %.
-        out: folder that gets what was learnt, at the end.
-        save: writes what was learnt to a folder.
-        fall: share of the steps, the last ones, over which the rate falls to zero.
+        model: holds all trained parameters.
+        losses: yields the loss and the metrics to log of each batch; called with the number of
+            batches to skip.
+        optimizers: optimizers of the parameters.
+        steps: total number of batches; the first 3 % are warmup.
+        out: output folder.
+        save: writes the trained model to a folder.
+        decay_ratio: share of the steps, at the end, with a linear decay of the learning rate to 0.
 
     Raises:
-        MGMError: the file of the unfinished run is damaged or of another model.
+        MGMError: the checkpoint is damaged or of another model.
     """
     parameters = [p for o in optimizers for group in o.param_groups for p in group["params"]]
     highest = [[group["lr"] for group in o.param_groups] for o in optimizers]
@@ -119,7 +127,7 @@ def train(
     bar = tqdm(zip(range(done, steps), losses(done), strict=False), total=steps, initial=done)
     for step, (loss, figures) in bar:
         done = step + 1
-        share = min(1.0, done / (0.03 * steps), (steps - step) / max(1, fall * steps))
+        share = min(1.0, done / (0.03 * steps), (steps - step) / max(1, decay_ratio * steps))
         for optimizer, rates in zip(optimizers, highest, strict=True):
             for group, rate in zip(optimizer.param_groups, rates, strict=True):
                 group["lr"] = share * rate
@@ -129,7 +137,9 @@ def train(
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
         for name, value in figures.items():
-            average[name] = KEPT * average.get(name, value.item()) + (1 - KEPT) * value.item()
+            average[name] = (
+                AVERAGE_DECAY * average.get(name, value.item()) + (1 - AVERAGE_DECAY) * value.item()
+            )
         if done % 20 == 0:
             bar.set_postfix({name: f"{value:.3f}" for name, value in average.items()})
         if done % SAVE_EVERY == 0 or done == steps:
@@ -161,7 +171,7 @@ def _state(
 def _read(
     file: Path, model: nn.Module, optimizers: list[torch.optim.Optimizer]
 ) -> tuple[int, dict[str, float]]:
-    """Put model, optimizers and random numbers where the run was; give its steps and figures."""
+    """Restore model, optimizers and random state; returns the finished steps and the metrics."""
     try:
         state = torch.load(file, weights_only=True)
         model.load_state_dict(state["model"])
@@ -170,6 +180,6 @@ def _read(
         torch.set_rng_state(state["random"])
     except (OSError, EOFError, RuntimeError, ValueError, KeyError, pickle.UnpicklingError) as error:
         raise MGMError(
-            f"{file}: is no unfinished run of this model, or damaged; delete it to start again"
+            f"{file}: is damaged or a checkpoint of another model; delete it to start again"
         ) from error
     return state["done"], state["average"]

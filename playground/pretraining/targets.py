@@ -1,6 +1,6 @@
-"""Dense targets: which character, thing and colour stands where in a drawn image.
+"""Dense targets: characters, objects and colours of a drawn image with their positions.
 
-Everything is laid out in the model's frame: the image padded to a square and resized to 384 pixels.
+Positions are in the model's frame: the image padded to a square and resized to 384 pixels.
 """
 
 import math
@@ -14,41 +14,41 @@ from mgm.data.image_processing_mgm import MGMImageProcessor
 from playground.cap_heights import FRAME as UNITS
 from playground.colors import COLORS
 from playground.emoji import EMOJI
-from playground.photo_library import picture_names
+from playground.photo_library import listed_photos
 from playground.scenes import Glyph, Sample
 from playground.shapes import SHAPES
 
 FRAME = 384  # pixels per side
-CELL = 32  # pixels per side of what one image token stands for
-SIDE = FRAME // CELL  # cells
+CELL = 32  # pixels per side of the cell of an image token
+SIDE = FRAME // CELL  # cells per side
 CHARACTERS = tuple(chr(code) for code in range(33, 127))
 CHARACTER_ID = {character: index + 1 for index, character in enumerate(CHARACTERS)}  # 0: none
-PHOTO_NAMES = tuple(name for _, name, _ in picture_names())
+PHOTO_NAMES = tuple(name for _, name, _ in listed_photos())
 THINGS = tuple(dict.fromkeys((*SHAPES, *EMOJI, "bar", "box", "sign", *PHOTO_NAMES)))
 THING_IDS = {label: index + 1 for index, label in enumerate(THINGS)}  # 0: nothing
 COLOR_IDS = {label: index + 1 for index, label in enumerate(COLORS)}
 HEIGHT_STEPS = 8
-MIN_HEIGHT = 6.0  # pixels of a capital, of step 1; each step is 1.4 times as high
-LINE_GAP = 8.0  # pixels from line to line, at least
+MIN_HEIGHT = 6.0  # cap height in pixels of step 1; steps grow by a factor of 1.4
+LINE_GAP = 8.0  # minimum line pitch in pixels
 VIEW = MGMImageProcessor(image_size=14 * SIDE, image_size_aux=FRAME)  # pads and resizes
 
 
 @dataclass(frozen=True)
 class DenseTargets:
-    """One image in the frame, with what stands where.
+    """An image in the frame, with its characters and objects.
 
-    Arrays of characters, of equal length, are in the order in which they were drawn.
+    Arrays of characters have equal length and are in drawing order.
 
     image: (384, 384, 3) uint8.
-    x, y: middle of each character, in pixels; y is that of its line's capitals.
+    x, y: centre of each character, in pixels; y is the vertical centre of its line's capitals.
     characters: ids of `CHARACTER_ID`.
-    heights: step of `height_step` of its text's capitals.
-    caps: height of these capitals, in pixels of 256.
-    before: id of the character before it in the same word; 0 at its start.
-    words: number of the word that the character belongs to.
-    things, colors: (24, 24) of 16-pixel cells, id of the smallest thing that covers the centre.
-    middles: (12, 12, 2) of 32-pixel cells, thing and colour of the smallest thing whose middle
-        lies there; 0 where there is none.
+    heights: `height_step` of the cap height of its text.
+    caps: this cap height, in units.
+    before: id of the preceding character of the word; 0 at its start.
+    words: index of the word of the character.
+    things, colors: (24, 24) of 16-pixel cells, ids of the smallest object that covers the centre.
+    middles: (12, 12, 2) of 32-pixel cells, ids of the label and colour of the smallest object with
+        its centre in the cell; 0: none.
     """
 
     image: np.ndarray
@@ -64,41 +64,41 @@ class DenseTargets:
     middles: np.ndarray
 
     def cells(self, size: int) -> np.ndarray:
-        """Index of the cell of `size` pixels per side, in row-major order, of each character."""
+        """Row-major index of each character's cell, for cells of `size` pixels per side."""
         return (self.y // size).astype(int) * (FRAME // size) + (self.x // size).astype(int)
 
 
 @dataclass(frozen=True)
-class Placement:
-    """Where an image's pixels come to lie in the frame: shifted, then scaled."""
+class FrameTransform:
+    """Transform from image pixels to frame pixels: shift, then scale."""
 
     scale: float
     left: int
     top: int
 
     def x(self, x: float) -> float:
-        """Pixels from the left of the image to pixels from the left of the frame."""
+        """Convert a horizontal position in the image to one in the frame."""
         return (x + self.left) * self.scale
 
     def y(self, y: float) -> float:
-        """Pixels from the top of the image to pixels from the top of the frame."""
+        """Convert a vertical position in the image to one in the frame."""
         return (y + self.top) * self.scale
 
     def cell(self, x: float, y: float) -> tuple[int, int]:
-        """Row and column of the cell in which a point of the image lies."""
+        """Row and column of the cell that contains a point of the image."""
         return int(self.y(y) // CELL), int(self.x(x) // CELL)
 
 
-def placement(image: Image.Image) -> Placement:
-    """How an image is padded to a square and resized."""
+def frame_transform(image: Image.Image) -> FrameTransform:
+    """Transform of an image that is padded to a square and resized."""
     side = max(image.size)
-    return Placement(FRAME / side, (side - image.width) // 2, (side - image.height) // 2)
+    return FrameTransform(FRAME / side, (side - image.width) // 2, (side - image.height) // 2)
 
 
 def dense_targets(sample: Sample, index: int) -> DenseTargets:
-    """Targets of image `index` of a drawn sample; labels that have no id count as nothing."""
+    """Compute the targets of image `index` of a drawn sample; labels without an id get id 0."""
     image = sample.images[index]
-    transform = placement(image)
+    transform = frame_transform(image)
     rows = np.array(list(_characters(sample.glyphs[index], transform)), float).reshape(-1, 7)
     x, y, caps, *numbers = rows.T
     caps = caps * UNITS / max(image.size)
@@ -128,10 +128,13 @@ def dense_targets(sample: Sample, index: int) -> DenseTargets:
 
 
 def _characters(
-    glyphs: Sequence[Glyph], transform: Placement
+    glyphs: Sequence[Glyph], transform: FrameTransform
 ) -> Iterator[tuple[float, float, float, int, int, int, int]]:
-    """Characters with an id inside the frame: x, y, cap height in pixels of the image, id, height
-    step, id of the one before, and word."""
+    """Iterate over the characters that have an id and are inside the frame.
+
+    Yields:
+        x, y, cap height in image pixels, id, height step, id of the preceding character, word.
+    """
     last: Glyph | None = None
     word = 0
     for glyph in glyphs:
@@ -145,7 +148,7 @@ def _characters(
         last = glyph
 
 
-def nothing() -> DenseTargets:
+def empty_targets() -> DenseTargets:
     """Targets of a black image."""
     none, things = np.zeros(0, np.int64), np.zeros((FRAME // 16, FRAME // 16), np.int64)
     image = np.zeros((FRAME, FRAME, 3), np.uint8)
@@ -154,17 +157,17 @@ def nothing() -> DenseTargets:
 
 
 def height_step(height: float) -> int:
-    """A cap height in pixels as a step from 1 to `HEIGHT_STEPS`."""
+    """Quantise a cap height in pixels to a step from 1 to `HEIGHT_STEPS`."""
     steps = round(math.log(max(height, 1) / MIN_HEIGHT, 1.4))
     return max(1, min(HEIGHT_STEPS, 1 + steps))
 
 
 def cell_characters(targets: DenseTargets, size: int, slots: int) -> dict[str, np.ndarray]:
-    """The characters of each cell of `size` pixels, line by line and from left to right.
+    """Characters of each cell of `size` pixels, in reading order.
 
     Returns:
-        `characters`, `heights` and `before`, (cells, slots) each, 0 in empty slots. A cell keeps
-        its first `slots` characters.
+        `characters`, `heights` and `before`, (cells, slots) each, 0 in empty slots. Characters
+        beyond `slots` are dropped.
     """
     cells = targets.cells(size)
     top_down = np.lexsort((targets.y, cells))
@@ -182,6 +185,6 @@ def cell_characters(targets: DenseTargets, size: int, slots: int) -> dict[str, n
 
 
 def quarters(grid: np.ndarray) -> np.ndarray:
-    """The four values of each 2 x 2 block: (2 * rows, 2 * columns) -> (rows * columns, 4)."""
+    """Values of each 2 x 2 block: (2 * rows, 2 * columns) -> (rows * columns, 4)."""
     rows, columns = len(grid) // 2, grid.shape[1] // 2
     return grid.reshape(rows, 2, columns, 2).swapaxes(1, 2).reshape(rows * columns, 4)

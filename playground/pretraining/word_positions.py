@@ -1,27 +1,28 @@
-"""Questions about where words stand, for the pre-training of the nano language model.
+"""Questions about positions of words, for the pre-training of the nano language model.
 
-To find an item by its price, a model must find the price, go along its row and read what begins
-there. A scene asks for all three at once and rewards none alone; these questions ask for each.
+To find an item by its price, a model must locate the price, follow its row and read the word at its
+start. A question about a scene needs all three skills at once; these questions train them
+separately.
 """
 
 from collections import Counter
 from dataclasses import dataclass
 from random import Random
 
-from playground.pretraining.targets import placement
+from playground.pretraining.targets import frame_transform
 from playground.sample import Glyph, Sample
 
-MAX_QUESTIONS = 16  # questions about a picture
+MAX_QUESTIONS = 16  # per image
 
 
 @dataclass(frozen=True)
 class Word:
-    """Characters with no space between them, and where they stand, in pixels of the frame.
+    """A drawn word with its position in pixels of the frame.
 
     Attributes:
         cells: (row, column) of the cell of each character, from 0.
         x0, x1: left and right end.
-        level: middle of the capitals.
+        level: vertical centre of the capitals.
     """
 
     text: str
@@ -33,18 +34,18 @@ class Word:
 
     @property
     def row(self) -> int:
-        """Row of cells, 1 at the top."""
+        """Row of the first character's cell, from 1 at the top."""
         return self.cells[0][0] + 1
 
     @property
     def column(self) -> int:
-        """Column of the cell in which the first character stands, 1 at the left."""
+        """Column of the first character's cell, from 1 at the left."""
         return self.cells[0][1] + 1
 
 
-def words_on(sample: Sample, index: int) -> list[Word]:
-    """The words that are drawn in image `index`, of those that stand there once."""
-    transform = placement(sample.images[index])
+def unique_words(sample: Sample, index: int) -> list[Word]:
+    """Words that occur exactly once in image `index`."""
+    transform = frame_transform(sample.images[index])
     runs: list[list[Glyph]] = []
     for glyph in sample.glyphs[index]:
         if runs and glyph.follows:
@@ -67,13 +68,13 @@ def words_on(sample: Sample, index: int) -> list[Word]:
 
 
 def position_questions(words: list[Word], rng: Random) -> list[tuple[str, str]]:
-    """Questions and answers about where words stand, in random order."""
+    """Sample questions and answers about positions of words, in random order."""
     turns = []
-    begin = Counter(word.cells[0] for word in words)
+    starts = Counter(word.cells[0] for word in words)
     for word in words:
         position = f"row {word.row}, column {word.column}"
         turns.append((f'Where is "{word.text}"?', position))
-        if begin[word.cells[0]] == 1:  # several small words may begin in a cell
+        if starts[word.cells[0]] == 1:  # several small words may start in one cell
             turns.append((f"What is in {position}?", word.text))
         for side, other in _neighbours(word, words).items():
             turns.append((f'What is {side} "{word.text}"?', other.text))
@@ -97,7 +98,7 @@ def _neighbours(word: Word, words: list[Word]) -> dict[str, Word]:
     ):
         if beyond:
             nearest = min(beyond, key=lambda other: abs(other.level - word.level))
-            # Where two are equally near, neither is the one.
+            # Two equally near words would make the question ambiguous.
             if sum(abs(o.level - nearest.level) < nearest.height for o in beyond) == 1:
                 neighbours[side] = nearest
     return neighbours

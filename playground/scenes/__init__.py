@@ -1,7 +1,7 @@
-"""Scenes: seeded pictures with questions and answers, one module per kind.
+"""Scenes: seeded random images with questions and answers, one module per kind.
 
-A scene module first samples a spec (`choose_spec`), from which it renders a picture (`draw`), a
-caption (`sentences`) and questions (`asks`), so text and picture always agree.
+A scene module samples a spec (`choose_spec`), from which it renders an image (`draw`), a caption
+(`sentences`) and question-answer pairs (`qa_pairs`), so that text and image always agree.
 """
 
 from itertools import count
@@ -15,7 +15,7 @@ from playground.canvas import Canvas
 from playground.cap_heights import FRAME, MIN_CAP, choose_heights
 from playground.fonts import SMALL_CAP
 from playground.photo_library import Photos
-from playground.sample import Glyph, Sample, Split, Thing, Turn
+from playground.sample import DrawnObject, Glyph, Sample, Split, Turn
 from playground.scenes import (
     bar_chart,
     comparison,
@@ -27,18 +27,18 @@ from playground.scenes import (
     sign,
     table,
 )
-from playground.scenes.asking import TURNS, Ask, conversation
 from playground.scenes.page import draw_page
+from playground.scenes.qa import TURNS, QAPair, conversation
 from playground.style import SHIPPED, Style
 
 __all__ = [
     "KINDS",
     "PHOTO",
     "SCENES",
+    "DrawnObject",
     "Glyph",
     "Sample",
     "Split",
-    "Thing",
     "Turn",
     "choose_kind",
     "draw_page",
@@ -47,21 +47,21 @@ __all__ = [
 
 
 class Scene(Protocol):
-    """What a scene module offers."""
+    """The interface of a scene module."""
 
     def choose_spec(self, rng: Random, split: Split, style: Style = SHIPPED) -> Any:
-        """What the picture shows, with the words, numbers and layouts of its split.
+        """Sample the content of an image, with words, numbers and layouts of the split.
 
-        Text of the style's heights fits into the picture, in most cases.
+        Its text mostly fits into the image at the style's cap heights.
         """
         ...
 
     def sentences(self, spec: Any) -> list[str]:
-        """The caption's sentences."""
+        """Sentences of the caption."""
         ...
 
-    def asks(self, spec: Any, rng: Random) -> list[Ask]:
-        """All questions that the spec answers."""
+    def qa_pairs(self, spec: Any, rng: Random) -> list[QAPair]:
+        """Questions with answers that follow from the spec."""
         ...
 
     def draw(
@@ -72,7 +72,7 @@ class Scene(Protocol):
         size: tuple[int, int] | None = None,
         style: Style = SHIPPED,
     ) -> Canvas | list[Canvas]:
-        """The picture, or the pictures; `size` in pixels, None: chosen here."""
+        """Render the image or images; `size` is in pixels, None: random."""
         ...
 
 
@@ -86,17 +86,17 @@ SCENES: dict[str, Scene] = {
     "emoji": emoji,
     "comparison": comparison,
 }
-KINDS = tuple(SCENES)  # without photographs
+KINDS = tuple(SCENES)  # kinds that need no photographs
 PHOTO = "photo"
 SCENES[PHOTO] = photo
-ATTEMPTS = 40  # at a picture with text of chosen heights
+ATTEMPTS = 40  # specs to try before other cap heights are sampled
 UNSHARP_SHARE = 0.1
-SHARES = (28, 12, 12, 12, 8, 10, 8, 10)  # of the samples, per kind, in percent
-PHOTO_SHARE = 14  # on top of these
+SHARES = (28, 12, 12, 12, 8, 10, 8, 10)  # weights of `KINDS`, in per cent
+PHOTO_SHARE = 14  # weight of the kind "photo", added to these
 
 
 def choose_kind(rng: Random, with_photos: bool = False) -> str:
-    """A kind of scene, signs most often; "photo" only where there are photographs."""
+    """Sample a kind of scene by its weight; "photo" only if photographs are given."""
     if with_photos:
         return rng.choices((*KINDS, PHOTO), (*SHARES, PHOTO_SHARE))[0]
     return rng.choices(KINDS, SHARES)[0]
@@ -110,21 +110,21 @@ def draw_sample(
     min_cap_height: float = MIN_CAP,
     photos: Photos | None = None,
 ) -> Sample:
-    """Draw a picture (two for a comparison) with a conversation about it.
+    """Draw an image (two for a comparison) with a conversation about it.
 
     Args:
-        seed: equal arguments give an equal sample, on every machine with the same fonts.
-        split: "train", or "held_out" with words, numbers, faces and layouts never drawn in it.
-        kind: one of `KINDS`, or "photo" where there are photographs; at random where None.
+        seed: equal arguments give an equal sample on every machine with the same fonts.
+        split: "train", or "held_out" for words, numbers, faces and layouts that "train" never has.
+        kind: one of `KINDS`, or "photo" if photographs are given; None: random.
         turns: minimum and maximum number of questions.
-        min_cap_height: from 4 to 12 units (pixels of an image of 256). Below 12, each of
-            `HEIGHT_BINS` has about as many questions about text; at 12, the data of the shipped
-            weights, most text is little higher.
-        photos: photographs to show: around plates, and in scenes of kind "photo"; None: none.
+        min_cap_height: from 4 to 12 units (pixels after scaling the longest side to 256). Below 12,
+            questions about text are distributed evenly over `HEIGHT_BINS`; at 12, as in the
+            training data of the shipped weights, most text is only slightly higher.
+        photos: photographs for surroundings and for scenes of kind "photo"; None: none.
 
     Raises:
-        MGMError: `min_cap_height` is out of range, a font is not installed, or a "photo" is to be
-            drawn without photographs.
+        MGMError: `min_cap_height` is out of range, a font is not installed, or `kind` is "photo"
+            and no photographs are given.
     """
     rng = Random(f"{split}/{kind}/{seed}")
     name = kind or choose_kind(rng, photos is not None)
@@ -142,15 +142,15 @@ def draw_sample(
     return Sample(
         kind=name,
         images=[_finished(canvas, rng) for canvas in canvases],
-        turns=conversation(scene.asks(spec, rng), name, caption, heights, rng, turns),
+        turns=conversation(scene.qa_pairs(spec, rng), name, caption, heights, rng, turns),
         caption=caption,
         glyphs=[canvas.glyphs for canvas in canvases],
-        objects=[canvas.things for canvas in canvases],
+        objects=[canvas.objects for canvas in canvases],
     )
 
 
 def _finished(canvas: Canvas, rng: Random) -> Image.Image:
-    # A few pictures look photographed; the smallest text would not survive that.
+    # A few images get camera noise or blur, but not small text, which would become illegible.
     if rng.random() > UNSHARP_SHARE or min(canvas.heights.values(), default=FRAME) < SMALL_CAP:
         return canvas.image
     if rng.random() < 0.5:

@@ -1,4 +1,4 @@
-"""Bar charts, upright or lying, with the value printed at every bar."""
+"""Bar charts, vertical or horizontal, with the value printed at every bar."""
 
 from dataclasses import dataclass
 from random import Random
@@ -10,40 +10,41 @@ from playground.faces import Face
 from playground.fonts import choose_face
 from playground.image_sizes import choose_size
 from playground.sample import Split
-from playground.scenes.asking import Ask
-from playground.scenes.chart import ask_extremes, ask_title
+from playground.scenes.chart import extreme_questions, title_question
+from playground.scenes.qa import QAPair
 from playground.style import SHIPPED, Style
 from playground.words import DAYS, MONTHS, choose_spread, choose_words
 
 THEMES = ("names", "food", "animals", "objects")
-LONGEST_UPRIGHT = 6  # characters of a label below an upright bar
-SHORTEST_LABELS = 5  # characters; for less there are too few words but months and days
-LABEL_SHARE = 0.42  # of the width, of the labels of lying bars
+LONGEST_VERTICAL = 6  # characters of a label below a vertical bar
+SHORTEST_LABELS = 5  # characters; only months and days have enough shorter words
+LABEL_SHARE = 0.42  # maximum share of the width for the labels of horizontal bars
 
 
 @dataclass(frozen=True)
 class Spec:
-    """Bars from left to right or top to bottom; no two have the same value.
+    """Content of a bar chart: bars from left to right or top to bottom, with different values.
 
     Attributes:
-        colors: of each bar; all the same or all different.
-        hollow: bars are outlines; only in held-out images.
+        colors: colour of each bar; all the same or all different.
+        horizontal: whether bars are horizontal.
+        hollow: whether bars are outlines; only in held-out images.
     """
 
     title: str
     labels: tuple[str, ...]
     values: tuple[int, ...]
     colors: tuple[str, ...]
-    lying: bool
+    horizontal: bool
     hollow: bool
 
 
 def choose_spec(rng: Random, split: Split, style: Style = SHIPPED) -> Spec:
-    """Draw the bars."""
+    """Sample the spec of a bar chart: labels, values, colours, orientation."""
     caps = style.caps
     count = rng.randint(3, max(3, min(5, caps.columns // 5)))
-    longest = min(LONGEST_UPRIGHT, caps.columns // count)
-    lying = rng.random() < 0.4
+    longest = min(LONGEST_VERTICAL, caps.columns // count)
+    horizontal = rng.random() < 0.4
     if longest < SHORTEST_LABELS:
         theme = rng.choice(("months", "days"))
     else:
@@ -52,7 +53,7 @@ def choose_spec(rng: Random, split: Split, style: Style = SHIPPED) -> Spec:
         names = MONTHS if theme == "months" else DAYS
         start = rng.randrange(len(names) - count + 1)
         labels = list(names[start : start + count])
-    elif lying:
+    elif horizontal:
         labels = choose_words(rng, split, count, theme, int(LABEL_SHARE * caps.columns))
     else:
         labels = []
@@ -60,11 +61,11 @@ def choose_spec(rng: Random, split: Split, style: Style = SHIPPED) -> Spec:
             word = choose_words(rng, split, 1, rng.choice(THEMES))[0]
             if len(word) <= longest and word not in labels:
                 labels.append(word)
-    # The two extreme bars must stand out to the eye, not only by their printed values.
+    # The extreme bars must be visibly longest and shortest, not only by their printed values.
     max_value = rng.choice((40, 60, 100, 300, 900))
     values = choose_spread(rng, split, count, max(1, max_value // 12), max_value, 0.06)
     if rng.random() < 0.5:
-        # "The orange bar" must not be one that is labelled "Orange".
+        # A bar labelled "Orange" would make "the orange bar" ambiguous.
         free = [color for color in VIVID if color.capitalize() not in labels]
         colors = rng.sample(free, count)
     else:
@@ -74,13 +75,13 @@ def choose_spec(rng: Random, split: Split, style: Style = SHIPPED) -> Spec:
         tuple(labels),
         values,
         tuple(colors),
-        lying,
+        horizontal,
         split == "held_out" and rng.random() < 0.25,
     )
 
 
 def sentences(spec: Spec) -> list[str]:
-    """The caption: the spec in sentences."""
+    """Describe the spec in sentences, for the caption."""
     bars = ", ".join(f"{label} {value}" for label, value in _bars(spec))
     lines = [
         f'A bar chart with the title "{spec.title}".',
@@ -96,24 +97,24 @@ def sentences(spec: Spec) -> list[str]:
     return lines
 
 
-def asks(spec: Spec, rng: Random) -> list[Ask]:
-    """All that can be asked about the bars."""
+def qa_pairs(spec: Spec, rng: Random) -> list[QAPair]:
+    """List the questions about the bars, with answers."""
     count = len(spec.labels)
     result = [
-        Ask(
+        QAPair(
             "bars",
             ("How many bars are there?", "How many bars does the chart have?"),
             str(count),
             f"There are {count} bars.",
         ),
-        ask_title(spec.title),
+        title_question(spec.title),
     ]
-    result += ask_extremes(spec.labels, spec.values, "bar", "What has the {word} value?")
+    result += extreme_questions(spec.labels, spec.values, "bar", "What has the {word} value?")
     each = []
     for index, (label, value) in enumerate(_bars(spec)):
         keys = (f"label {index}", f"value {index}")
         each.append(
-            Ask(
+            QAPair(
                 "value",
                 (
                     f"What is the value of {label}?",
@@ -126,7 +127,7 @@ def asks(spec: Spec, rng: Random) -> list[Ask]:
             )
         )
         each.append(
-            Ask(
+            QAPair(
                 "label",
                 (f"Which bar has the value {value}?",),
                 label,
@@ -137,7 +138,7 @@ def asks(spec: Spec, rng: Random) -> list[Ask]:
         if len(set(spec.colors)) > 1:
             color = spec.colors[index]
             each.append(
-                Ask(
+                QAPair(
                     "color",
                     (
                         f"What color is the bar of {label}?",
@@ -149,7 +150,7 @@ def asks(spec: Spec, rng: Random) -> list[Ask]:
                 )
             )
             each.append(
-                Ask(
+                QAPair(
                     "color value",
                     (f"What is the value of the {color} bar?",),
                     str(value),
@@ -159,7 +160,7 @@ def asks(spec: Spec, rng: Random) -> list[Ask]:
             )
     if len(set(spec.colors)) == 1:
         result.append(
-            Ask(
+            QAPair(
                 "color",
                 ("What color are the bars?",),
                 spec.colors[0],
@@ -180,14 +181,14 @@ def draw(
     size: tuple[int, int] | None = None,
     style: Style = SHIPPED,
 ) -> Canvas:
-    """Draw the chart."""
-    size = size or choose_size(rng, "tall" if spec.lying else "wide", style.caps)
+    """Render the chart."""
+    size = size or choose_size(rng, "tall" if spec.horizontal else "wide", style.caps)
     paper = dark(rng) if rng.random() < 0.15 else pale(rng)
     canvas = Canvas(size, choose_background(size, paper, rng, depth=10), caps=style.caps)
     ink = ink_on(paper, rng, 6)
     cap = canvas.choose_cap(rng, 15)
     face = choose_face(rng, split, cap)
-    bars = max(MIN_PITCH, 1.8 * cap) * len(spec.labels) if spec.lying else 46 + 4.2 * cap
+    bars = max(MIN_PITCH, 1.8 * cap) * len(spec.labels) if spec.horizontal else 46 + 4.2 * cap
     max_title_cap = (canvas.height - 14 - bars) / 2
     title_cap = canvas.choose_title_cap(rng, spec.title, face, cap, max_title_cap)
     canvas.text(
@@ -195,7 +196,8 @@ def draw(
     )
     top = 10 + title_cap * 2
     paints = _paints(spec, rng)
-    (_draw_lying if spec.lying else _draw_upright)(canvas, spec, top, face, cap, ink, paints)
+    draw_bars = _draw_horizontal if spec.horizontal else _draw_vertical
+    draw_bars(canvas, spec, top, face, cap, ink, paints)
     return canvas
 
 
@@ -205,7 +207,7 @@ def _paints(spec: Spec, rng: Random) -> list[Color]:
     return [shade(color, rng) for color in spec.colors]
 
 
-def _draw_upright(
+def _draw_vertical(
     canvas: Canvas,
     spec: Spec,
     top: float,
@@ -224,7 +226,7 @@ def _draw_upright(
         height = max(3.0, tallest * value / max(spec.values))
         half = slot * 0.32
         _draw_bar(canvas, spec, paints[index], x - half, floor - height, x + half, floor)
-        canvas.note("bar", spec.colors[index], x - half, floor - height, x + half, floor)
+        canvas.add_object("bar", spec.colors[index], x - half, floor - height, x + half, floor)
         canvas.text(
             str(value), x, floor - height - cap * 1.1, face, cap, ink, "middle", f"value {index}"
         )
@@ -232,7 +234,7 @@ def _draw_upright(
     canvas.line([(6, floor), (canvas.width - 6, floor)], ink, 1)
 
 
-def _draw_lying(
+def _draw_horizontal(
     canvas: Canvas,
     spec: Spec,
     top: float,
@@ -253,7 +255,7 @@ def _draw_lying(
         length = max(3.0, longest * value / max(spec.values))
         half = slot * 0.32
         _draw_bar(canvas, spec, paints[index], left, y - half, left + length, y + half)
-        canvas.note("bar", spec.colors[index], left, y - half, left + length, y + half)
+        canvas.add_object("bar", spec.colors[index], left, y - half, left + length, y + half)
         canvas.text(label, left - 4, y, face, cap, ink, "right", f"label {index}")
         canvas.text(str(value), left + length + 4, y, face, cap, ink, "left", f"value {index}")
     canvas.line([(left, top), (left, canvas.height - 4)], ink, 1)

@@ -1,24 +1,26 @@
-"""What can be asked about bar and line charts alike."""
+"""Questions common to bar and line charts."""
 
 from collections.abc import Sequence
 
-from playground.scenes.asking import Ask
+from playground.scenes.qa import QAPair
 
 
-def ask_title(title: str) -> Ask:
-    """What the chart is called."""
+def title_question(title: str) -> QAPair:
+    """Make the question for the title of a chart."""
     answer = f"The title of the chart is {title}."
-    return Ask("title", ("What is the title of the chart?",), title, answer, ("title",))
+    return QAPair("title", ("What is the title of the chart?",), title, answer, ("title",))
 
 
-def ask_extremes(
+def extreme_questions(
     labels: Sequence[str], values: Sequence[int], noun: str, question: str
-) -> list[Ask]:
-    """The highest and the lowest value, and the labels they have.
+) -> list[QAPair]:
+    """Make the questions for the highest and the lowest value, and for their labels.
 
     Args:
-        noun: what a label stands for, as in "month".
-        question: a second wording, with {word} for "highest" or "lowest".
+        labels: labels of the chart.
+        values: value of each label.
+        noun: noun for a label, as in "month".
+        question: paraphrase, with {word} for "highest" or "lowest".
     """
     result = []
     for word, pick in (("highest", max), ("lowest", min)):
@@ -26,7 +28,7 @@ def ask_extremes(
         label, value = labels[index], values[index]
         questions = (f"Which {noun} has the {word} value?", question.format(word=word))
         answer = f"The {noun} with the {word} value is {label}."
-        result.append(Ask(word, questions, label, answer, (f"label {index}",), clue=str(value)))
+        result.append(QAPair(word, questions, label, answer, (f"label {index}",), clue=str(value)))
         questions, answer = (f"What is the {word} value?",), f"The {word} value is {value}."
-        result.append(Ask(f"{word} value", questions, str(value), answer, (f"value {index}",)))
+        result.append(QAPair(f"{word} value", questions, str(value), answer, (f"value {index}",)))
     return result

@@ -1,4 +1,4 @@
-"""Two images to compare: same word or not, the larger number, which one shows what."""
+"""Pairs of images to compare: words, numbers, emoji or shapes."""
 
 from dataclasses import dataclass
 from random import Random
@@ -10,7 +10,7 @@ from playground.emoji import EMOJI, article, draw_emoji
 from playground.fonts import choose_face
 from playground.image_sizes import choose_size
 from playground.sample import Split
-from playground.scenes.asking import Ask, yes_no
+from playground.scenes.qa import QAPair, yes_no_question
 from playground.shapes import SHAPES, draw_shape
 from playground.style import SHIPPED, Style
 from playground.words import choose_numbers, choose_words
@@ -20,12 +20,12 @@ POSITIONS = ("first", "second")
 
 @dataclass(frozen=True)
 class Spec:
-    """What is in the two images.
+    """Content of the two images.
 
     Attributes:
         theme: "words", "numbers", "emoji" or "shapes".
-        contents: the text, name of the emoji, or shape of each image.
-        colors: of each shape or plate.
+        contents: text, name of the emoji, or shape of each image.
+        colors: colour of each shape or plate.
     """
 
     theme: str
@@ -34,7 +34,7 @@ class Spec:
 
 
 def choose_spec(rng: Random, split: Split, style: Style = SHIPPED) -> Spec:
-    """Draw two images' contents."""
+    """Sample the spec of a comparison: theme, contents and colours of two images."""
     theme = rng.choice(("words", "numbers", "emoji", "shapes"))
     pool: list[str]
     if theme == "words":
@@ -53,7 +53,7 @@ def choose_spec(rng: Random, split: Split, style: Style = SHIPPED) -> Spec:
 
 
 def sentences(spec: Spec) -> list[str]:
-    """The caption: the spec in sentences."""
+    """Describe the spec in sentences, for the caption."""
     return [
         f"The {position} image shows {_described(spec, i)}." for i, position in enumerate(POSITIONS)
     ]
@@ -69,8 +69,8 @@ def _described(spec: Spec, index: int) -> str:
     return f'the {what} "{content}" on {article(color)} sign'
 
 
-def asks(spec: Spec, rng: Random) -> list[Ask]:
-    """All that can be asked about the two images."""
+def qa_pairs(spec: Spec, rng: Random) -> list[QAPair]:
+    """List the questions about the two images, with answers."""
     first, second = spec.contents
     same = first == second
     result = []
@@ -79,7 +79,7 @@ def asks(spec: Spec, rng: Random) -> list[Ask]:
         if spec.theme in ("words", "numbers"):
             what = "word" if spec.theme == "words" else "number"
             result.append(
-                Ask(
+                QAPair(
                     f"read {what}",
                     (
                         f"What does the {position} image say?",
@@ -92,7 +92,7 @@ def asks(spec: Spec, rng: Random) -> list[Ask]:
             )
         else:
             result.append(
-                Ask(
+                QAPair(
                     "what",
                     (f"What is in the {position} image?", f"What does the {position} image show?"),
                     content,
@@ -103,7 +103,7 @@ def asks(spec: Spec, rng: Random) -> list[Ask]:
             what = "shape" if spec.theme == "shapes" else "sign"
             color = spec.colors[index]
             result.append(
-                Ask(
+                QAPair(
                     "color",
                     (f"What color is the {what} in the {position} image?",),
                     color,
@@ -116,7 +116,7 @@ def asks(spec: Spec, rng: Random) -> list[Ask]:
         what = "shapes" if spec.theme == "shapes" else "signs"
         alike = spec.colors[0] == spec.colors[1]
         result.append(
-            yes_no(
+            yes_no_question(
                 "same color",
                 (f"Do both {what} have the same color?",),
                 alike,
@@ -130,7 +130,7 @@ def asks(spec: Spec, rng: Random) -> list[Ask]:
             number = pick(spec.contents, key=int)
             position = POSITIONS[spec.contents.index(number)]
             result.append(
-                Ask(
+                QAPair(
                     word,
                     (f"Which image has the {word} number?",),
                     position,
@@ -141,7 +141,7 @@ def asks(spec: Spec, rng: Random) -> list[Ask]:
             )
     elif spec.theme == "words":
         result.append(
-            yes_no(
+            yes_no_question(
                 "same word",
                 ("Do both images show the same word?", "Is the word in both images the same?"),
                 same,
@@ -152,7 +152,7 @@ def asks(spec: Spec, rng: Random) -> list[Ask]:
         )
     elif spec.theme == "emoji":
         result.append(
-            yes_no(
+            yes_no_question(
                 "same thing",
                 ("Do both images show the same thing?",),
                 same,
@@ -163,17 +163,17 @@ def asks(spec: Spec, rng: Random) -> list[Ask]:
     return result
 
 
-def _which(spec: Spec, index: int, position: str) -> Ask:
+def _which(spec: Spec, index: int, position: str) -> QAPair:
     content = spec.contents[index]
     if spec.theme in ("words", "numbers"):
-        return Ask(
+        return QAPair(
             "which says",
             (f'Which image says "{content}"?',),
             position,
             f"The {position} image says {content}.",
             (f"text {index}",),
         )
-    return Ask(
+    return QAPair(
         "which shows",
         (f"Which image shows {article(content)}?",),
         position,
@@ -188,7 +188,7 @@ def draw(
     size: tuple[int, int] | None = None,
     style: Style = SHIPPED,
 ) -> list[Canvas]:
-    """Draw the two images."""
+    """Render the two images."""
     return [
         _draw_one(spec, index, rng, split, size or choose_size(rng, caps=style.caps), style)
         for index in range(2)

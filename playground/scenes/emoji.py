@@ -1,4 +1,4 @@
-"""Emoji scattered over a picture: what is where, and how many."""
+"""Emoji scattered over an image, with questions about positions and counts."""
 
 from collections import Counter
 from dataclasses import dataclass
@@ -10,7 +10,7 @@ from playground.colors import dark, pale
 from playground.emoji import EMOJI, article, draw_emoji, plural
 from playground.image_sizes import choose_size
 from playground.sample import Split
-from playground.scenes.asking import Ask, ask_count, yes_no
+from playground.scenes.qa import QAPair, count_question, yes_no_question
 from playground.style import SHIPPED, Style
 
 POSITIONS = {
@@ -35,7 +35,12 @@ CROWD = 3  # cells per side of the layout "crowd"
 
 @dataclass(frozen=True)
 class Spec:
-    """Names of the emoji, one per position of the layout; in the layout "crowd" by cell."""
+    """Content of an emoji scene: layout and names, one per position or, in "crowd", per cell.
+
+    Attributes:
+        cells: index of the position or cell of each emoji.
+        absent: name of an emoji that is not in the image.
+    """
 
     layout: str
     names: tuple[str, ...]
@@ -44,7 +49,7 @@ class Spec:
 
 
 def choose_spec(rng: Random, split: Split, style: Style = SHIPPED) -> Spec:
-    """Draw which emoji are where."""
+    """Sample the spec of an emoji scene: layout, names and cells."""
     held_out = split == "held_out" and rng.random() < 0.3
     layout = rng.choice(HELD_OUT_LAYOUTS if held_out else TRAIN_LAYOUTS)
     if layout == "crowd":
@@ -59,7 +64,7 @@ def choose_spec(rng: Random, split: Split, style: Style = SHIPPED) -> Spec:
 
 
 def sentences(spec: Spec) -> list[str]:
-    """The caption: the spec in sentences."""
+    """Describe the spec in sentences, for the caption."""
     if spec.layout == "crowd":
         counts = Counter(spec.names)
         listed = ", ".join(
@@ -72,19 +77,19 @@ def sentences(spec: Spec) -> list[str]:
     ]
 
 
-def asks(spec: Spec, rng: Random) -> list[Ask]:
-    """All that can be asked about the emoji."""
+def qa_pairs(spec: Spec, rng: Random) -> list[QAPair]:
+    """List the questions about the emoji, with answers."""
     counts = Counter(spec.names)
     result = []
     for name in rng.sample(sorted(counts), min(2, len(counts))):
         count, many = counts[name], plural(name)
         sentence = f"There are {count} {many}." if count > 1 else f"There is {article(name)}."
-        result.append(ask_count("count", many, count, sentence))
+        result.append(count_question("count", many, count, sentence))
     claims = [spec.absent, rng.choice(spec.names)]
     rng.shuffle(claims)
     for claim in claims:
         result.append(
-            yes_no(
+            yes_no_question(
                 "check",
                 (
                     f"Is there {article(claim)}?",
@@ -97,7 +102,7 @@ def asks(spec: Spec, rng: Random) -> list[Ask]:
             )
         )
     result.append(
-        Ask(
+        QAPair(
             "all",
             ("How many things are there in total?",),
             str(len(spec.names)),
@@ -108,7 +113,7 @@ def asks(spec: Spec, rng: Random) -> list[Ask]:
         return result
     for name, position in zip(spec.names, POSITIONS[spec.layout], strict=True):
         result.append(
-            Ask(
+            QAPair(
                 "what",
                 (f"What is {position}?", f"What do you see {position}?"),
                 name,
@@ -117,7 +122,7 @@ def asks(spec: Spec, rng: Random) -> list[Ask]:
         )
         if counts[name] == 1:
             result.append(
-                Ask("where", (f"Where is the {name}?",), position, f"The {name} is {position}.")
+                QAPair("where", (f"Where is the {name}?",), position, f"The {name} is {position}.")
             )
     return result
 
@@ -129,7 +134,7 @@ def draw(
     size: tuple[int, int] | None = None,
     style: Style = SHIPPED,
 ) -> Canvas:
-    """Draw the emoji, without overlap."""
+    """Render the emoji, without overlap."""
     size = size or choose_size(rng, caps=style.caps)
     paper = pale(rng) if rng.random() < 0.7 else dark(rng)
     canvas = Canvas(size, choose_background(size, paper, rng))

@@ -9,8 +9,8 @@ from playground.colors import VIVID, Color, contrast, dark, ink_on, pale, shade
 from playground.fonts import choose_face
 from playground.image_sizes import choose_size
 from playground.sample import Split
-from playground.scenes.asking import Ask
-from playground.scenes.chart import ask_extremes, ask_title
+from playground.scenes.chart import extreme_questions, title_question
+from playground.scenes.qa import QAPair
 from playground.shapes import draw_shape
 from playground.style import SHIPPED, Style
 from playground.words import DAYS, MONTHS, choose_spread, choose_words
@@ -18,9 +18,10 @@ from playground.words import DAYS, MONTHS, choose_spread, choose_words
 
 @dataclass(frozen=True)
 class Spec:
-    """Points from left to right; no two have the same value.
+    """Content of a line chart: points from left to right, with different values.
 
     Attributes:
+        unit: "month" or "day".
         marker: shape of the points; squares only in held-out images.
     """
 
@@ -33,7 +34,7 @@ class Spec:
 
 
 def choose_spec(rng: Random, split: Split, style: Style = SHIPPED) -> Spec:
-    """Draw the points."""
+    """Sample the spec of a line chart: labels, values, colour, marker."""
     unit, names = rng.choice((("month", MONTHS), ("day", DAYS)))
     count = rng.randint(3, max(3, min(5, style.caps.columns // 4)))
     start = rng.randrange(len(names) - count + 1)
@@ -51,7 +52,7 @@ def choose_spec(rng: Random, split: Split, style: Style = SHIPPED) -> Spec:
 
 
 def sentences(spec: Spec) -> list[str]:
-    """The caption: the spec in sentences."""
+    """Describe the spec in sentences, for the caption."""
     points = ", ".join(f"{label} {value}" for label, value in _points(spec))
     return [
         f'A line chart with the title "{spec.title}".',
@@ -60,21 +61,21 @@ def sentences(spec: Spec) -> list[str]:
     ]
 
 
-def asks(spec: Spec, rng: Random) -> list[Ask]:
-    """All that can be asked about the line."""
+def qa_pairs(spec: Spec, rng: Random) -> list[QAPair]:
+    """List the questions about the line, with answers."""
     unit, count = spec.unit, len(spec.labels)
     preposition = "in" if unit == "month" else "on"
     result = [
-        Ask("color", ("What color is the line?",), spec.color, f"The line is {spec.color}."),
-        Ask(
+        QAPair("color", ("What color is the line?",), spec.color, f"The line is {spec.color}."),
+        QAPair(
             "points",
             ("How many points does the line have?",),
             str(count),
             f"The line has {count} points.",
         ),
-        ask_title(spec.title),
+        title_question(spec.title),
     ]
-    result += ask_extremes(
+    result += extreme_questions(
         spec.labels,
         spec.values,
         unit,
@@ -84,7 +85,7 @@ def asks(spec: Spec, rng: Random) -> list[Ask]:
     for index, (label, value) in enumerate(_points(spec)):
         keys = (f"label {index}", f"value {index}")
         each.append(
-            Ask(
+            QAPair(
                 "value",
                 (
                     f"What is the value {preposition} {label}?",
@@ -97,7 +98,7 @@ def asks(spec: Spec, rng: Random) -> list[Ask]:
             )
         )
         each.append(
-            Ask(
+            QAPair(
                 "label",
                 (f"Which {unit} has the value {value}?",),
                 label,
@@ -109,7 +110,7 @@ def asks(spec: Spec, rng: Random) -> list[Ask]:
         first, second = spec.labels[index - 1], spec.labels[index]
         word = "up" if spec.values[index] > spec.values[index - 1] else "down"
         each.append(
-            Ask(
+            QAPair(
                 "trend",
                 (f"Does the line go up or down from {first} to {second}?",),
                 word,
@@ -131,7 +132,7 @@ def draw(
     size: tuple[int, int] | None = None,
     style: Style = SHIPPED,
 ) -> Canvas:
-    """Draw the chart."""
+    """Render the chart."""
     size = size or choose_size(rng, "wide", style.caps)
     paper = dark(rng) if rng.random() < 0.15 else pale(rng)
     canvas = Canvas(size, choose_background(size, paper, rng, depth=10), caps=style.caps)
@@ -189,7 +190,7 @@ def draw(
 
 
 def _free_side(values: tuple[int, ...], index: int) -> tuple[float, bool]:
-    # Above a peak and below a valley the paper is free; on a slope beside and above the line.
+    # Values go above a peak, below a valley, and on a slope above and beside the line.
     here = values[index]
     if index in (0, len(values) - 1):
         return 0.0, here > values[1 if index == 0 else -2]

@@ -1,4 +1,4 @@
-"""Dense pages of text for the pre-training of the encoders; nothing is asked about them."""
+"""Dense pages of text without questions, for the pre-training of the encoders."""
 
 import math
 import string
@@ -36,19 +36,19 @@ PUNCTUATION = "$%&?!:;#+=@*()/-.,'\""
 LETTERS_AND_DIGITS = string.ascii_letters + string.digits
 MIN_LENGTH, MAX_LENGTH = 40, 200  # characters
 ATTEMPTS = 20
-SHARP_SIDE = 384  # pixels of a page with small text
-SHORT_LINE, LONG_LINE = 10, 40  # maximum lengths of lines of small text, to their cap height
+SHARP_SIDE = 384  # pixels per side of a page with small text
+SHORT_LINE, LONG_LINE = 10, 40  # range of the maximum line length / cap height of small text
 LARGEST_CAP = 40  # units
-LARGE_SHARE = 0.35  # of the blocks may have capitals of this height, in the shipped data
+LARGE_SHARE = 0.35  # share of blocks with capitals up to LARGEST_CAP, in the shipped data
 
 
 def draw_page(seed: int, min_cap_height: float = MIN_CAP) -> Sample:
-    """A page with 40 to 200 characters of training words, and some objects.
+    """Draw a page with 40 to 200 characters of training words, and some objects.
 
     Args:
         seed: equal arguments give an equal page.
-        min_cap_height: in units, pixels of an image of 256. At 12, the data of the shipped weights,
-            a page has 256 x 256 pixels; below, 384 x 384.
+        min_cap_height: in units. At 12, as in the training data of the shipped weights, a page has
+            256 x 256 pixels; below, 384 x 384.
     """
     for attempt in range(ATTEMPTS):
         page = _draw(Random(f"page/{seed}/{attempt}"), min_cap_height)
@@ -72,13 +72,13 @@ def _draw(rng: Random, min_cap: float) -> Sample:
         left_over = wanted - len(canvas.glyphs)
         free += _put_block(canvas, rng, area, paper, min_cap, left_over, lines)
     image = canvas.image
-    # The smallest text would not survive a blur.
+    # Blur would make small text illegible.
     is_large = min(canvas.heights.values(), default=FRAME) >= SMALL_TEXT
     if is_large and rng.random() < 0.2:
         image = image.filter(ImageFilter.GaussianBlur(rng.uniform(0.2, 0.55)))
     if is_large and rng.random() < 0.15:
         image = add_grain(image, rng, rng.uniform(2, 6))
-    return Sample("page", [image], [], "\n".join(lines), [canvas.glyphs], [canvas.things])
+    return Sample("page", [image], [], "\n".join(lines), [canvas.glyphs], [canvas.objects])
 
 
 def _paper(rng: Random) -> Color:
@@ -128,7 +128,7 @@ def _put_block(
     low, high = _choose_range(rng, min_cap)
     high = min(high, (y1 - y0) / 2.5)
     if high < low:
-        low = min_cap  # a block of smaller text than was chosen
+        low = min_cap  # smaller text than sampled, to fit into the area
     if high < low:
         return []
     cap = choose_cap(rng, low, high)
@@ -155,17 +155,17 @@ def _put_block(
         if text:
             written.append(text)
             width = canvas.text_width(text, face, cap)
-            # Lines of a turned block share its middle; those of an upright one are ragged.
+            # Lines of a rotated block are centred; others have random indents.
             free = (limit - width) * (0.5 if angle else rng.random())
             x = x0 + 3 + shift + free + width / 2
-            canvas.turned_text(text, x, y, face, cap, ink, angle, key=f"line {len(written)}")
+            canvas.rotated_text(text, x, y, face, cap, ink, angle, key=f"line {len(written)}")
         y += pitch
     y += drop / 2
     return [(x0, y - pitch / 2 + 3, x1, y1)]
 
 
 def _choose_range(rng: Random, min_cap: float) -> tuple[float, float]:
-    """Minimum and maximum cap height of a block."""
+    """Sample the minimum and maximum cap height of a block."""
     caps = choose_heights(rng, min_cap)
     if caps.high is not None:
         return caps.low, min(caps.high, LARGEST_CAP)
@@ -196,7 +196,7 @@ def _ink(paper: Color, rng: Random, cap: float) -> Color:
 
 
 def choose_token(rng: Random) -> str:
-    """A word, number, code or string of characters, of the training part."""
+    """Sample a word, number, code or random string of the training split."""
     kind = rng.choices(
         ("word", "number", "price", "code", "phone", "random", "nonsense", "mark"),
         (36, 14, 10, 10, 4, 12, 10, 4),

@@ -1,4 +1,4 @@
-"""Photographs of one or two things, some with a label: what is where, and what the label says."""
+"""Photographs of one or two objects, some with a text label."""
 
 from dataclasses import dataclass
 from random import Random
@@ -10,27 +10,27 @@ from playground.colors import dark, ink_on, pale
 from playground.emoji import article
 from playground.fonts import choose_face
 from playground.image_sizes import choose_size
-from playground.photo_library import HOW, Photo
+from playground.photo_library import FETCH_HINT, Photo
 from playground.sample import Split
-from playground.scenes.asking import Ask, yes_no
+from playground.scenes.qa import QAPair, yes_no_question
 from playground.scenes.sign import choose_text
 from playground.style import SHIPPED, Style
 
 POSITIONS = ("on the left", "on the right")
-PLURALS = ("clothes", "grapes", "pants", "pliers", "scissors", "fish")  # said without an article
-PAIR_SHARE = 0.3  # of the pictures show two things
-LABEL_SHARE = 0.65  # of the pictures have a label
+PLURALS = ("clothes", "grapes", "pants", "pliers", "scissors", "fish")  # names without an article
+PAIR_SHARE = 0.3  # share of images with two objects
+LABEL_SHARE = 0.65  # share of images with a label
 
 
 @dataclass(frozen=True)
 class Spec:
-    """What a picture shows.
+    """Content of a photo scene.
 
     Attributes:
-        photos: from left to right.
-        trained: of each, whether training images show things of its name.
-        absent: name of a thing that is not there.
-        label: text on the label; "" where there is none.
+        photos: photographs from left to right.
+        trained: whether the name of each photograph occurs in training images.
+        absent: name of an object that is not in the image.
+        label: text of the label; "": no label.
     """
 
     photos: tuple[Photo, ...]
@@ -40,14 +40,14 @@ class Spec:
 
 
 def choose_spec(rng: Random, split: Split, style: Style = SHIPPED) -> Spec:
-    """Choose the photographs.
+    """Sample the spec of a photo scene: photographs and label.
 
     Raises:
         MGMError: the style has no photographs.
     """
     library = style.photos
     if library is None:
-        raise MGMError(f"the scene 'photo' needs photographs: {HOW}, then give --photos DIR")
+        raise MGMError(f"the scene 'photo' needs photographs: {FETCH_HINT}, then give --photos DIR")
     photos = library.choose_cutouts(rng, split, 2 if rng.random() < PAIR_SHARE else 1)
     names = library.trained_names - {photo.name for photo in photos}
     label = ""
@@ -62,7 +62,7 @@ def choose_spec(rng: Random, split: Split, style: Style = SHIPPED) -> Spec:
 
 
 def sentences(spec: Spec) -> list[str]:
-    """The caption: the spec in sentences."""
+    """Describe the spec in sentences, for the caption."""
     things = [_noun_phrase(photo.name) for photo in spec.photos]
     if len(things) == 1:
         lines = [f"A photo of {things[0]}."]
@@ -73,15 +73,15 @@ def sentences(spec: Spec) -> list[str]:
     return lines
 
 
-def asks(spec: Spec, rng: Random) -> list[Ask]:
-    """All that can be asked about the picture; names only where training images show them."""
+def qa_pairs(spec: Spec, rng: Random) -> list[QAPair]:
+    """List the questions about the image, with answers; only for names in training images."""
     result = []
     single = len(spec.photos) == 1
     for photo, trained, position in zip(spec.photos, spec.trained, POSITIONS, strict=False):
         where = "in the picture" if single else position
         if trained:
             result.append(
-                Ask(
+                QAPair(
                     "what",
                     (f"What is {where}?", f"What do you see {where}?"),
                     photo.name,
@@ -89,7 +89,7 @@ def asks(spec: Spec, rng: Random) -> list[Ask]:
                 )
             )
         result.append(
-            Ask(
+            QAPair(
                 "kind",
                 (f"What kind of thing is {where}?", f"What kind of thing do you see {where}?"),
                 photo.kind,
@@ -98,12 +98,14 @@ def asks(spec: Spec, rng: Random) -> list[Ask]:
         )
         if trained and not single:
             question = f"Where is the {photo.name}?"
-            result.append(Ask("where", (question,), position, f"The {photo.name} is {position}."))
+            result.append(
+                QAPair("where", (question,), position, f"The {photo.name} is {position}.")
+            )
     names = [p.name for p, trained in zip(spec.photos, spec.trained, strict=True) if trained]
     for name in rng.sample([spec.absent, *names[:1]], min(2, 1 + len(names))):
         thing = _noun_phrase(name)
         result.append(
-            yes_no(
+            yes_no_question(
                 "check",
                 (f"Is there {thing} in the picture?", f"Do you see {thing}?"),
                 name != spec.absent,
@@ -113,7 +115,7 @@ def asks(spec: Spec, rng: Random) -> list[Ask]:
         )
     if spec.label:
         result.append(
-            Ask(
+            QAPair(
                 "label",
                 ("What does the label say?", "Read the label.", "What is written on the label?"),
                 spec.label,
@@ -135,7 +137,7 @@ def draw(
     size: tuple[int, int] | None = None,
     style: Style = SHIPPED,
 ) -> Canvas:
-    """Draw the picture: what it shows, cut out and put on a background, and the label."""
+    """Render the image: a background, the cut-outs and the label."""
     assert style.photos is not None  # checked by `choose_spec`
     size = size or choose_size(rng, caps=style.caps)
     around = pale(rng) if rng.random() < 0.7 else dark(rng)
@@ -152,12 +154,12 @@ def draw(
         left = slot * index + rng.uniform(2, max(2.0, slot - width - 2))
         upper = rng.uniform(top, max(top, bottom - height))
         canvas.stamp(cutout.getchannel("A"), cutout.convert("RGB"), left, upper)
-        canvas.note(photo.name, None, left, upper, left + width, upper + height)
+        canvas.add_object(photo.name, None, left, upper, left + width, upper + height)
     return canvas
 
 
 def _draw_label(canvas: Canvas, text: str, rng: Random, split: Split) -> tuple[float, float]:
-    """Draw a label at the top or at the bottom; what is free: its upper and lower end."""
+    """Draw a label at the top or bottom; returns upper and lower end of the free area."""
     cap = canvas.choose_cap(rng, 20)
     face = choose_face(rng, split, cap)
     cap = canvas.fitting_cap([text], face, cap, canvas.width - 24)

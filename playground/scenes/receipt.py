@@ -1,4 +1,4 @@
-"""Receipts: items with prices, their total, a shop's name."""
+"""Receipts: a shop's name, items with prices, and the total."""
 
 from dataclasses import dataclass
 from random import Random
@@ -10,20 +10,24 @@ from playground.faces import Face
 from playground.fonts import choose_face
 from playground.image_sizes import choose_size
 from playground.sample import Split
-from playground.scenes.asking import Ask, yes_no
+from playground.scenes.qa import QAPair, yes_no_question
 from playground.style import SHIPPED, Style
 from playground.words import choose_words, is_held_out
 
 TRAIN_LAYOUTS = ("plain", "dotted", "ruled")
 HELD_OUT_LAYOUTS = ("framed",)
 PRICE_COLUMNS = 7  # characters between an item and the end of its price
-LONGEST_CHEAP = 6  # characters; beside items of so few, prices are at most 9.99
+LONGEST_CHEAP = 6  # characters; if names may not be longer, prices are at most 9.99
 SHOPS = ("Shop", "Cafe", "Market", "Store", "Deli", "Bar")
 
 
 @dataclass(frozen=True)
 class Spec:
-    """What a receipt lists; prices and total as printed, each price once."""
+    """Content of a receipt; prices and total as printed, all different.
+
+    Attributes:
+        absent: an item that is not on the receipt.
+    """
 
     shop: str
     items: tuple[str, ...]
@@ -34,7 +38,7 @@ class Spec:
 
 
 def choose_spec(rng: Random, split: Split, style: Style = SHIPPED) -> Spec:
-    """Draw a receipt's items and prices."""
+    """Sample the spec of a receipt: shop, items, prices, layout."""
     caps = style.caps
     count = rng.randint(2, max(2, min(5, caps.lines - 2)))
     longest = caps.columns - PRICE_COLUMNS
@@ -51,7 +55,7 @@ def choose_spec(rng: Random, split: Split, style: Style = SHIPPED) -> Spec:
 
 
 def _prices(rng: Random, split: Split, count: int, highest: int) -> list[int]:
-    """Prices of which, or of whose sum, one is held out in half of the held-out receipts."""
+    """Sample prices; half of the held-out receipts have a held-out price or total."""
     wants_held_out = split == "held_out" and rng.random() < 0.5
     max_cents = 999 if rng.random() < 0.7 else highest
     while True:
@@ -64,7 +68,7 @@ def _prices(rng: Random, split: Split, count: int, highest: int) -> list[int]:
 
 
 def sentences(spec: Spec) -> list[str]:
-    """The caption: the spec in sentences."""
+    """Describe the spec in sentences, for the caption."""
     listed = ", ".join(f"{item} {price}" for item, price in _rows(spec))
     return [
         f"A receipt of {spec.shop}.",
@@ -73,11 +77,11 @@ def sentences(spec: Spec) -> list[str]:
     ]
 
 
-def asks(spec: Spec, rng: Random) -> list[Ask]:
-    """All that can be asked about the receipt."""
+def qa_pairs(spec: Spec, rng: Random) -> list[QAPair]:
+    """List the questions about the receipt, with answers."""
     count = len(spec.items)
     result = [
-        Ask(
+        QAPair(
             "total",
             (
                 "What is the total?",
@@ -89,14 +93,14 @@ def asks(spec: Spec, rng: Random) -> list[Ask]:
             f"The total is {spec.total}.",
             ("total",),
         ),
-        Ask(
+        QAPair(
             "shop",
             ("What is the name of the shop?", "Which shop is the receipt from?"),
             spec.shop,
             f"The shop is {spec.shop}.",
             ("shop",),
         ),
-        Ask(
+        QAPair(
             "items",
             ("How many items are on the receipt?", "How many items were bought?"),
             str(count),
@@ -106,7 +110,7 @@ def asks(spec: Spec, rng: Random) -> list[Ask]:
     for index, (item, price) in enumerate(_rows(spec)):
         keys = (f"row {index}",)
         result.append(
-            Ask(
+            QAPair(
                 "price",
                 (
                     f"How much is the {item}?",
@@ -120,7 +124,7 @@ def asks(spec: Spec, rng: Random) -> list[Ask]:
             )
         )
         result.append(
-            Ask(
+            QAPair(
                 "item",
                 (f"Which item costs {price}?", f"What costs {price}?"),
                 item,
@@ -130,7 +134,7 @@ def asks(spec: Spec, rng: Random) -> list[Ask]:
         )
     claim = rng.choice((spec.absent, rng.choice(spec.items)))
     result.append(
-        yes_no(
+        yes_no_question(
             "check",
             (f"Is {claim} on the receipt?",),
             claim in spec.items,
@@ -153,7 +157,7 @@ def draw(
     size: tuple[int, int] | None = None,
     style: Style = SHIPPED,
 ) -> Canvas:
-    """Draw the receipt."""
+    """Render the receipt."""
     size = size or choose_size(rng, "tall", style.caps)
     around = dark(rng) if rng.random() < 0.5 else pale(rng)
     image = choose_surroundings(size, around, rng, split, 40, style.photos)

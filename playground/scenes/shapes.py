@@ -1,4 +1,4 @@
-"""Coloured shapes in a loose grid: kinds, colours, counts, positions."""
+"""Coloured shapes in a jittered grid, with questions about kinds, colours, counts, positions."""
 
 from collections import Counter
 from dataclasses import dataclass
@@ -10,7 +10,7 @@ from playground.colors import COLORS, VIVID, Color, contrast, dark, pale, shade
 from playground.emoji import article, plural
 from playground.image_sizes import choose_size
 from playground.sample import Split
-from playground.scenes.asking import Ask, ask_count, yes_no
+from playground.scenes.qa import QAPair, count_question, yes_no_question
 from playground.shapes import SHAPES, draw_shape
 from playground.style import SHIPPED, Style
 
@@ -20,7 +20,7 @@ HELD_OUT_GRIDS = ((3, 2),)
 
 @dataclass(frozen=True)
 class Item:
-    """A shape in a cell of the grid, row and column from the upper left."""
+    """A shape in a cell of the grid; rows and columns are counted from the upper left."""
 
     shape: str
     color: str
@@ -29,13 +29,19 @@ class Item:
 
     @property
     def name(self) -> str:
-        """As answers call it: "red circle"."""
+        """Its name in answers, such as "red circle"."""
         return f"{self.color} {self.shape}"
 
 
 @dataclass(frozen=True)
 class Spec:
-    """All shapes, in reading order, and something that is not among them."""
+    """Content of a shapes scene.
+
+    Attributes:
+        grid: number of rows and columns.
+        items: shapes in reading order.
+        absent: name of a shape that is not in the image.
+    """
 
     grid: tuple[int, int]
     items: tuple[Item, ...]
@@ -43,7 +49,10 @@ class Spec:
 
 
 def choose_spec(rng: Random, split: Split, style: Style = SHIPPED) -> Spec:
-    """Draw the shapes; a few kinds and colours only, so that some occur more than once."""
+    """Sample the spec of a shapes scene: grid and items.
+
+    Kinds and colours are few, so that some occur more than once.
+    """
     held_out = split == "held_out" and rng.random() < 0.3
     grid = rng.choice(HELD_OUT_GRIDS if held_out else TRAIN_GRIDS)
     cells = [(row, column) for row in range(grid[0]) for column in range(grid[1])]
@@ -62,7 +71,7 @@ def choose_spec(rng: Random, split: Split, style: Style = SHIPPED) -> Spec:
 
 
 def sentences(spec: Spec) -> list[str]:
-    """The caption: the spec in sentences."""
+    """Describe the spec in sentences, for the caption."""
     rows: dict[int, list[str]] = {}
     for item in spec.items:
         rows.setdefault(item.row, []).append(article(item.name))
@@ -76,13 +85,13 @@ def sentences(spec: Spec) -> list[str]:
     return lines
 
 
-def asks(spec: Spec, rng: Random) -> list[Ask]:
-    """All that can be asked about the shapes."""
+def qa_pairs(spec: Spec, rng: Random) -> list[QAPair]:
+    """List the questions about the shapes, with answers."""
     items = spec.items
     shapes = Counter(item.shape for item in items)
     colors = Counter(item.color for item in items)
     names = Counter(item.name for item in items)
-    result = [_count("shapes", "shape", len(items)), *_corner_asks(spec, rng)]
+    result = [_count("shapes", "shape", len(items)), *_corner_pairs(spec, rng)]
     for shape in rng.sample(sorted(shapes), min(2, len(shapes))):
         result.append(_count("count shape", shape, shapes[shape]))
     for color in rng.sample(sorted(colors), min(2, len(colors))):
@@ -91,7 +100,7 @@ def asks(spec: Spec, rng: Random) -> list[Ask]:
     result.append(_count("count both", name, names[name]))
     claim = rng.choice((spec.absent, rng.choice(sorted(names))))
     result.append(
-        yes_no(
+        yes_no_question(
             "check",
             (f"Is there {article(claim)}?", f"Is there {article(claim)} in the image?"),
             claim in names,
@@ -102,7 +111,7 @@ def asks(spec: Spec, rng: Random) -> list[Ask]:
     for item in items:
         if shapes[item.shape] == 1:
             result.append(
-                Ask(
+                QAPair(
                     "color",
                     (f"What color is the {item.shape}?", f"What is the color of the {item.shape}?"),
                     item.color,
@@ -111,7 +120,7 @@ def asks(spec: Spec, rng: Random) -> list[Ask]:
             )
         if len(items) == 1:
             result.append(
-                Ask(
+                QAPair(
                     "shape",
                     (
                         "What shape is this?",
@@ -124,7 +133,7 @@ def asks(spec: Spec, rng: Random) -> list[Ask]:
             )
         elif colors[item.color] == 1:
             result.append(
-                Ask(
+                QAPair(
                     "shape",
                     (f"What shape is {item.color}?", f"Which shape is {item.color}?"),
                     item.shape,
@@ -132,21 +141,21 @@ def asks(spec: Spec, rng: Random) -> list[Ask]:
                 )
             )
     beside = [
-        ask
+        pair
         for item in items
         if names[item.name] == 1
-        for ask in _beside(item, items, not _is_full(spec))
+        for pair in _beside(item, items, not _is_full(spec))
     ]
     return result + rng.sample(beside, min(2, len(beside)))
 
 
-def _count(kind: str, name: str, count: int) -> Ask:
+def _count(kind: str, name: str, count: int) -> QAPair:
     many = plural(name)
     sentence = f"There are {count} {many}." if count != 1 else f"There is 1 {name}."
-    return ask_count(kind, many, count, sentence)
+    return count_question(kind, many, count, sentence)
 
 
-def _corner_asks(spec: Spec, rng: Random) -> list[Ask]:
+def _corner_pairs(spec: Spec, rng: Random) -> list[QAPair]:
     rows, columns = spec.grid
     if (rows, columns) == (1, 2):
         positions = {(0, 0): "on the left", (0, 1): "on the right"}
@@ -166,23 +175,23 @@ def _corner_asks(spec: Spec, rng: Random) -> list[Ask]:
         position = positions.get((item.row, item.column))
         if position:
             result.append(
-                Ask(
+                QAPair(
                     "corner",
                     (f"What is {position}?", f"Which shape is {position}?"),
                     item.name,
                     f"There is {article(item.name)} {position}.",
-                    needs_picture=not _is_full(spec),
+                    needs_image=not _is_full(spec),
                 )
             )
     return rng.sample(result, min(2, len(result)))
 
 
 def _is_full(spec: Spec) -> bool:
-    # Sentences do not tell where a place of the grid is free.
+    # The caption does not say which cells of the grid are empty.
     return len(spec.items) == spec.grid[0] * spec.grid[1]
 
 
-def _beside(item: Item, items: tuple[Item, ...], needs_picture: bool) -> list[Ask]:
+def _beside(item: Item, items: tuple[Item, ...], needs_image: bool) -> list[QAPair]:
     result = []
     for words, row, column in (
         ("directly left of", 0, -1),
@@ -193,7 +202,7 @@ def _beside(item: Item, items: tuple[Item, ...], needs_picture: bool) -> list[As
         for other in items:
             if (other.row, other.column) == (item.row + row, item.column + column):
                 result.append(
-                    Ask(
+                    QAPair(
                         "beside",
                         (
                             f"What is {words} the {item.name}?",
@@ -201,7 +210,7 @@ def _beside(item: Item, items: tuple[Item, ...], needs_picture: bool) -> list[As
                         ),
                         other.name,
                         f"There is {article(other.name)} {words} the {item.name}.",
-                        needs_picture=needs_picture,
+                        needs_image=needs_image,
                     )
                 )
     return result
@@ -214,7 +223,7 @@ def draw(
     size: tuple[int, int] | None = None,
     style: Style = SHIPPED,
 ) -> Canvas:
-    """Draw the shapes, each well inside its cell."""
+    """Render the shapes, each inside its cell."""
     size = size or choose_size(rng, caps=style.caps)
     paper = _paper(spec, rng)
     canvas = Canvas(size, choose_background(size, paper, rng, depth=12))

@@ -1,4 +1,4 @@
-"""Signs: words, codes and telephone numbers on a plate, in coloured boxes, or bare."""
+"""Signs: words, codes and telephone numbers on a plate, in coloured boxes or on the background."""
 
 from random import Random
 
@@ -7,7 +7,7 @@ from playground.colors import COLORS, VIVID, contrast
 from playground.emoji import article
 from playground.sample import Split
 from playground.scenes.sign_drawing import MAX_SMALL_CAP, draw_sign
-from playground.scenes.sign_questions import sign_asks
+from playground.scenes.sign_questions import sign_qa_pairs
 from playground.scenes.sign_spec import Spec
 from playground.style import SHIPPED, Style
 from playground.words import choose_code, choose_nonsense, choose_phone, choose_words
@@ -15,14 +15,14 @@ from playground.words import choose_code, choose_nonsense, choose_phone, choose_
 PAPERS = (*VIVID, "black", "white")
 INKS = (*VIVID, "black", "black", "white")
 LAYOUTS = {"single": 42, "headline": 22, "lines": 14, "boxes": 22}  # shares in percent
-BARE_SHARE = 0.3  # of the signs are text on the background, without a plate
+BARE_SHARE = 0.3  # share of signs that are text on the background, without a plate
 
 draw = draw_sign
-asks = sign_asks
+qa_pairs = sign_qa_pairs
 
 
 def choose_text(rng: Random, split: Split, max_words: int = 3, longest: int = FRAME) -> str:
-    """One line: words mostly, now and then a code, a telephone number or a word without meaning.
+    """Sample a line of text: words, a code, a telephone number or a nonsense word.
 
     Args:
         longest: maximum number of characters, 8 or more.
@@ -47,7 +47,7 @@ def _choose_text(rng: Random, split: Split, max_words: int) -> str:
 
 
 def choose_spec(rng: Random, split: Split, style: Style = SHIPPED) -> Spec:
-    """Draw what the sign says."""
+    """Sample the spec of a sign: layout, texts and colours."""
     caps = style.caps
     layouts = {n: s for n, s in LAYOUTS.items() if n != "headline" or caps.low <= MAX_SMALL_CAP}
     layout = rng.choices(tuple(layouts), tuple(layouts.values()))[0]
@@ -80,7 +80,7 @@ def choose_spec(rng: Random, split: Split, style: Style = SHIPPED) -> Spec:
 
 
 def _unlike(text: str, rng: Random, split: Split) -> str:
-    """Another text: half of the time only one letter or digit differs."""
+    """Sample a different text; half of the time only one letter or digit differs."""
     while True:
         other = choose_text(rng, split, 2)
         if rng.random() < 0.5:
@@ -94,7 +94,7 @@ def _unlike(text: str, rng: Random, split: Split) -> str:
 
 
 def sentences(spec: Spec) -> list[str]:
-    """The caption: the spec in sentences."""
+    """Describe the spec in sentences, for the caption."""
     if spec.layout == "boxes":
         pairs = zip(spec.papers, spec.texts, strict=True)
         return [f'{_start(color)} box that says "{text}".' for color, text in pairs]

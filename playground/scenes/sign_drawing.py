@@ -1,4 +1,4 @@
-"""How a sign is drawn: a plate, bare text, or boxes one below the other."""
+"""Rendering of signs: a plate, text on the background, or stacked boxes."""
 
 from collections.abc import Sequence
 from random import Random
@@ -16,11 +16,11 @@ from playground.sample import Split
 from playground.scenes.sign_spec import Spec
 from playground.style import SHIPPED, Style
 
-LARGEST_CAP = 44.0  # units, as everything here
-LARGER = 1.6  # the large text of a headline, to the small one, at least
+LARGEST_CAP = 44.0  # units, like all sizes here
+LARGER = 1.6  # minimum ratio of the large to the small cap height of a headline
 MAX_SMALL_CAP = LARGEST_CAP / LARGER
-MARGIN = 22.0  # at both sides of the widest line
-TURNED_SHARE = 0.25
+MARGIN = 22.0  # minimum on both sides of the widest line
+ROTATED_SHARE = 0.25  # share of rotated plates and lines
 
 
 def draw_sign(
@@ -30,16 +30,19 @@ def draw_sign(
     size: tuple[int, int] | None = None,
     style: Style = SHIPPED,
 ) -> Canvas:
-    """Draw the sign; the key of each text is "line" and its index.
+    """Render a sign; the key of each text is "line" and its index.
 
     Args:
-        size: in pixels; random where None.
-        style: how it may look.
+        spec: content of the sign.
+        rng: source of random numbers.
+        split: split of fonts and photographs.
+        size: in pixels; None: random.
+        style: style options.
     """
     size = size or choose_size(rng, caps=style.caps)
     if spec.bare:
         paper = shade(spec.papers[0], rng, 0 if rng.random() < 0.4 else 12)
-        depth = 8 if contrast_is_rich(spec) else 0
+        depth = 8 if is_black_and_white(spec) else 0
         canvas = Canvas(size, choose_background(size, paper, rng, depth), caps=style.caps)
         _draw_bare(canvas, spec, rng, split)
         return canvas
@@ -53,8 +56,8 @@ def draw_sign(
     return canvas
 
 
-def contrast_is_rich(spec: Spec) -> bool:
-    """Whether paper and ink of bare text are so unlike that the paper may vary."""
+def is_black_and_white(spec: Spec) -> bool:
+    """Whether text and background are black and white, so that the background may vary."""
     return {spec.papers[0], spec.ink} == {"black", "white"}
 
 
@@ -73,7 +76,7 @@ def _choose_caps(canvas: Canvas, spec: Spec, rng: Random, split: Split) -> tuple
         for text, cap in zip(spec.texts, caps, strict=True)
     ]
     if spec.layout == "headline":
-        # A long large line that was made to fit must still be the larger one by far.
+        # Shrinking the large line to fit must not make it as small as the other one.
         large = caps[1 - spec.small]
         canvas.is_crowded |= large / LARGER < low
         caps[spec.small] = max(low, min(caps[spec.small], large / LARGER))
@@ -133,7 +136,7 @@ def _draw_plate(canvas: Canvas, spec: Spec, rng: Random, split: Split) -> None:
         pitches,
         ink,
     )
-    angle = rng.uniform(-8, 8) if rng.random() < TURNED_SHARE else 0.0
+    angle = rng.uniform(-8, 8) if rng.random() < ROTATED_SHARE else 0.0
     slack_x = (canvas.width - width - height * abs(angle) / 57) / 2 - 2
     slack_y = (canvas.height - height - width * abs(angle) / 57) / 2 - 2
     if min(slack_x, slack_y) < 0 or min(caps) < SMALL_TEXT:
@@ -142,9 +145,9 @@ def _draw_plate(canvas: Canvas, spec: Spec, rng: Random, split: Split) -> None:
     y = canvas.height / 2 + rng.uniform(-1, 1) * max(0.0, slack_y)
     if rng.random() < 0.3:
         canvas.box(x - 3, y, x + 3, canvas.height, fill=(92, 88, 86))
-    canvas.place(plate, x, y, angle, _rounded(size, radius * canvas.scale))
+    canvas.paste_canvas(plate, x, y, angle, _rounded(size, radius * canvas.scale))
     box = (x - width / 2, y - height / 2, x + width / 2, y + height / 2)
-    canvas.note("sign", spec.papers[0], *box)
+    canvas.add_object("sign", spec.papers[0], *box)
 
 
 def _draw_bare(canvas: Canvas, spec: Spec, rng: Random, split: Split) -> None:
@@ -156,12 +159,12 @@ def _draw_bare(canvas: Canvas, spec: Spec, rng: Random, split: Split) -> None:
     ink = shade(spec.ink, rng, 8)
     slack_x = (canvas.width - max(widths)) / 2 - 5
     x = canvas.width / 2 + rng.uniform(-1, 1) * max(0.0, slack_x)
-    may_turn = spec.layout == "single" and caps[0] >= SMALL_TEXT
-    if may_turn and rng.random() < TURNED_SHARE:
+    can_rotate = spec.layout == "single" and caps[0] >= SMALL_TEXT
+    if can_rotate and rng.random() < ROTATED_SHARE:
         angle = rng.uniform(-8, 8)
         slack_y = (canvas.height - widths[0] * abs(angle) / 57 - caps[0] * 2.2) / 2 - 2
         y = canvas.height / 2 + rng.uniform(-1, 1) * max(0.0, slack_y)
-        canvas.turned_text(spec.texts[0], x, y, face, caps[0], ink, angle, "line 0")
+        canvas.rotated_text(spec.texts[0], x, y, face, caps[0], ink, angle, "line 0")
         return
     spare = canvas.height - sum(pitches) - 4
     top = 2 + rng.random() * max(0.0, spare)
@@ -187,7 +190,7 @@ def _draw_boxes(canvas: Canvas, spec: Spec, rng: Random, split: Split) -> None:
             line=0.8,
             radius=height / 2 if spec.pill else rng.choice((0, 0, 5)),
         )
-        canvas.note("box", color, *box)
+        canvas.add_object("box", color, *box)
         canvas.text(text, x, y, face, cap, readable_ink(paper, rng, cap), "middle", f"line {index}")
 
 

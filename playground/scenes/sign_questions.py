@@ -1,25 +1,25 @@
-"""What can be asked about a sign."""
+"""Questions about signs."""
 
 from random import Random
 
-from playground.scenes.asking import ORDINALS, Ask, yes_no
+from playground.scenes.qa import ORDINALS, QAPair, yes_no_question
 from playground.scenes.sign_spec import Spec
 
 
-def sign_asks(spec: Spec, rng: Random) -> list[Ask]:
-    """All that can be asked about the sign."""
+def sign_qa_pairs(spec: Spec, rng: Random) -> list[QAPair]:
+    """List the questions about a sign, with answers."""
     if spec.layout == "boxes":
-        return _box_asks(spec, rng)
+        return _box_pairs(spec, rng)
     color = spec.papers[0]
     if spec.bare:
         result = [
-            Ask(
+            QAPair(
                 "color",
                 ("What color is the background?", "What is the color of the background?"),
                 color,
                 f"The background is {color}.",
             ),
-            Ask(
+            QAPair(
                 "color",
                 ("What color is the text?", "What is the color of the text?"),
                 spec.ink,
@@ -28,7 +28,7 @@ def sign_asks(spec: Spec, rng: Random) -> list[Ask]:
         ]
     else:
         result = [
-            Ask(
+            QAPair(
                 "color",
                 ("What color is the sign?", "What is the color of the sign?"),
                 color,
@@ -36,11 +36,11 @@ def sign_asks(spec: Spec, rng: Random) -> list[Ask]:
             )
         ]
     if spec.layout == "single":
-        return result + _single_asks(spec, rng)
+        return result + _single_text_pairs(spec, rng)
     if spec.layout == "headline":
         for name, index in (("large", 1 - spec.small), ("small", spec.small)):
             result.append(
-                Ask(
+                QAPair(
                     name,
                     (
                         f"What does the {name} text say?",
@@ -54,7 +54,7 @@ def sign_asks(spec: Spec, rng: Random) -> list[Ask]:
     else:
         count = len(spec.texts)
         result.append(
-            Ask(
+            QAPair(
                 "lines",
                 ("How many lines of text are there?",),
                 str(count),
@@ -64,7 +64,7 @@ def sign_asks(spec: Spec, rng: Random) -> list[Ask]:
     for name, index in (("top", 0), ("bottom", len(spec.texts) - 1)):
         text = spec.texts[index]
         result.append(
-            Ask(
+            QAPair(
                 name,
                 (
                     f"What is written at the {name}?",
@@ -80,7 +80,7 @@ def sign_asks(spec: Spec, rng: Random) -> list[Ask]:
         for index in range(1, min(3, len(spec.texts) - 1)):
             text, name = spec.texts[index], ORDINALS[index]
             result.append(
-                Ask(
+                QAPair(
                     "line",
                     (f"What does the {name} line say?", f"Read the {name} line."),
                     text,
@@ -91,7 +91,7 @@ def sign_asks(spec: Spec, rng: Random) -> list[Ask]:
     return result
 
 
-def _single_asks(spec: Spec, rng: Random) -> list[Ask]:
+def _single_text_pairs(spec: Spec, rng: Random) -> list[QAPair]:
     text, key = spec.texts[0], ("line 0",)
     words = text.split()
     noun = "text" if spec.bare else "sign"
@@ -109,10 +109,10 @@ def _single_asks(spec: Spec, rng: Random) -> list[Ask]:
             "Read the sign.",
             "What is the text on the sign?",
         )
-    result = [Ask("text", questions, text, f"The {noun} says {text}.", key)]
+    result = [QAPair("text", questions, text, f"The {noun} says {text}.", key)]
     claim = rng.choice((text, spec.other))
     result.append(
-        yes_no(
+        yes_no_question(
             "check",
             (f'Does the {noun} say "{claim}"?',),
             claim == text,
@@ -124,7 +124,7 @@ def _single_asks(spec: Spec, rng: Random) -> list[Ask]:
     if len(words) > 1:
         for name, word in zip(ORDINALS, words, strict=False):
             result.append(
-                Ask(
+                QAPair(
                     "word",
                     (f"What is the {name} word?", f"Which word comes {name}?"),
                     word,
@@ -133,17 +133,19 @@ def _single_asks(spec: Spec, rng: Random) -> list[Ask]:
                 )
             )
     number = f"are {len(words)} words" if len(words) > 1 else "is 1 word"
-    result.append(Ask("words", ("How many words are there?",), str(len(words)), f"There {number}."))
+    result.append(
+        QAPair("words", ("How many words are there?",), str(len(words)), f"There {number}.")
+    )
     return result
 
 
-def _box_asks(spec: Spec, rng: Random) -> list[Ask]:
+def _box_pairs(spec: Spec, rng: Random) -> list[QAPair]:
     count = len(spec.texts)
     result = []
     for index, (color, text) in enumerate(zip(spec.papers, spec.texts, strict=True)):
         key = (f"line {index}",)
         result.append(
-            Ask(
+            QAPair(
                 "box",
                 (
                     f"What does the {color} box say?",
@@ -158,7 +160,7 @@ def _box_asks(spec: Spec, rng: Random) -> list[Ask]:
     index = rng.randrange(count)
     text, color = spec.texts[index], spec.papers[index]
     result.append(
-        Ask(
+        QAPair(
             "box color",
             (f'What color is the box that says "{text}"?',),
             color,
@@ -167,12 +169,12 @@ def _box_asks(spec: Spec, rng: Random) -> list[Ask]:
         )
     )
     result.append(
-        Ask("boxes", ("How many boxes are there?",), str(count), f"There are {count} boxes.")
+        QAPair("boxes", ("How many boxes are there?",), str(count), f"There are {count} boxes.")
     )
     for name, index in (("top", 0), ("bottom", count - 1)):
         text = spec.texts[index]
         result.append(
-            Ask(
+            QAPair(
                 f"{name} box",
                 (f"What does the box at the {name} say?", f"What does the {name} box say?"),
                 text,

@@ -1,19 +1,21 @@
-"""What a sign shows."""
+"""The spec of a sign."""
 
 from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
 class Spec:
-    """What a sign says.
+    """Content of a sign.
 
     Attributes:
-        texts: one line each, from top to bottom.
-        papers: colour of the plate or of the background, or of each box in the layout "boxes".
-        ink: colour of the text where it is bare; otherwise whatever contrasts.
+        layout: "single", "headline", "lines" or "boxes".
+        bare: whether the text is on the background, without a plate.
+        texts: lines of text from top to bottom.
+        papers: colour of the plate or background, or of each box in the layout "boxes".
+        ink: colour of bare text; on plates and boxes the colour is sampled for contrast.
         small: index of the line in small letters, in the layout "headline".
-        other: a text like the first one that is not on the sign.
-        pill: the plate has round ends; only in held-out images.
+        other: text similar to the first line that is not on the sign.
+        pill: whether the plate has round ends; only in held-out images.
     """
 
     layout: str

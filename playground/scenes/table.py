@@ -1,4 +1,4 @@
-"""Tables: rows by name, columns by what is counted, a number in every cell."""
+"""Tables of numbers with row and column headers."""
 
 from dataclasses import dataclass
 from random import Random
@@ -10,7 +10,7 @@ from playground.faces import Face
 from playground.fonts import choose_face
 from playground.image_sizes import choose_size
 from playground.sample import Split
-from playground.scenes.asking import ORDINALS, Ask
+from playground.scenes.qa import ORDINALS, QAPair
 from playground.style import SHIPPED, Style
 from playground.words import choose_spread, choose_words
 
@@ -39,13 +39,17 @@ CORNERS = {
     "objects": "Item",
     "animals": "Animal",
 }
-MIN_TWO_COLUMNS = 16  # characters across an image that fits two columns of numbers
+MIN_TWO_COLUMNS = 16  # minimum characters per line of a table with two columns of numbers
 HELD_OUT_SIZES = ((3, 2),)  # rows, columns of numbers
 
 
 @dataclass(frozen=True)
 class Spec:
-    """A table's names and numbers; no number is twice in one column."""
+    """Content of a table; the numbers of a column are all different.
+
+    Attributes:
+        corner: header of the column of row names.
+    """
 
     corner: str
     columns: tuple[str, ...]
@@ -54,7 +58,7 @@ class Spec:
 
 
 def choose_spec(rng: Random, split: Split, style: Style = SHIPPED) -> Spec:
-    """Draw a table's names and numbers."""
+    """Sample the spec of a table: headers, row names, numbers."""
     caps = style.caps
     max_shape = min(4, caps.lines - 1), 2 if caps.columns >= MIN_TWO_COLUMNS else 1
     while True:
@@ -64,7 +68,7 @@ def choose_spec(rng: Random, split: Split, style: Style = SHIPPED) -> Spec:
         fits = shape[0] <= max_shape[0] and shape[1] <= max_shape[1]
         if fits and (split == "held_out" or shape not in HELD_OUT_SIZES):
             break
-    # Characters of a name, of a header and of a number that fit beside one another.
+    # Maximum characters of a name, a header and a number that fit into a line.
     longest = caps.columns - 6 * shape[1]
     longest_header, digits = max(4, caps.columns // 4), max(2, caps.columns // 6)
     theme = rng.choice([t for t, corner in CORNERS.items() if len(corner) <= max(4, longest)])
@@ -83,7 +87,7 @@ def choose_spec(rng: Random, split: Split, style: Style = SHIPPED) -> Spec:
 
 
 def sentences(spec: Spec) -> list[str]:
-    """The caption: the spec in sentences."""
+    """Describe the spec in sentences, for the caption."""
     lines = [
         f"A table of {len(spec.rows)} rows with the columns {spec.corner}, "
         f"{', '.join(spec.columns)}."
@@ -94,15 +98,15 @@ def sentences(spec: Spec) -> list[str]:
     return lines
 
 
-def asks(spec: Spec, rng: Random) -> list[Ask]:
-    """All that can be asked about the table, cells first."""
+def qa_pairs(spec: Spec, rng: Random) -> list[QAPair]:
+    """List the questions about the table, with answers."""
     result = []
     corner = spec.corner.lower()
     for i, row in enumerate(spec.rows):
         for j, column in enumerate(spec.columns):
             cell, low = spec.cells[i][j], column.lower()
             result.append(
-                Ask(
+                QAPair(
                     "cell",
                     (
                         f"What is the {low} of {row}?",
@@ -115,7 +119,7 @@ def asks(spec: Spec, rng: Random) -> list[Ask]:
                 )
             )
             result.append(
-                Ask(
+                QAPair(
                     "row",
                     (
                         f"Which {corner} has the {low} {cell}?",
@@ -134,7 +138,7 @@ def asks(spec: Spec, rng: Random) -> list[Ask]:
         value = pick(values)
         row = spec.rows[values.index(value)]
         result.append(
-            Ask(
+            QAPair(
                 word,
                 (f"Which {corner} has the {word} {low}?",),
                 row,
@@ -144,7 +148,7 @@ def asks(spec: Spec, rng: Random) -> list[Ask]:
             )
         )
     result.append(
-        Ask(
+        QAPair(
             "rows",
             (
                 "How many rows are below the header?",
@@ -157,7 +161,7 @@ def asks(spec: Spec, rng: Random) -> list[Ask]:
     header = rng.randrange(len(spec.columns) + 1)
     name = (spec.corner, *spec.columns)[header]
     result.append(
-        Ask(
+        QAPair(
             "header",
             (f"What is the header of the {ORDINALS[header]} column?",),
             name,
@@ -175,7 +179,7 @@ def draw(
     size: tuple[int, int] | None = None,
     style: Style = SHIPPED,
 ) -> Canvas:
-    """Draw the table."""
+    """Render the table."""
     size = size or choose_size(rng, caps=style.caps)
     paper = pale(rng)
     canvas = Canvas(size, choose_background(size, paper, rng, depth=14), caps=style.caps)

@@ -1,9 +1,9 @@
-"""lmms-eval's answers beside ours, in an environment with lmms-eval.
+"""Compare lmms-eval's answers with those of our engine, in an environment with lmms-eval.
 
     python scripts/lmms/compare.py
 
-Runs lmms-eval on local tasks of one round and of several with our model, and compares every answer
-with our engine's. Exits with 1 where they differ. Its scorers and prompts are compared with ours by
+Runs lmms-eval with our model on local single-round and multi-round tasks, and compares every answer
+with our engine's. Exits with status 1 if any differs. Scorers and prompts are compared by
 tests/eval/differential.
 """
 
@@ -21,14 +21,14 @@ NANO = ROOT / "playground" / "mgm-nano"
 
 
 def main() -> int:
-    """Compare; returns the exit status."""
-    wrong = answers()
-    print("all the same" if not wrong else f"{wrong} differ")
-    return int(wrong > 0)
+    """Compare all answers; returns the exit status."""
+    different = count_differences()
+    print(f"{different} answers differ" if different else "all answers are the same")
+    return int(different > 0)
 
 
-def answers() -> int:
-    """Questions whose answers under lmms-eval are not those of our engine."""
+def count_differences() -> int:
+    """Count the answers of lmms-eval that differ from those of our engine."""
     with tempfile.TemporaryDirectory() as folder:
         subprocess.run(
             [
@@ -42,7 +42,7 @@ def answers() -> int:
         )
         once, several = (_samples(Path(folder), task) for task in ("mgm_local", "mgm_rounds"))
     engine = mgm.load(NANO, device="cpu")
-    wrong = 0
+    different = 0
     documents = (ROOT / "scripts" / "lmms" / "questions.jsonl").read_text(encoding="utf-8")
     for number, document in enumerate(map(json.loads, documents.splitlines())):
         files = [ROOT / "images" / name for name in document["images"]]
@@ -56,12 +56,12 @@ def answers() -> int:
         for theirs, ours in ((once[number], replies[:1]), (several[number], replies)):
             same = "same" if theirs == ours else "DIFFERENT"
             print(f"{same}: {document['question']} -> {theirs!r}")
-            wrong += theirs != ours
-    return wrong
+            different += theirs != ours
+    return different
 
 
 def _samples(folder: Path, task: str) -> list[list[str]]:
-    """What was answered to each document of a task."""
+    """Read the responses of a task, by document."""
     (file,) = folder.rglob(f"*samples_{task}.jsonl")
     lines = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
     return [_texts(one["filtered_resps"]) for one in lines]

@@ -1,4 +1,4 @@
-"""What the tasks `mgm_local` and `mgm_rounds` of lmms-eval ask, and how they score."""
+"""Prompts and scorers of the lmms-eval tasks `mgm_local` and `mgm_rounds`."""
 
 from pathlib import Path
 from typing import Any
@@ -9,17 +9,17 @@ IMAGES = Path(__file__).parents[2] / "images"
 
 
 def images(document: dict[str, Any]) -> list[Image.Image]:
-    """Of a question."""
+    """Open the images of a question."""
     return [Image.open(IMAGES / name).convert("RGB") for name in document["images"]]
 
 
 def question(document: dict[str, Any], settings: dict[str, Any] | None = None) -> str:
-    """What is asked."""
+    """Return the prompt of a question."""
     return document["question"]
 
 
 def scored(document: dict[str, Any], results: list[Any]) -> dict[str, float]:
-    """Whether the right words are in the answer."""
+    """Score 1 if the response contains the answer, else 0."""
     text = getattr(results[0], "text", results[0])
     return {"right": float(document["answer"].lower() in text.lower())}
 
@@ -31,11 +31,13 @@ def in_rounds(
     round_idx: int | None = None,
     previous_round_info: int | None = None,
 ) -> Any:
-    """The question; then, of every other document once more, what was answered.
+    """Build the prompt of a round; later rounds question the response of the previous one.
+
+    Documents with an odd id have three rounds, the others two.
 
     Returns:
-        What is asked first; later images, what is asked, whether it has ended, the answers, and
-        the input of the next round.
+        The prompt of the first round; for later ones a tuple of images, prompt, whether the
+        conversation has ended, previous responses, and the round's information for the next one.
     """
     if round_idx is None:
         return document["question"]
@@ -49,5 +51,5 @@ def in_rounds(
 
 
 def scored_rounds(document: dict[str, Any], results: list[Any]) -> dict[str, float]:
-    """Whether the right words are in the first answer."""
+    """Score 1 if the response of the first round contains the answer, else 0."""
     return {"right": float(document["answer"].lower() in results[0][0].lower())}

@@ -1,6 +1,6 @@
-"""Writes what the tests of the lowest versions came to into result.json beside this file.
+"""Write the results of the tests with the lowest supported versions to result.json in this folder.
 
-python -m scripts.lowest.report RECORDS      RECORDS: what pytest wrote with --junit-xml
+python -m scripts.lowest.report RECORDS      RECORDS: file written by pytest --junit-xml
 """
 
 import sys
@@ -14,13 +14,13 @@ from scripts.record import write_result
 
 
 def base_dependencies() -> list[str]:
-    """Names of what mgm needs without any extra."""
+    """Names of the packages that mgm requires without extras."""
     needed = map(Requirement, requires("mgm") or [])
     return [one.name for one in needed if one.marker is None or one.marker.evaluate({"extra": ""})]
 
 
 def counts(records: Path) -> dict[str, float]:
-    """How many tests passed, failed and were skipped, and the seconds they took."""
+    """Count passed, failed and skipped tests, and sum their seconds."""
     suites = list(ElementTree.parse(records).getroot().iter("testsuite"))
     total = {
         name: sum(int(suite.attrib[name]) for suite in suites)
@@ -36,7 +36,7 @@ def counts(records: Path) -> dict[str, float]:
 
 
 def main() -> None:
-    """Write the file, and show it."""
+    """Write result.json, and print it."""
     names = [*base_dependencies(), "peft", "pytest"]
     write_result(Path(__file__).parent, names, tests=counts(Path(sys.argv[1])))
 

@@ -1,8 +1,8 @@
-"""Answers of vLLM's own OpenAI server beside our engine's, token by token.
+"""Compare the answers of vLLM's OpenAI server with those of our engine, token by token.
 
     python scripts/vllm/compare.py [--model FOLDER] [--tensor-parallel N]
 
-Runs in an environment with vLLM, see `scripts/vllm/test.sh`. Exits with 1 where answers differ.
+Needs an environment with vLLM, see `scripts/vllm/test.sh`. Exits with status 1 if answers differ.
 """
 
 import argparse
@@ -27,9 +27,9 @@ from mgm.data.processing_mgm import MGMProcessor
 
 ROOT = Path(__file__).parents[2]
 NANO = ROOT / "playground" / "mgm-nano"
-PATIENCE = 400.0  # seconds for a server to begin
-TOKENS = 32
-# Images of the repository and a conversation about them; the last text is the question.
+START_SECONDS = 400.0  # timeout for the start of the server
+TOKENS = 32  # maximum tokens of an answer
+# Names of images of the repository, and a conversation about them that ends with a question.
 CONVERSATIONS: tuple[tuple[tuple[str, ...], tuple[str, ...]], ...] = (
     (("receipt",), ("What is the total?",)),
     (("receipt",), ("Which item costs $6.90?",)),
@@ -46,11 +46,15 @@ CONVERSATIONS: tuple[tuple[tuple[str, ...], tuple[str, ...]], ...] = (
 
 
 def main() -> int:
-    """Compare; returns the exit status."""
-    parser = argparse.ArgumentParser(description="Answers of vLLM beside our engine's.")
-    parser.add_argument("--model", type=Path, default=NANO)
-    parser.add_argument("--tensor-parallel", type=int, default=1, metavar="N")
-    parser.add_argument("--hd", action="store_true", help="see images in crops, as HD models do")
+    """Compare all answers; returns the exit status."""
+    parser = argparse.ArgumentParser(description="Compare vLLM's answers with our engine's.")
+    parser.add_argument("--model", type=Path, default=NANO, help="default: the nano model")
+    parser.add_argument(
+        "--tensor-parallel", type=int, default=1, metavar="N", help="tensor-parallel size of vLLM"
+    )
+    parser.add_argument(
+        "--hd", action="store_true", help="split images into crops, as HD models do"
+    )
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as temporary:
         folder = _as_hd(options.model, Path(temporary) / "hd") if options.hd else options.model
@@ -65,7 +69,7 @@ def main() -> int:
 def _compare(
     client: openai.OpenAI, engine: mgm.Engine, images: Sequence[str], texts: Sequence[str]
 ) -> bool:
-    """Ask both, and print what they say."""
+    """Send a question to both, and print their answers; returns whether they are equal."""
     files = [ROOT / "images" / f"{name}.png" for name in images]
     *before, question = texts
     history = list(zip(before[::2], before[1::2], strict=True))
@@ -86,7 +90,7 @@ def _compare(
     )
     theirs = list(completion.choices[0].model_extra["token_ids"])  # ty: ignore[not-subscriptable]
     if completion.choices[0].finish_reason == "stop":
-        theirs = theirs[:-1]  # what ended it
+        theirs = theirs[:-1]  # without the stop token
     equal = theirs == list(ours.tokens)
     prompt = completion.usage.prompt_tokens if completion.usage else 0
     equal = equal and prompt == ours.prompt_tokens
@@ -98,7 +102,7 @@ def _compare(
 
 
 def _as_hd(model: Path, folder: Path) -> Path:
-    """The same weights in the HD layout: four crops and the whole image, at twice the sides."""
+    """Write the model with an HD configuration: four crops and a global view, at twice the size."""
     loaded = mgm.MGMForConditionalGeneration.from_pretrained(model, dtype=torch.float32)
     config, processor = loaded.config, MGMProcessor.from_pretrained(model)
     config.image_grid, config.image_global = 2, True
@@ -118,7 +122,7 @@ def _as_hd(model: Path, folder: Path) -> Path:
 
 @contextlib.contextmanager
 def _server(folder: Path, parallel: int) -> Generator[str]:
-    """The address of vLLM's server of a model, while it runs."""
+    """Run vLLM's server for a model; yields its address."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
@@ -129,7 +133,7 @@ def _server(folder: Path, parallel: int) -> Generator[str]:
         "--enforce-eager",
     ]
     settings = {"VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_LOGGING_LEVEL": "WARNING"}
-    if parallel > 1:  # a core for each process, or vLLM wants a NUMA node for each
+    if parallel > 1:  # bind each process to a core; by default vLLM needs a NUMA node for each
         settings["VLLM_CPU_OMP_THREADS_BIND"] = "|".join(map(str, range(parallel)))
     process = subprocess.Popen(
         [sys.executable, "-m", "vllm.entrypoints.openai.api_server", *words],
@@ -148,15 +152,15 @@ def _server(folder: Path, parallel: int) -> Generator[str]:
 
 
 def _wait(process: subprocess.Popen[bytes], address: str) -> None:
-    until = time.monotonic() + PATIENCE
+    until = time.monotonic() + START_SECONDS
     while time.monotonic() < until:
         if process.poll() is not None:
-            raise SystemExit(f"vLLM's server ended with {process.returncode}")
+            raise SystemExit(f"vLLM's server exited with status {process.returncode}")
         with contextlib.suppress(OSError):
             urllib.request.urlopen(f"{address}/health", timeout=2).close()
             return
         time.sleep(1)
-    raise SystemExit(f"vLLM's server did not begin in {PATIENCE:.0f} s")
+    raise SystemExit(f"vLLM's server did not start within {START_SECONDS:.0f} s")
 
 
 def _data_url(file: Path) -> str:

@@ -1,8 +1,8 @@
-"""Makes torchvision importable beside a torch build for the CPU, in the environment it runs in.
+"""Patch the installed torchvision, so that it can be imported with a CPU build of torch.
 
-torchvision's compiled half does not load there, and its other half registers shapes of operators
-that are missing then. They are declared here, at the top of its package; nothing of ours calls
-them.
+torchvision's compiled extension does not load there, and its Python code registers shape functions
+of operators that are then missing. This script declares them at the top of torchvision's package.
+Our code does not call them.
 """
 
 import importlib.util
@@ -20,7 +20,7 @@ for _name in ("nms", "qnms"):
 
 
 def main() -> None:
-    """Put the declarations there, once."""
+    """Insert the declarations, unless they are there."""
     spec = importlib.util.find_spec("torchvision")
     if spec is None or spec.origin is None:
         raise SystemExit("torchvision is not installed here")

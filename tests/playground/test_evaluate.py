@@ -3,8 +3,8 @@ import json
 import pytest
 
 from mgm.errors import MGMError
-from playground.evaluate import Question, height_group, plot, read_questions, shares, table
-from playground.scenes.asking import SHORT_SUFFIX
+from playground.evaluate import Question, counts_by_group, height_group, plot, read_questions, table
+from playground.scenes.qa import SHORT_SUFFIX
 
 
 def question(kind="sign/large", height=None):
@@ -69,14 +69,14 @@ def test_file_of_another_program(text, fault, tmp_path):
         read_questions(tmp_path, limit=None)
 
 
-def test_shares_count_exact_matches_of_each_group():
+def test_exact_matches_are_counted_by_group():
     questions = [question(height=12.5), question(height=30.0), question("shapes/count")]
     answers = ["Garden", "garden", "Garden"]
-    assert shares(questions, answers, lambda q: q.kind) == {
+    assert counts_by_group(questions, answers, lambda q: q.kind) == {
         "shapes/count": (1, 1),
         "sign/large": (1, 2),
     }
-    assert shares(questions, answers, height_group) == {
+    assert counts_by_group(questions, answers, height_group) == {
         "text 12-20 px": (1, 1),
         "text 28-44 px": (0, 1),
     }

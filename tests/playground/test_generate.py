@@ -7,7 +7,7 @@ from mgm.errors import MGMError
 from playground.corpus import text_sample
 from playground.generate import generate
 from playground.scenes import KINDS
-from playground.scenes.asking import SHORT_SUFFIX
+from playground.scenes.qa import SHORT_SUFFIX
 
 
 @pytest.fixture(scope="module")

@@ -6,7 +6,7 @@ from PIL import Image, ImageDraw
 
 from mgm.errors import MGMError
 from playground.generate import generate
-from playground.photo_library import INDEX_FILE, Photo, load_photos, picture_names
+from playground.photo_library import INDEX_FILE, Photo, listed_photos, load_photos
 from playground.photos import fetch
 from playground.scenes import PHOTO, draw_sample
 
@@ -94,7 +94,7 @@ def test_without_photographs_it_says_how_to_get_them(tmp_path):
 
 def test_a_name_has_one_kind_and_a_picture_one_name():
     kinds, pictures = defaultdict(set), []
-    for kind, name, picture in picture_names():
+    for kind, name, picture in listed_photos():
         kinds[name].add(kind)
         pictures.append(picture)
     assert all(len(kind) == 1 for kind in kinds.values())
@@ -102,7 +102,7 @@ def test_a_name_has_one_kind_and_a_picture_one_name():
 
 
 def test_names_known_in_training_are_held_out_too():
-    pictures = [Photo(f"cutouts/{picture}.png", name) for _, name, picture in picture_names()]
+    pictures = [Photo(f"cutouts/{picture}.png", name) for _, name, picture in listed_photos()]
     trained = {photo.name for photo in pictures if not photo.is_held_out}
     questioned = [photo for photo in pictures if photo.is_held_out and photo.name in trained]
     assert len(questioned) > 20

@@ -22,11 +22,11 @@ from playground.pretraining.conversations import (
 )
 from playground.pretraining.guides import HEADS
 from playground.pretraining.language_model import (
+    answer_loss,
+    compute_losses,
     decode,
-    losses_of,
+    initial_code,
     nano_language_model,
-    of_answers,
-    starting_code,
 )
 from playground.pretraining.loop import SAVE_EVERY, batches_after, optimizers, train
 from playground.pretraining.targets import (
@@ -35,11 +35,11 @@ from playground.pretraining.targets import (
     HEIGHT_STEPS,
     THING_IDS,
     dense_targets,
+    empty_targets,
     height_step,
-    nothing,
     quarters,
 )
-from playground.pretraining.word_positions import position_questions, words_on
+from playground.pretraining.word_positions import position_questions, unique_words
 from playground.sample import Sample
 from playground.scenes import draw_page, draw_sample
 from playground.tokenizer import build_tokenizer
@@ -93,7 +93,7 @@ def characters_at(*points):
     """Targets with a character at each of these points (x, y) in pixels, 1 the first."""
     x, y = np.array(points, float).T
     ids = np.arange(1, len(points) + 1)
-    return replace(nothing(), x=x, y=y, characters=ids, heights=ids, before=ids, words=ids)
+    return replace(empty_targets(), x=x, y=y, characters=ids, heights=ids, before=ids, words=ids)
 
 
 def test_characters_in_reading_order():
@@ -101,7 +101,7 @@ def test_characters_in_reading_order():
     cells = cell_targets(characters_at((37, 11), (50, 4), (33, 20)))
     assert cells["characters"][1].tolist() == [1, 2, 3, 0, 0, 0]
     assert cells["characters"].sum() == 6
-    # A turned line is one line, however it was drawn.
+    # A rotated line is one line, in any drawing order.
     cells = cell_targets(characters_at((33, 20), (57, 10), (49, 14)))
     assert cells["characters"][1].tolist() == [1, 3, 2, 0, 0, 0]
     # Capitals of 6 pixels whose middles are 5.4 pixels apart: each has a slot of its own.
@@ -117,12 +117,12 @@ def test_characters_in_reading_order():
 def test_letters_share_a_baseline():
     canvas = Canvas((256, 256), (255, 255, 255))
     face = FACES[0]
-    canvas.turned_text("bag", 128, 128, face, 20, (0, 0, 0), 0)
+    canvas.rotated_text("bag", 128, 128, face, 20, (0, 0, 0), 0)
     assert len({glyph.level for glyph in canvas.glyphs}) == 1
     assert len({glyph.y0 for glyph in canvas.glyphs}) > 1
     assert [glyph.follows for glyph in canvas.glyphs] == [False, True, True]
     canvas = Canvas((256, 256), (255, 255, 255))
-    canvas.turned_text("bag", 128, 128, face, 20, (0, 0, 0), 10)
+    canvas.rotated_text("bag", 128, 128, face, 20, (0, 0, 0), 10)
     levels = [glyph.level for glyph in canvas.glyphs]
     assert levels == sorted(levels, reverse=True)
 
@@ -135,9 +135,9 @@ def test_cells_replace_image_tokens(tokenizer, tmp_path):
         assert sample["ids"].count(len(tokenizer)) == CELLS * len(sample["cells"])
     model: LlamaForCausalLM = nano_language_model(tokenizer)
     model.set_attn_implementation("eager")
-    code = starting_code(None, model, tokenizer)
+    code = initial_code(None, model, tokenizer)
     batch = collate(samples)
-    loss, right, guided = losses_of(model, code, batch, decode)
+    loss, right, guided = compute_losses(model, code, batch, decode)
     assert 0 <= right <= 1
     assert guided > 0
     (loss + guided).backward()
@@ -146,12 +146,12 @@ def test_cells_replace_image_tokens(tokenizer, tmp_path):
     names = ("characters", "before", "heights", "words", "things", "middle_thing", "thumbnail")
     for name in names:
         other = {**batch, name: batch[name].flip(1)}
-        assert not torch.isclose(losses_of(model, code, other, decode)[0], loss), name
+        assert not torch.isclose(compute_losses(model, code, other, decode)[0], loss), name
     # A batch may have no image at all.
     text = collate([grids.encoded(text_conversation(0), [])])
-    another = starting_code(None, model, tokenizer)  # its turns are drawn anew
-    expected = losses_of(model, another, text, decode)
-    torch.testing.assert_close(losses_of(model, code, text, decode), expected)
+    another = initial_code(None, model, tokenizer)  # with new random matrices
+    expected = compute_losses(model, another, text, decode)
+    torch.testing.assert_close(compute_losses(model, code, text, decode), expected)
     # Our loop over the layers is transformers' own.
     embeds = torch.randn(2, 9, model.config.hidden_size)
     theirs = model.model(inputs_embeds=embeds, output_attentions=True)
@@ -168,7 +168,7 @@ def test_exact_match_needs_every_token():
         [[IGNORE_INDEX, 1, 2, IGNORE_INDEX, 3], [2, IGNORE_INDEX, 1, 1, IGNORE_INDEX]]
     )
     logits = torch.eye(4)[[1, 2, 3, 2, 1, 0]]  # the last token of the last answer is wrong
-    loss, right = of_answers(logits, targets)
+    loss, right = answer_loss(logits, targets)
     assert right.item() == pytest.approx(3 / 4)
     hit = math.log(math.e + 3) - 1
     parts = [(2, 2 * hit), (1, hit), (1, hit), (2, 2 * hit + 1)]  # tokens, summed loss
@@ -183,7 +183,7 @@ def test_word_positions():
     for y in (90, 112):
         canvas.text("same", 10, y, FACES[0], 14, (0, 0, 0))
     sample = Sample("page", [canvas.image], [], "", [canvas.glyphs], [[]])
-    words = words_on(sample, 0)
+    words = unique_words(sample, 0)
     positions = {word.text: (word.row, word.column) for word in words}
     assert positions == {"Corn": (4, 1), "9.90": (4, 8), "Total": (6, 1), "12.40": (6, 8)}
     answers = dict(q for seed in range(9) for q in position_questions(words, random.Random(seed)))
@@ -196,7 +196,7 @@ def test_word_positions():
     assert 'What is directly above "Corn"?' not in answers
     small = Canvas((384, 384), (255, 255, 255))
     small.text("I am", 1, 11, FACES[0], 4, (0, 0, 0))
-    words = words_on(Sample("page", [small.image], [], "", [small.glyphs], [[]]), 0)
+    words = unique_words(Sample("page", [small.image], [], "", [small.glyphs], [[]]), 0)
     assert [word.cells[0] for word in words] == [(0, 0), (0, 0)]
     assert not any(
         q.startswith("What is in") for q, _ in position_questions(words, random.Random(0))
@@ -206,12 +206,12 @@ def test_word_positions():
 def test_positions_agree_with_cells():
     page = draw_page(11)
     characters = cell_targets(dense_targets(page, 0))["characters"].reshape(12, 12, -1)
-    words = [word for word in words_on(page, 0) if word.text[0].isalnum()]
+    words = [word for word in unique_words(page, 0) if word.text[0].isalnum()]
     matches = [
         CHARACTER_ID[word.text[0]] in characters[word.row - 1, word.column - 1] for word in words
     ]
     assert len(words) > 5
-    assert sum(matches) >= 0.9 * len(words)  # turned lines and cells with too much in them
+    assert sum(matches) >= 0.9 * len(words)  # not all: rotated lines, cells with too many words
 
 
 class CutOffError(Exception):

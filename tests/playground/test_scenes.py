@@ -6,9 +6,9 @@ import pytest
 
 from mgm.errors import MGMError
 from playground.cap_heights import FRAME, HEIGHT_BINS, MIN_CAP, SHIPPED_MIN_CAP, SMALL_TEXT
-from playground.pretraining.targets import placement
+from playground.pretraining.targets import frame_transform
 from playground.scenes import KINDS, SCENES, draw_page, draw_sample, receipt, shapes, table
-from playground.scenes.asking import SHORT_SUFFIX, TURNS
+from playground.scenes.qa import SHORT_SUFFIX, TURNS
 from playground.words import DAYS, MONTHS, words_of
 
 SPLITS = ("train", "held_out")
@@ -74,7 +74,7 @@ def test_small_text_is_legible(kind):
 
 def check_small_glyphs(image, glyphs):
     """At least 6 pixels high in the image, and no two in one position of the dense targets."""
-    transform, positions = placement(image), []
+    transform, positions = frame_transform(image), []
     for glyph in glyphs:
         assert glyph.cap >= 5.9
         if glyph.cap * FRAME / max(image.size) < SMALL_TEXT:
@@ -205,8 +205,8 @@ def test_questions_of_a_scene_differ(kind):
     for _ in range(10):
         spec = SCENES[kind].choose_spec(rng, "train")
         answers: dict[str, str] = {}
-        for ask in SCENES[kind].asks(spec, rng):
-            for question in ask.questions:
-                assert answers.setdefault(question, ask.short) == ask.short
-            assert ask.short.strip(".")
-            assert ask.sentence.endswith(".")
+        for pair in SCENES[kind].qa_pairs(spec, rng):
+            for question in pair.questions:
+                assert answers.setdefault(question, pair.short) == pair.short
+            assert pair.short.strip(".")
+            assert pair.sentence.endswith(".")

@@ -1,4 +1,4 @@
-"""One line of answers.jsonl for each held-out question of a trained unit.
+"""Write answers.jsonl of a trained unit, one line per held-out question.
 
 python -m playground.ablation.execution.answers FOLDER
 """
@@ -15,10 +15,10 @@ from playground.ablation.execution.run_unit import ANSWERS_FILE, EVALUATION
 
 
 def answers(folder: Path) -> list[dict[str, Any]]:
-    """The answers of a unit, as its evaluation scored them.
+    """Read the scored answers of a unit.
 
     Args:
-        folder: of the unit, after its evaluation.
+        folder: folder of the unit, after its evaluation.
 
     Returns:
         For each question: id, image, kind, cap height of the text in pixels of 256 (None: no text),
@@ -43,7 +43,7 @@ def answers(folder: Path) -> list[dict[str, Any]]:
 
 
 def main() -> None:
-    """Write the answers of the unit of the command line."""
+    """Write the answers of the unit whose folder is the first argument."""
     folder = Path(sys.argv[1])
     with atomic_file(folder / ANSWERS_FILE) as part, part.open("w", encoding="utf-8") as file:
         for answer in answers(folder):

@@ -1,4 +1,4 @@
-"""A git worktree at a fixed commit, so that later changes of the code do not affect a run."""
+"""Git worktrees at a fixed commit, so that later changes of the code do not affect a run."""
 
 import os
 import subprocess
@@ -14,22 +14,22 @@ class Checkout:
     """A folder with the code of one commit.
 
     Attributes:
-        folder: of the code.
-        commit: hash of the commit, with "+changes" if files in the folder differ from it.
+        folder: root folder of the code.
+        commit: hash of the commit, with the suffix "+changes" if tracked files differ from it.
     """
 
     folder: Path
     commit: str
 
     def environment(self) -> dict[str, str]:
-        """Variables of programs that run its code, one thread each."""
-        python = Path(sys.executable).parent  # the scripts call `python`
+        """Environment variables of programs that run its code, with one thread each."""
+        python = Path(sys.executable).parent  # on PATH, as the scripts call `python`
         return os.environ | {
             "PATH": f"{python}{os.pathsep}{os.environ['PATH']}",
             "PYTHONPATH": str(self.folder),
             "OMP_NUM_THREADS": "1",
             "TOKENIZERS_PARALLELISM": "false",
-            # As playground/recipe.sh: keep freed memory, since a step frees and takes the same.
+            # As in playground/recipe.sh: keep freed memory, since each step allocates the same.
             "GLIBC_TUNABLES": "glibc.malloc.hugetlb=1",
             "MALLOC_MMAP_MAX_": "0",
             "MALLOC_TRIM_THRESHOLD_": "100000000000",
@@ -37,10 +37,10 @@ class Checkout:
 
 
 def current_checkout(folder: Path) -> Checkout:
-    """The code in a folder as it is.
+    """Get the code in a folder in its current state.
 
     Raises:
-        MGMError: it is not in a git repository.
+        MGMError: the folder is not in a git repository.
     """
     commit = _git(folder, "rev-parse", "HEAD")
     changed = _git(folder, "status", "--porcelain", "--untracked-files=no")
@@ -48,15 +48,15 @@ def current_checkout(folder: Path) -> Checkout:
 
 
 def worktree_at(repository: Path, commit: str, folder: Path) -> Checkout:
-    """A worktree of `repository` at a commit; one that is there from an earlier run is used again.
+    """Get a worktree of `repository` at a commit; reuses that of an earlier run.
 
     Args:
         repository: any folder of the repository.
-        commit: anything that names a commit.
-        folder: parent of the worktree's folder, whose name has the hash.
+        commit: any revision that git understands.
+        folder: parent folder of the worktree, whose name contains the hash.
 
     Raises:
-        MGMError: there is no such commit, or the worktree was changed.
+        MGMError: the commit is unknown, or the worktree was changed.
     """
     full = _git(repository, "rev-parse", "--verify", f"{commit}^{{commit}}")
     path = folder / f"code-{full[:12]}"

@@ -1,4 +1,4 @@
-"""Draws the data sets of a study once, for all units."""
+"""Draws the data sets of a study, which all units share."""
 
 import shlex
 import subprocess
@@ -14,16 +14,16 @@ FOLDERS = {TRAIN: Path(TRAIN), HELD_OUT: Path(HELD_OUT, "nano")}  # nano: name o
 
 
 def draw_data(data: Mapping[str, str], out: Path, checkout: Checkout, workers: int) -> None:
-    """Draw the training and held-out data below `out / "data"`; complete data stay as they are.
+    """Draw the training and held-out data below `out / "data"`, unless they are complete.
 
     Args:
         data: arguments of `playground.generate` for each data set.
         out: output folder of the study.
-        checkout: the code that draws.
-        workers: processes.
+        checkout: code of the generator.
+        workers: number of processes.
 
     Raises:
-        MGMError: the generator failed, or a data set is missing in the study.
+        MGMError: the generator failed, or a data set is missing from the study.
     """
     for name, folder in FOLDERS.items():
         if name not in data:

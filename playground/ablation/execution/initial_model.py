@@ -1,4 +1,4 @@
-"""The model that a unit starts from: the arm's fusion, with initial weights shared by all arms.
+"""Initial model of a unit: the arm's fusion, with initial weights shared by all arms.
 
 python -m playground.ablation.execution.initial_model FOLDER
 """
@@ -25,7 +25,7 @@ from playground.ablation.execution.run_unit import COST_FILE
 from playground.ablation.execution.runner import encoder_folders
 from playground.ablation.study import Arm, Flags
 
-REFERENCE = Arm("reference", "patch info mining, as published")  # whose new weights all arms share
+REFERENCE = Arm("reference", "patch info mining, as published")  # source of shared initial weights
 TEMPLATE = "nano"
 # As in scripts/nano/train/stage_1.sh.
 CONFIG: Flags = {
@@ -41,15 +41,15 @@ CONFIG: Flags = {
 def initial_model(
     arm: Arm, seed: int, language_model: Path, encoders: Path
 ) -> MGMForConditionalGeneration:
-    """A model of pre-trained parts, whose new weights (fusion and projector) depend on the seed.
+    """Build a model from pre-trained components; fusion and projector are random, by seed.
 
-    Those with the same name and shape as in patch info mining with the encoder set "base" are equal
-    in all arms: differences between arms are not differences between random numbers.
+    New weights with the same name and shape as in `REFERENCE` are equal in all arms, so that arms
+    do not differ by random initialisation.
 
     Args:
         arm: the arm.
-        seed: of the random numbers.
-        language_model: its folder.
+        seed: random seed.
+        language_model: folder of the language model.
         encoders: folder of the encoder sets.
     """
     reference = _assemble(REFERENCE, seed, language_model, encoders).state_dict()
@@ -78,7 +78,7 @@ def _assemble(
 
 
 def save(model: MGMForConditionalGeneration, language_model: Path, folder: Path) -> None:
-    """Write a model with its processor, as training starts from it."""
+    """Write a model with its processor, as input of the training."""
     tokenizer = load_tokenizer(language_model)
     processor = MGMProcessor(
         MGMImageProcessor(),
@@ -95,7 +95,7 @@ def save(model: MGMForConditionalGeneration, language_model: Path, folder: Path)
 
 
 def cost(config: MGMConfig) -> dict[str, Any]:
-    """Parameters and FLOPs of the vision side for one image, by part and in all, and its tokens."""
+    """Compute parameters and FLOPs of the vision components per image, and its number of tokens."""
     whole = vision_cost(config)
     return {
         "parameters": whole.parameters,
@@ -112,7 +112,7 @@ def write_cost(config: MGMConfig, folder: Path) -> None:
 
 
 def unit_model(settings: Mapping[str, Any]) -> MGMForConditionalGeneration:
-    """The initial model of a unit with these settings."""
+    """Build the initial model of a unit from its settings."""
     paths = settings["paths"]
     arm = Arm(**settings["arm"])
     return initial_model(
@@ -121,7 +121,7 @@ def unit_model(settings: Mapping[str, Any]) -> MGMForConditionalGeneration:
 
 
 def main() -> None:
-    """Write the initial model of the unit of the command line, and its cost."""
+    """Write the initial model and the cost of the unit whose folder is the first argument."""
     folder = Path(sys.argv[1])
     settings = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     model = unit_model(settings)

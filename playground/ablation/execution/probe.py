@@ -2,8 +2,8 @@
 
     python -m playground.ablation.execution.probe FOLDER
 
-A head reads from each image token the characters in its cell, another one the things and colours.
-What the heads cannot read, a language model has to do without, or has to get by a non-linear
+One head predicts the characters in the cell of each image token, another one objects and colours.
+Information that linear heads cannot extract reaches a language model at most through a non-linear
 function of the tokens.
 """
 
@@ -39,21 +39,21 @@ from playground.pretraining.targets import (
 )
 from playground.scenes import Split, draw_page, draw_sample
 
-FIRST_SEED = 4_000_000_000  # of training images; no data set and no pre-training has these
+FIRST_SEED = 4_000_000_000  # of training images; not used by data sets or pre-training
 SEED_STEP = 10_000_000
 HELD_OUT_SEED = 5_000_000_000
-HEIGHT_SCALE = 100  # heights are whole numbers of 1/100 unit
+HEIGHT_SCALE = 100  # heights are integers in 1/100 unit
 
 
 @dataclass(frozen=True)
 class ProbeSettings:
-    """How a probe is trained and evaluated.
+    """Training and evaluation settings of a probe.
 
     Attributes:
         steps: optimizer steps.
-        batch_size: images of a step.
-        held_out: images that it is evaluated on.
-        learning_rate: of AdamW, for the fusion and the heads.
+        batch_size: images per step.
+        held_out: number of images for the evaluation.
+        learning_rate: learning rate of AdamW, for the fusion and the heads.
         page_ratio: share of text pages among training images.
     """
 
@@ -65,13 +65,13 @@ class ProbeSettings:
 
 
 class ProbeImages(IterableDataset[dict[str, Tensor]]):
-    """An endless stream of drawn images with the characters and things in each token's cell.
+    """An endless stream of drawn images with the characters and objects in each token's cell.
 
     Args:
-        seed: of the first image.
-        split: of scenes.
+        seed: seed of the first image.
+        split: split of the scenes.
         page_ratio: share of text pages.
-        processor: makes the model's high-resolution view.
+        processor: creates the model's high-resolution input.
         side: image tokens per side.
     """
 
@@ -88,7 +88,7 @@ class ProbeImages(IterableDataset[dict[str, Tensor]]):
             seed += 1
 
     def draw(self, seed: int) -> dict[str, Tensor]:
-        """The image of a seed.
+        """Draw the image of a seed with its targets.
 
         image: (3, S, S) uint8; characters, heights: (side, side, slots), ids and heights in 1/100
         unit, 0 in empty slots; things, colors: (24, 24).
@@ -116,7 +116,7 @@ class Probe(nn.Module):
     """Frozen encoders, the arm's fusion, and linear heads on its image tokens.
 
     Args:
-        model: of the arm; its projector is not used.
+        model: model of the arm; its projector is not used.
     """
 
     def __init__(self, model: MGMForConditionalGeneration) -> None:
@@ -130,7 +130,7 @@ class Probe(nn.Module):
         self.heads = GridHeads(width, self.side, SLOTS * (FRAME // self.side // CELL) ** 2)
 
     def forward(self, batch: Mapping[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
-        """The summed loss, and figures to show."""
+        """Compute the summed loss, and the metrics to log."""
         grid = self.tokens(batch["image"])
         with torch.autocast("cpu", torch.bfloat16, enabled=cpu_has_bfloat16()):
             characters, is_right = self.heads.character_loss(grid, batch["characters"])
@@ -139,17 +139,20 @@ class Probe(nn.Module):
         return characters + things, {"things": things.detach(), "characters": share}
 
     def tokens(self, images: Tensor) -> Tensor:
-        """Image tokens (images, side, side, width) of uint8 images (images, 3, S, S)."""
+        """Compute image tokens (images, side, side, width) of uint8 images (images, 3, S, S)."""
         with torch.autocast("cpu", torch.bfloat16, enabled=cpu_has_bfloat16()):
             tokens = self.model.get_image_features(pixel_values_aux=images)
         return tokens.unflatten(1, (self.side, self.side))
 
     @torch.no_grad()
-    def recognised(self, batch: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
-        """Whether each character (images, side, side, slots) and thing (images, 24, 24) is right.
+    def recognise(self, batch: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
+        """Test whether the heads are right for each character and object.
 
         Args:
-            batch: stacked over images.
+            batch: arrays of `ProbeImages.draw`, stacked over images.
+
+        Returns:
+            Booleans (images, side, side, slots) of characters and (images, 24, 24) of objects.
         """
         grid = self.tokens(batch["image"])
         characters = self.heads.characters.logits(grid).argmax(-1)
@@ -164,8 +167,8 @@ def run_probe(settings: Mapping[str, Any], folder: Path) -> dict[str, Any]:
     """Train a unit's probe and evaluate it; writes cost.json.
 
     Args:
-        settings: of the unit.
-        folder: of the unit.
+        settings: settings of the unit.
+        folder: folder of the unit.
 
     Returns:
         The content of probe.json: columns of items, and the number recognised of each.
@@ -192,18 +195,18 @@ def run_probe(settings: Mapping[str, Any], folder: Path) -> dict[str, Any]:
 
 
 def evaluate(probe: Probe, images: ProbeImages, count: int) -> dict[str, Any]:
-    """Count recognised characters, by height bin, and things of held-out images.
+    """Count recognised characters, by height bin, and objects of held-out images.
 
     Args:
-        probe: trained.
+        probe: trained probe.
         images: held-out images.
-        count: how many of them.
+        count: number of images to use.
     """
     probe.eval()
     rows: list[tuple[int, str, float | None, int, int]] = []
     for number in range(count):
         batch = {name: value[None] for name, value in images.draw(images.seed + number).items()}
-        characters, things = probe.recognised(batch)
+        characters, things = probe.recognise(batch)
         heights = batch["heights"] / HEIGHT_SCALE
         for low, high in HEIGHT_BINS:
             inside = (heights >= low) & (heights < high)
@@ -222,7 +225,7 @@ def _counted(is_right: Tensor, selected: Tensor) -> tuple[int, int]:
 
 
 def main() -> None:
-    """Run the probe of the unit of the command line."""
+    """Run the probe of the unit whose folder is the first argument."""
     folder = Path(sys.argv[1])
     settings = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     content = run_probe(settings, folder)

@@ -1,9 +1,9 @@
-"""The process of a unit: trains, evaluates and writes result.json; resumes what it finds.
+"""Process of a unit: trains, evaluates and writes result.json; resumes unfinished phases.
 
     python -m playground.ablation.execution.run_unit FOLDER LOCK_DESCRIPTOR
 
-The runner starts it. Each phase leaves a folder or file that is complete once it exists, or is a
-command that resumes itself: training from its last checkpoint, evaluation from cached responses.
+The runner starts it. A phase either writes its output atomically, or resumes by itself: training
+from its last checkpoint, evaluation from cached responses.
 """
 
 import os
@@ -21,10 +21,10 @@ from playground.ablation.execution.unit_folder import UnitFolder
 from playground.ablation.study import HELD_OUT, TRAIN, Arm, Flags
 
 BENCHMARK = "nano"
-# What reports are made of.
+# Inputs of the report.
 PROBE_FILE, ANSWERS_FILE, COST_FILE = "probe.json", "answers.jsonl", "cost.json"
 EVALUATION = Path("evaluation", BENCHMARK, "held_out", "paper")
-# Training resumes from the last of these; a unit loses about three minutes at most.
+# Training resumes from the last checkpoint; a kill loses about three minutes at most.
 CHECKPOINTS = {"save_strategy": "steps", "save_steps": 50, "save_total_limit": 1}
 STAGES = {
     "stage_1": ("scripts/nano/train/stage_1.sh", "captions.json"),
@@ -33,15 +33,15 @@ STAGES = {
 
 
 class InterruptedUnitError(Exception):
-    """A process of the unit was killed; the unit may be started again."""
+    """A process of the unit was killed; the unit can be restarted."""
 
 
 def run_unit(folder: UnitFolder, lock: int) -> None:
-    """Run all phases of a unit that are left.
+    """Run the unfinished phases of a unit.
 
     Args:
-        folder: of the unit, with its settings.
-        lock: descriptor of the folder's lock, which programs of the unit inherit.
+        folder: folder of the unit, with its settings.
+        lock: file descriptor of the folder's lock, which programs of the unit inherit.
 
     Raises:
         MGMError: a phase failed.
@@ -68,14 +68,14 @@ def run_unit(folder: UnitFolder, lock: int) -> None:
 def training_command(
     stage: str, folder: Path, settings: Mapping[str, Any], paths: Mapping[str, Path]
 ) -> list[str]:
-    """The ordinary command of a training stage, with the flags of the unit.
+    """Build the command of a training stage with the flags of the unit.
 
-    Data order depends on the seed alone, so that it is the same for all arms.
+    Data order depends on the seed only, so that it is the same for all arms.
 
     Args:
         stage: key of `STAGES`.
-        folder: of the unit.
-        settings: of the unit.
+        folder: folder of the unit.
+        settings: settings of the unit.
         paths: folders of `data`, `language_model` and `encoders`.
     """
     data = paths["data"]
@@ -91,7 +91,7 @@ def training_command(
         "model_max_length": settings["arm"]["config"].get("model_max_length", 1024),
     }
     vit, convnext = encoder_folders(Arm(**settings["arm"]), paths["encoders"])
-    if stage == "stage_1":  # the script names those of the shipped model
+    if stage == "stage_1":  # the script has the encoders of the shipped model
         flags |= {"vision_tower": vit, "vision_tower_aux": convnext or "none"}
     flags |= CHECKPOINTS | settings["size"][stage]
     if convnext is None:
@@ -104,7 +104,7 @@ def _words(flags: Flags) -> list[str]:
 
 
 def _evaluation_command(folder: Path, settings: Mapping[str, Any], data: Path) -> list[str]:
-    """The ordinary command of the benchmark, with the arm's controls as ablations."""
+    """Build the command of the benchmark, with the arm's controls as ablations."""
     controls = settings["arm"]["controls"]
     return [
         *(sys.executable, "-m", "mgm.eval", "--model-path", str(folder / "stage_2")),
@@ -119,11 +119,11 @@ def _module(name: str) -> list[str]:
 
 
 def remove_weights(folder: Path, keep_model: bool) -> None:
-    """Remove checkpoints and models of a finished unit; JSON files and logs stay.
+    """Delete checkpoints and models of a finished unit, but not JSON files and logs.
 
     Args:
-        folder: of the unit.
-        keep_model: whether the model of stage 2 stays.
+        folder: folder of the unit.
+        keep_model: whether to keep the model of stage 2.
     """
     for name in ("initial", "stage_1", "stage_2"):
         for path in (folder / name).glob("checkpoint-*"):
@@ -137,7 +137,7 @@ def remove_weights(folder: Path, keep_model: bool) -> None:
 
 
 class _Phases:
-    """Runs programs one after the other, and records the CPU time of each."""
+    """Runs the programs of phases in sequence, and records the CPU time of each."""
 
     def __init__(self, folder: UnitFolder, lock: int) -> None:
         self.folder, self.lock = folder, lock
@@ -145,7 +145,7 @@ class _Phases:
         self.done: dict[str, float] = folder.read(self.file)  # CPU seconds by phase
 
     def run(self, name: str, command: Sequence[str]) -> None:
-        """Run a program, unless it has succeeded in an earlier start of the unit."""
+        """Run a program, unless it succeeded in an earlier start of the unit."""
         if name in self.done:
             return
         print(f"--- {name}: {' '.join(command)}", flush=True)
@@ -166,7 +166,7 @@ def _cpu_seconds() -> float:
 
 
 def main() -> int:
-    """Run the unit of the command line; returns the exit status."""
+    """Run the unit whose folder is the first argument; returns the exit status."""
     folder, lock = UnitFolder(Path(sys.argv[1])), int(sys.argv[2])
     os.ftruncate(lock, 0)
     os.write(lock, str(os.getpgrp()).encode())

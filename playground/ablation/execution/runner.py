@@ -1,4 +1,4 @@
-"""Runs the open units of a study side by side, each in a process group of its own."""
+"""Runs the open units of a study in parallel, each in its own process group."""
 
 import logging
 import signal
@@ -17,8 +17,8 @@ from playground.ablation.study import Arm, Study, Unit
 logger = logging.getLogger(__name__)
 
 POLL_SECONDS = 0.5
-MAX_STARTS = 12  # of one unit, after which a unit whose processes are always killed has failed
-EXIT_INTERRUPTED = 75  # of a unit that may be started again, as a process of it was killed
+MAX_STARTS = 12  # a unit that was killed this often counts as failed
+EXIT_INTERRUPTED = 75  # exit status of a unit with a killed process, which can be restarted
 PAUSE_FILE = "pause"  # in the output folder
 
 
@@ -26,15 +26,15 @@ PAUSE_FILE = "pause"  # in the output folder
 class Runner:
     """Starts units, pauses and resumes them, and records failures.
 
-    Units outlive it: a new runner counts those that still run.
+    Units survive it: a new runner includes those still running in its count.
 
     Args:
         study: the units to run.
         out: folder for units and data.
         checkout: the code that units run.
         inputs: folders of the language model and the encoders.
-        slots: how many units run at a time.
-        pause_files: while any of these exists, all units are stopped.
+        slots: maximum number of units that run in parallel.
+        pause_files: files whose existence stops all units.
     """
 
     study: Study
@@ -47,7 +47,7 @@ class Runner:
     _paused: bool | None = None  # the last signal: stop, continue, or none yet
 
     def run(self, units: Sequence[Unit]) -> None:
-        """Run units until none is open or running; an interrupt terminates those that run."""
+        """Run units until none is open or running; an interrupt terminates running units."""
         folders = {unit.name: unit_folder(self.out, unit) for unit in units}
         try:
             while True:
@@ -69,7 +69,7 @@ class Runner:
                 time.sleep(POLL_SECONDS)
         except KeyboardInterrupt:
             for folder in folders.values():
-                folder.signal(signal.SIGCONT)  # a stopped process does not end
+                folder.signal(signal.SIGCONT)  # a stopped process does not handle SIGTERM
                 folder.signal(signal.SIGTERM)
             raise
 
@@ -77,17 +77,17 @@ class Runner:
         return [n for n, state in states.items() if state is State.RUNNING or n in self._children]
 
     def _is_ready(self, unit: Unit, states: Mapping[str, State]) -> bool:
-        may_start = states[unit.name] in (State.OPEN, State.INTERRUPTED)
-        return may_start and not missing_inputs(unit, self.inputs)
+        is_open = states[unit.name] in (State.OPEN, State.INTERRUPTED)
+        return is_open and not missing_inputs(unit, self.inputs)
 
     def _is_paused(self, running: Sequence[str], folders: Mapping[str, UnitFolder]) -> bool:
-        """Whether a pause is requested; stops units, or lets them continue, accordingly."""
+        """Whether a pause is requested; stops or continues units accordingly."""
         reason = next((file for file in self.pause_files if file.exists()), None)
         paused = reason is not None
         if paused != self._paused:
             logger.info("paused: %s exists", reason) if paused else logger.info("running")
         if paused or paused != self._paused:
-            # Again at each look: a unit that had just started may not have been stopped.
+            # At each poll: a unit that had just started may have missed the signal.
             for name in running:
                 folders[name].signal(signal.SIGSTOP if paused else signal.SIGCONT)
         self._paused = paused
@@ -119,7 +119,7 @@ class Runner:
         logger.info("%s: started%s", unit.name, f" (start {starts})" if starts > 1 else "")
 
     def _reap(self, folders: Mapping[str, UnitFolder]) -> None:
-        """Record how units ended that this runner had started."""
+        """Record the exit status of units that this runner started."""
         for name, process in list(self._children.items()):
             status = process.poll()
             if status is None:
@@ -137,18 +137,18 @@ class Runner:
 
 
 def unit_folder(out: Path, unit: Unit) -> UnitFolder:
-    """The folder of a unit below the output folder of all."""
+    """Folder of a unit below the output folder of the study."""
     return UnitFolder(out / "units" / unit.name)
 
 
 def missing_inputs(unit: Unit, inputs: Mapping[str, Path]) -> list[Path]:
-    """Folders that a unit needs and that do not exist yet."""
+    """List the input folders of a unit that do not exist yet."""
     needed = [inputs["language_model"], *encoder_folders(unit.arm, inputs["encoders"])]
     return [folder for folder in needed if folder is not None and not folder.is_dir()]
 
 
 def encoder_folders(arm: Arm, encoders: Path) -> tuple[Path, Path | None]:
-    """The folders of an arm's ViT and ConvNeXt; None: it does not use the ConvNeXt of its set."""
+    """Folders of an arm's ViT and ConvNeXt; None: the arm does not use a ConvNeXt."""
     chosen = arm.encoder_set
     if chosen.convnext is None or arm.fusion.get("mode") == "none":
         return encoders / chosen.vit.name, None
@@ -168,7 +168,7 @@ def stop_units(out: Path, units: Sequence[Unit]) -> int:
 
 
 def continue_units(out: Path, units: Sequence[Unit]) -> int:
-    """Remove the pause file and let all stopped units continue; returns their number."""
+    """Remove the pause file and continue all stopped units; returns their number."""
     (out / PAUSE_FILE).unlink(missing_ok=True)
     return _signal_running(out, units, signal.SIGCONT)
 

@@ -1,4 +1,4 @@
-"""The folder of a unit: settings, lock, log, result or failure; `state` is read from its files."""
+"""The folder of a unit: settings, lock, log, result or failure; the files determine the state."""
 
 import contextlib
 import fcntl
@@ -17,11 +17,11 @@ from mgm.atomic import atomic_file
 from mgm.errors import MGMError
 from playground.ablation.study import result_settings
 
-LOCK_SECONDS = 5.0  # a lock is also held for a moment by who looks whether it is held
+LOCK_SECONDS = 5.0  # timeout; `is_locked` of another process also holds the lock for a moment
 
 
 class State(StrEnum):
-    """What the files of a unit's folder say about it."""
+    """State of a unit, derived from the files in its folder."""
 
     OPEN = "open"
     RUNNING = "running"
@@ -31,10 +31,10 @@ class State(StrEnum):
 
 
 class UnitFolder:
-    """A folder for one unit; any process may read it, one at a time runs the unit.
+    """The folder of one unit; any process may read it, and at most one runs the unit.
 
     Args:
-        path: the folder, which may not exist.
+        path: the folder, which need not exist.
     """
 
     def __init__(self, path: Path) -> None:
@@ -48,7 +48,7 @@ class UnitFolder:
 
     @property
     def state(self) -> State:
-        """The state; that of a unit whose processes were killed is INTERRUPTED."""
+        """The state; INTERRUPTED for a unit whose processes were killed."""
         if self.result_file.exists():
             return State.FINISHED
         if self.is_locked():
@@ -58,9 +58,10 @@ class UnitFolder:
         return State.INTERRUPTED if self.starts_file.exists() else State.OPEN
 
     def is_locked(self) -> bool:
-        """Whether any process of the unit is alive: the kernel keeps the lock until the last ends.
+        """Whether any process of the unit is alive: they all hold the lock.
 
-        So a lock cannot be stale, and a process that reuses the id of a killed one does not count.
+        The kernel releases it when the last one ends, so a lock cannot be stale, and the reuse of
+        a process id does not matter.
         """
         try:
             with self.lock_file.open("rb") as file:
@@ -73,7 +74,7 @@ class UnitFolder:
 
     @contextmanager
     def lock(self) -> Generator[int]:
-        """Hold the lock, for the process that this one starts; yields the file descriptor.
+        """Hold the lock, for a process to start; yields the file descriptor.
 
         Processes that inherit the descriptor hold the lock too, and keep it after the block.
 
@@ -118,19 +119,19 @@ class UnitFolder:
 
     @property
     def group(self) -> int | None:
-        """The process group of the unit, as its first process wrote it; None: it just starts."""
+        """Process group of the unit, as its first process wrote it; None: not written yet."""
         text = self.lock_file.read_text(encoding="utf-8")
         return int(text) if text.isdecimal() else None
 
     def signal(self, number: signal.Signals) -> None:
-        """Send a signal to all processes of a unit that is running; no effect on others."""
+        """Send a signal to all processes of the unit, if it is running."""
         if self.is_locked() and (group := self.group) is not None:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(group, number)
 
     @property
     def is_orphaned(self) -> bool:
-        """Whether the first process of a running unit was killed, and its children still run."""
+        """Whether the first process of the unit was killed while its children still run."""
         group = self.group if self.is_locked() else None
         if group is None:
             return False
@@ -141,7 +142,7 @@ class UnitFolder:
         return stat.rpartition(")")[2].split()[0] == "Z"
 
     def last_lines(self, count: int = 5) -> list[str]:
-        """The last lines of the log that are not empty; of a progress bar its last state."""
+        """Last non-empty lines of the log; progress bars as their last state."""
         if not self.log_file.is_file():
             return []
         text = self.log_file.read_text(encoding="utf-8", errors="replace")

@@ -1,1 +1,1 @@
-"""Collects the results of units and reports differences between arms with confidence intervals."""
+"""Collects the results of units and reports differences of arms with confidence intervals."""

@@ -1,4 +1,4 @@
-"""Estimates of a report: scores of arms, differences of families, controls and seed spread."""
+"""Estimates of a report: scores of arms, differences of families, controls, spread of seeds."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -17,10 +17,11 @@ class Family:
     """The differences of a comparison.
 
     Attributes:
-        seeds: seeds that the reference and all rivals have; differences are paired by them.
-        planned: number of seeds that the study has for all of them.
-        rows: by rival.
-        missing: rivals without a seed of the reference.
+        seeds: seeds with results of the reference and of all rivals; differences are paired by
+            seed.
+        planned: number of common seeds in the study.
+        rows: estimates by rival.
+        missing: rivals that have no seed in common with the reference.
     """
 
     comparison: Comparison
@@ -31,12 +32,12 @@ class Family:
 
     @property
     def is_complete(self) -> bool:
-        """Whether all seeds of all rivals have results: before, there is no verdict."""
+        """Whether all seeds of all rivals have results, which a verdict requires."""
         return not self.missing and len(self.seeds) == self.planned
 
 
 def scores(results: Results, size: str, arms: Sequence[str]) -> dict[str, Row]:
-    """The scores of arms that have results, with an interval for each."""
+    """Estimate the scores of arms that have results."""
     rows = {}
     for arm in arms:
         units = list(results.of(size, arm).values())
@@ -46,7 +47,7 @@ def scores(results: Results, size: str, arms: Sequence[str]) -> dict[str, Row]:
 
 
 def family(results: Results, study: Study, comparison: Comparison) -> Family:
-    """The reference minus each rival, with simultaneous intervals in each bin."""
+    """Estimate the reference minus each rival, with simultaneous intervals in each bin."""
     arms = (comparison.reference, *comparison.rivals)
     planned = set.intersection(*(study.seeds(comparison.size, arm) for arm in arms))
     reference = results.of(comparison.size, comparison.reference)
@@ -66,7 +67,7 @@ def family(results: Results, study: Study, comparison: Comparison) -> Family:
 
 
 def controls(results: Results, size: str, arm: str) -> dict[str, Row]:
-    """What each ablation at inference changes in an arm's trained models, with an interval each."""
+    """Estimate the effect of each inference-time ablation on an arm's trained models."""
     units = list(results.of(size, arm).values())
     rows: dict[str, Row] = {}
     for control in units[0].controls if units else ():
@@ -76,7 +77,7 @@ def controls(results: Results, size: str, arm: str) -> dict[str, Row]:
 
 
 def spreads(results: Results, study: Study, size: str) -> dict[str, tuple[int, float]]:
-    """Number of seeds, and standard deviation between them in the primary bin, by arm."""
+    """Number of seeds, and their standard deviation in the primary bin, by arm."""
     by_arm = {}
     for arm in study.arms:
         units = list(results.of(size, arm).values())

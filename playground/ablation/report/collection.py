@@ -1,4 +1,4 @@
-"""Copies what reports need from units' folders to a folder of small JSON files, which is committed.
+"""Copies the inputs of reports from units' folders to small JSON files, which are committed.
 
 results/items/DIGEST.json       the held-out questions, or images of a probe
 results/units/SIZE/ARM/seed-N.json
@@ -21,7 +21,7 @@ ITEM_COLUMNS = ("image", "kind", "height", "totals")
 
 
 def collect(study: Study, out: Path, results: Path) -> None:
-    """Write the results of finished units; those of units without a folder in `out` stay.
+    """Write the results of finished units; keeps those of units without a folder in `out`.
 
     Args:
         study: the units.
@@ -40,14 +40,14 @@ def collect(study: Study, out: Path, results: Path) -> None:
             digest = hashlib.sha256(_compact(items).encode()).hexdigest()[:16]
             _write(results / "items" / f"{digest}.json", items)
             content = folder.read(folder.result_file)
-            content["settings"].pop("paths")  # of this machine
+            content["settings"].pop("paths")  # they are specific to this machine
             content |= {"items": digest, "right": right, "controls": controls}
             _write(results / "units" / f"{unit.name}.json", content)
     _write(results / "failed.json", failed)
 
 
 def unit_items(folder: UnitFolder) -> tuple[dict[str, Any], list[int], dict[str, list[int]]]:
-    """The items of a finished unit (columns), how many of each are right, also with controls."""
+    """Read a finished unit: columns of items, number right of each, and the same by control."""
     probe = folder.path / PROBE_FILE
     if probe.is_file():
         content = folder.read(probe)

@@ -17,7 +17,7 @@ from playground.ablation.report.statistics import EQUIVALENCE, Estimate
 def plot_scores(
     scores: Mapping[str, Mapping[str, Estimate]], bins: Sequence[str], title: str, path: Path
 ) -> None:
-    """A line for each arm: its score in each height bin, with 95 % intervals.
+    """Plot a line for each arm: its score in each height bin, with 95 % intervals.
 
     Args:
         scores: estimates by arm and bin.
@@ -46,7 +46,7 @@ def plot_differences(
     title: str,
     path: Path,
 ) -> None:
-    """A panel for each bin: the differences of a family, with the equivalence bound shaded.
+    """Plot a panel for each bin: the differences of a family, with the equivalence range shaded.
 
     Args:
         differences: estimates by rival and bin.
@@ -75,7 +75,7 @@ def plot_differences(
 def _draw(
     axis: Axes, positions: Sequence[float], estimates: Sequence[Estimate], label: str, color: Any
 ) -> None:
-    """Points with vertical intervals."""
+    """Draw points with vertical intervals."""
     values = [one.value for one in estimates]
     halves = [one.interval.high - one.value if one.interval else 0.0 for one in estimates]
     axis.errorbar(
@@ -91,6 +91,6 @@ def _draw_horizontal(axis: Axes, row: int, one: Estimate) -> None:
 def _save(figure: Any, path: Path) -> None:
     figure.tight_layout()
     with atomic_file(path) as part:
-        # Without the version of matplotlib, equal results give equal files.
+        # Without matplotlib's version, so that equal results give equal files.
         figure.savefig(part, format="png", dpi=100, metadata={"Software": None})
     plt.close(figure)

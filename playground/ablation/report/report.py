@@ -1,4 +1,4 @@
-"""Writes a report: report.md, report.json and plots, from collected results alone."""
+"""Writes report.md, report.json and plots from collected results."""
 
 import json
 import math
@@ -15,25 +15,25 @@ from playground.ablation.report.results import ALL, BINS, PRIMARY, Results, read
 from playground.ablation.report.statistics import EQUIVALENCE, Estimate, seeds_needed
 from playground.ablation.study import Study
 
-INTERVALS = """Points are per cent of questions answered exactly; of probes (P), of characters
-recognised, and in the column without text of cells with the right thing. Intervals are 95 %, of a
-two-way bootstrap over seeds and images; with one seed, of that training alone. Columns are cap
-heights in pixels of 256, with the number of questions."""
+INTERVALS = """Points are per cent of questions with an exact match; for probes (P), per cent of
+characters recognised and, in the column without text, of cells with the right object. Intervals are
+95 %, by a two-way bootstrap over seeds and images; with one seed, for that training only. Columns
+are cap heights in pixels of 256, with the number of questions."""
 
 
 def write_report(study: Study, out: Path, results: Path) -> str:
-    """Collect the results of finished units, and write the report beside them.
+    """Collect the results of finished units, and write the report to the same folder.
 
     Args:
         study: the study.
         out: folder of units; may be missing if results were collected before.
-        results: folder of collected results; the report is written there.
+        results: folder of collected results and of the report.
 
     Returns:
         The report in Markdown.
 
     Raises:
-        MGMError: there are no results, or they do not fit each other.
+        MGMError: there are no results, or they are inconsistent.
     """
     collect(study, out, results)
     collected = read_results(study, results)
@@ -49,7 +49,7 @@ def write_report(study: Study, out: Path, results: Path) -> str:
     sections = [_status(study, collected), _costs(study, collected)]
     sections += [_scores(study, size, rows) for size, rows in sizes.items()]
     sections += [_family(study, one) for one in families]
-    sections += [_controls(study, size, arm, rows) for (size, arm), rows in tests.items()]
+    sections += [_controls(size, arm, rows) for (size, arm), rows in tests.items()]
     sections += [_spreads(collected, study, size) for size in sizes]
     text = (
         "\n\n".join(["# Results of the fusion experiments", INTERVALS, *filter(None, sections)])
@@ -107,7 +107,7 @@ def _status(study: Study, results: Results) -> str:
     lines.append("Code: " + ", ".join(f"{c} ({n} units)" for c, n in commits.items()) + ".")
     if results.other_settings:
         names = ", ".join(results.other_settings)
-        lines.append(f"Not used, since the settings have changed: {names}.")
+        lines.append(f"Not used, because the settings have changed: {names}.")
     lines.append(f"Failed: {len(results.failed) or 'none'}.")
     for name, failure in results.failed.items():
         lines += [f"- {name}: {failure['reason']}", *(f"  `{line}`" for line in failure["log"])]
@@ -148,8 +148,8 @@ def _family(study: Study, one: Family) -> str:
         return "\n\n".join([*lines, f"No results yet.{missing}"])
     lines.append(
         f"{reference} minus each rival, paired by {len(one.seeds)} of {one.planned} seeds and by "
-        f"question; intervals are simultaneous over the rivals. The outcome of the plan is "
-        f"{PRIMARY} pixels; all else is exploratory. Equivalent: within "
+        f"question; intervals are simultaneous over the rivals. The primary outcome is "
+        f"{PRIMARY} pixels; other bins are exploratory. Equivalent: within "
         f"{EQUIVALENCE:g} points.{missing}"
     )
     titles = {name: f"{reference} - {name} {study.arms[name].title}" for name in one.rows}
@@ -160,11 +160,11 @@ def _family(study: Study, one: Family) -> str:
     return "\n\n".join([*lines, f"![differences](differences_{number}.png)"])
 
 
-def _controls(study: Study, size: str, arm: str, rows: Mapping[str, Row]) -> str:
+def _controls(size: str, arm: str, rows: Mapping[str, Row]) -> str:
     return "\n\n".join(
         [
             f"## Size {size}, {arm}: ablations at inference",
-            "The trained models with a part changed, minus the models as they are "
+            "The trained models with an ablation, minus the unchanged models "
             "([ablations](../../../docs/ablations.md)).",
             _table("change", {name: f"`{name}`" for name in rows}, rows, signed=True),
         ]
@@ -176,7 +176,7 @@ def _spreads(results: Results, study: Study, size: str) -> str:
     if not rows:
         return ""
     lines = [f"## Size {size}: spread between seeds, {PRIMARY} pixels", ""]
-    lines += ["| arm | seeds | standard deviation | seeds to see 5, 3, 2 points |"]
+    lines += ["| arm | seeds | standard deviation | seeds to detect 5, 3, 2 points |"]
     lines += ["|---|---:|---:|---:|"]
     for arm, (seeds, spread) in rows.items():
         needed = ", ".join(str(seeds_needed(spread, points) or "> 100") for points in (5, 3, 2))
@@ -191,7 +191,7 @@ def _table(
     signed: bool = False,
     last: tuple[str, Mapping[str, str]] | None = None,
 ) -> str:
-    """A Markdown table: a row for each estimate, a column for each bin."""
+    """Format a Markdown table: a row for each estimate, a column for each bin."""
     bins = [name for name in BINS if any(row[name].questions for row in rows.values())]
     questions = next(iter(rows.values()))
     columns = [heading, "seeds", *(f"{name} ({questions[name].questions:,})" for name in bins)]
@@ -214,7 +214,7 @@ def _cell(one: Estimate, signed: bool) -> str:
 
 
 def _rows_json(rows: Mapping[str, Row]) -> dict[str, Any]:
-    """Estimates by row and bin, as JSON."""
+    """Convert estimates by row and bin to JSON."""
     return {
         name: {
             height_bin: {

@@ -1,4 +1,4 @@
-"""Reads collected results: units with their items, and arrays of right answers for estimates."""
+"""Reads collected results: units, items, and arrays of right answers for estimates."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -19,7 +19,7 @@ BINS = (PRIMARY, *(f"{low:g}-{high:g}" for low, high in HEIGHT_BINS), NO_TEXT, A
 
 @dataclass(frozen=True)
 class Items:
-    """Held-out questions, or images of a probe by height of characters.
+    """Evaluated items: held-out questions, or a probe's images by height of characters.
 
     Attributes:
         image: index of the image of each item.
@@ -34,17 +34,17 @@ class Items:
     totals: np.ndarray
 
     def selected(self, name: str) -> np.ndarray:
-        """Whether each item is in a bin of `BINS`."""
+        """Mask of the items in a bin of `BINS`."""
         if name == ALL:
             return np.ones(len(self.height), bool)
         if name == NO_TEXT:
             return np.isnan(self.height)
         low, high = map(float, name.split("-"))
-        last = high == HEIGHT_BINS[-1][1]  # holds its upper edge too
+        last = high == HEIGHT_BINS[-1][1]  # the last bin includes its upper edge
         return (self.height >= low) & ((self.height <= high) if last else (self.height < high))
 
     def by_image(self, values: np.ndarray, name: str) -> np.ndarray:
-        """Sums over the items of each image (images,) that are in a bin."""
+        """Sum values over the items of a bin for each image, as (images,)."""
         chosen = self.selected(name)
         return np.bincount(self.image[chosen], values[chosen], self.images)
 
@@ -56,8 +56,9 @@ class UnitResult:
     Attributes:
         arm: name of its arm.
         items: digest of its items.
-        right: number right of each item; of controls by name.
-        content: all else, as collected.
+        right: number right of each item.
+        controls: the same for each control, by name.
+        content: the whole collected file.
     """
 
     arm: str
@@ -74,8 +75,8 @@ class Results:
     """All results of a study.
 
     Attributes:
-        units: finished units whose settings are those of the study.
-        other_settings: names of units whose settings differ; they are not used.
+        units: finished units with the settings of the study.
+        other_settings: names of units with other settings, which are not used.
         failed: reason and last log lines of failed units.
     """
 
@@ -85,11 +86,11 @@ class Results:
     failed: Mapping[str, Mapping[str, Any]]
 
     def of(self, size: str, arm: str) -> dict[int, UnitResult]:
-        """The results of an arm by seed."""
+        """Results of an arm by seed."""
         return {unit.seed: unit for unit in self.units if (unit.size, unit.arm) == (size, arm)}
 
     def arrays(self, units: Sequence[UnitResult], name: str) -> tuple[np.ndarray, np.ndarray]:
-        """Right answers (units, images) of units with the same items, and questions (images,).
+        """Count right answers (units, images) and questions (images,) of units in a bin.
 
         Raises:
             MGMError: the units were evaluated on different questions.
@@ -106,7 +107,7 @@ def read_results(study: Study, folder: Path) -> Results:
     """Read the collected results of a study.
 
     Raises:
-        MGMError: nothing was collected.
+        MGMError: no results were collected.
     """
     if not (folder / "units").is_dir():
         raise MGMError(f"{folder}: has no results; no unit has finished (--run)")

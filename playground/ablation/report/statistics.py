@@ -1,8 +1,8 @@
-"""Two-way bootstrap over seeds and images: intervals of scores, and simultaneous ones of a family.
+"""Two-way bootstrap over seeds and images: intervals of scores, simultaneous for a family.
 
-A score is the share of questions answered right, over all seeds. Seeds and images are both samples:
-another seed would train another model, and another image would ask other questions. Questions about
-one image are dependent, so images are resampled, not questions.
+A score is the share of questions answered correctly, over all seeds. Seeds and images are both
+random samples, so both are resampled. Questions about one image are dependent, so images are
+resampled, not questions.
 
 Coverage, and the level under the null hypothesis, are simulated in
 tests/playground/ablation/report/test_statistics.py.
@@ -18,8 +18,8 @@ import numpy as np
 from mgm.eval.statistics.intervals import LEVEL, Interval, t_quantile
 
 DRAWS = 4000
-DRAWN_AT_ONCE = 500
-MIN_IMAGES = 5  # with questions; fewer have no interval
+CHUNK = 500  # resamples computed at a time, to limit memory
+MIN_IMAGES = 5  # minimum number of images with questions for an interval
 EQUIVALENCE = 2.0  # points within which two arms count as equivalent
 
 Verdict = Literal["better", "worse", "equivalent", "undecided"]
@@ -30,9 +30,9 @@ class Estimate:
     """A score or a difference of scores, in points (per cent of questions).
 
     Attributes:
-        value: over all seeds.
-        interval: 95 % interval; None with too few images, or if all values are equal, which does
-            not show how they vary.
+        value: estimate over all seeds.
+        interval: 95 % interval; None with too few images, or if all values are equal, so that
+            their variance cannot be estimated.
         seeds: number of seeds; with one seed the interval is of that training alone.
         questions: number of questions per seed.
     """
@@ -44,9 +44,9 @@ class Estimate:
 
     @property
     def verdict(self) -> Verdict:
-        """What a difference shows: its sign, equivalence within `EQUIVALENCE`, or neither.
+        """Verdict on a difference: its sign, equivalence within `EQUIVALENCE`, or undecided.
 
-        A difference that is certainly positive is "better" even if it is certainly small.
+        A significantly positive difference is "better" even if it is within `EQUIVALENCE`.
         """
         if self.interval is None:
             return "undecided"
@@ -124,8 +124,8 @@ def resampled(right: np.ndarray, totals: np.ndarray, draws: int = DRAWS) -> np.n
     scores, seeds, images = right.shape
     drawn = max(seeds - 1, 1)
     values = np.empty((draws, scores))
-    for start in range(0, draws, DRAWN_AT_ONCE):
-        count = min(DRAWN_AT_ONCE, draws - start)
+    for start in range(0, draws, CHUNK):
+        count = min(CHUNK, draws - start)
         seed_weights = random.multinomial(drawn, np.full(seeds, 1 / seeds), count)
         image_weights = random.multinomial(images, np.full(images, 1 / images), count)
         total = drawn * (image_weights @ totals)
@@ -180,15 +180,15 @@ def seed_spread(right: np.ndarray, totals: np.ndarray) -> float | None:
 
 
 def seeds_needed(spread: float, difference: float, max_seeds: int = 100) -> int | None:
-    """The number of seeds with which a difference of two arms is seen with 80 % power.
+    """Number of seeds that detects a difference of two arms with 80 % power.
 
-    Pairing by seed is not assumed to help: the spread of the difference is sqrt(2) times that of
-    one arm. The error by images is left out, so that it is a minimum.
+    Pairing by seed is assumed not to help: the standard deviation of the difference is sqrt(2)
+    times that of one arm. The variance by images is ignored, so the result is a minimum.
 
     Args:
         spread: standard deviation between seeds of one arm, in points.
-        difference: to be seen by a two-sided test at the 5 % level.
-        max_seeds: maximum to try; None is returned above it.
+        difference: difference to detect with a two-sided test at the 5 % level, in points.
+        max_seeds: maximum to try; the result is None above it.
     """
     power = NormalDist().inv_cdf(0.8)
     for seeds in range(2, max_seeds + 1):

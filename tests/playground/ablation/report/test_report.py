@@ -106,7 +106,7 @@ def test_failed_units_and_other_settings_are_listed(study, tmp_path):
     file = tmp_path / "study.toml"
     file.write_text(STUDY.replace("stage_1 = { max_steps = 2 }", "stage_1 = { max_steps = 3 }"))
     text = write_report(read_study(file), tmp_path / "out", tmp_path / "results")
-    assert "since the settings have changed: S/A1/seed-1, S/A1/seed-2" in text
+    assert "because the settings have changed: S/A1/seed-1, S/A1/seed-2" in text
 
 
 def test_units_with_other_questions_are_not_compared(study, tmp_path):
