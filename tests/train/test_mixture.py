@@ -124,5 +124,6 @@ def test_weights_below_one_sample(flags, mixture, caplog):
     assert len(run_training(words(flags | {"max_steps": 1})).train_dataset) == 8 * 2.5
     assert "text is not used: its weight 0.1 selects none of its 3 " in caplog.text
     mixture.write_text(json.dumps({"datasets": content["datasets"][1:]}))
-    with pytest.raises(MGMError, match=r"mixture\.json: the weights select no samples; give"):
+    message = r"mixture\.json: the weights select no samples; give larger"
+    with pytest.raises(MGMError, match=message):
         run_training(words(flags))
